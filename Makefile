@@ -1,0 +1,97 @@
+# One command from a fresh checkout to a trained network:
+#
+#   make train                            the quick preset
+#   make train ARGS="standard --seed 3"   these words instead of "quick"
+#
+# It needs Python 3.11 or newer with venv; everything else goes into .venv, in the versions of constraints.txt.
+#
+# On Linux, PyPI's torch brings CUDA along (several GB). For the much smaller CPU build:
+#
+#   make train PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+
+PYTHON ?= python3
+ARGS ?= quick
+PYTEST_ARGS ?=
+PIP_ARGS ?=
+
+IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
+LINT_PATHS := src $(wildcard tests)
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help install train test lint format constraints clean FORCE
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+# ---------------------------------------------------------------------------------------------- installation
+#
+# The stamp is written last, so an interrupted install is not taken for a finished one. It holds the folder's
+# path: a virtual environment does not survive being moved, and would go on running the code at the old place.
+
+STAMPED := $(shell cat .venv/.installed 2>/dev/null)
+ifneq ($(STAMPED),)
+ifneq ($(STAMPED),$(CURDIR))
+.venv/.installed: FORCE
+VENV_FLAGS := --clear
+endif
+endif
+
+INSTALL := .venv/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+
+install: .venv/.installed ## install dynconv into .venv, without the developers' tools
+
+.venv/.installed: pyproject.toml constraints.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv $(VENV_FLAGS) .venv
+	$(INSTALL) -e .
+	@printf '%s\n' "$(CURDIR)" > $@
+
+.venv/.installed-dev: .venv/.installed
+	$(INSTALL) -e '.[dev]'
+	@touch $@
+
+define CHECK_PYTHON
+$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	echo "dynconv needs Python 3.11 or newer, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1 || :). \
+Name another: make PYTHON=python3.12 ..." >&2; exit 1; }; \
+$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
+	echo "'$(PYTHON)' has no venv module. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+endef
+
+# ------------------------------------------------------------------------------------------------------ work
+
+train: .venv/.installed ## train a network: make train ARGS="standard --seed 3" (default: quick)
+	$(IN_VENV) dynconv train $(ARGS) $(if $(filter --data --data=%,$(ARGS)),,--data auto)
+
+test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/nn -k conv")
+	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
+
+lint: .venv/.installed-dev ## check style, types and the direction of imports
+	$(IN_VENV) ruff check $(LINT_PATHS)
+	$(IN_VENV) ruff format --check $(LINT_PATHS)
+	$(IN_VENV) mypy src
+	$(IN_VENV) lint-imports --no-logo
+
+format: .venv/.installed-dev ## put the code into the project's format
+	$(IN_VENV) ruff check --fix-only $(LINT_PATHS)
+	$(IN_VENV) ruff format $(LINT_PATHS)
+
+# torch stays as pinned unless another is asked for: make constraints TORCH=2.14.0
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+
+constraints: ## take every dependency to its newest version and pin it in constraints.txt
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear .venv-constraints
+	echo 'torch==$(TORCH)' > .venv-constraints/torch.txt
+	.venv-constraints/bin/python -m pip install $(PIP_ARGS) -c .venv-constraints/torch.txt -e '.[dev]'
+	sed -n '/^#/p' constraints.txt > .venv-constraints/new.txt
+	.venv-constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable > .venv-constraints/frozen.txt
+	sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia|cuda|triton)/d' .venv-constraints/frozen.txt \
+		| LC_ALL=C sort -f >> .venv-constraints/new.txt
+	mv .venv-constraints/new.txt constraints.txt
+	rm -rf .venv-constraints
+
+clean: ## remove .venv, caches and build outputs; runs/ and data/ stay
+	rm -rf .venv .venv-constraints build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find src $(wildcard tests) -name __pycache__ -type d -prune -exec rm -rf {} +
