@@ -1,0 +1,8 @@
+"""`python -m dynconv` is the command `dynconv`."""
+
+import sys
+
+from dynconv.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,214 @@
+"""The command `dynconv`: its verbs and what each prints. Results go to standard output, the rest to standard
+error.
+
+Every verb imports what it needs when it is called, so that `dynconv --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import dynconv
+
+USAGE = """usage: dynconv VERB ...
+
+Train and use image classifiers with dynamic convolutions.
+
+  train [PRESET] [--FIELD VALUE ...]      train a network; writes a run directory
+  evaluate RUN [--data X]                 accuracy of a trained network, per class, confusion
+  runs [FOLDER]                           list runs in a table
+  describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
+  presets                                 list the named configurations
+  doctor                                  what matters about this machine and its data
+
+  dynconv VERB --help                     all options of a verb
+  dynconv --version
+
+examples:
+  dynconv train quick                               CIFAR-10; downloads it where it is not found
+  dynconv train quick --data shapes                 the generated set, no download
+  dynconv train standard --model.experts 2 --seed 3
+  dynconv train --config run.yaml --data ~/cifar-10-batches-py
+  dynconv train --resume runs/20250101-120000-quick-cifar10-seed0
+
+exit codes: 0 done, 1 training failed, 2 wrong input, 130 interrupted"""
+
+
+def train(words: Sequence[str]) -> int:
+    """Trains, and prints the accuracy, what to do next and, last, the run's path."""
+    from dynconv.arguments import TrainArguments, parse_training
+
+    arguments = parse_training(TrainArguments, words, "train")
+
+    from dynconv import data
+    from dynconv.training.loop import fit
+    from dynconv.training.progress import Progress
+    from dynconv.training.rundir import RunDir
+    from dynconv.using.curves import plot_curves
+    from dynconv.using.describe import headline
+
+    config = arguments.settings
+    run = RunDir.open(arguments.resume) if arguments.resume else None
+    dataset = data.load(config.data.source, seed=config.seed, announce=_announce)
+    if config.data.holdout:
+        dataset = data.hold_out(dataset, config.data.holdout, config.seed)
+    _announce(f"network: {headline(config, len(dataset.classes), dataset.test.images.shape[-1])}")
+    run = run or RunDir.create(config, dataset.name)
+    _announce(f"run: {run.path}")
+    with Progress() as progress:
+        summary = fit(config, dataset, run, progress, resume=arguments.resume is not None)
+    plot_curves(run)
+    with_tta = summary["test_accuracy_tta"]
+    print(
+        f"test accuracy on {dataset.name}: {summary['test_accuracy']:.2%}"
+        + ("" if with_tta is None else f", {with_tta:.2%} with test-time augmentation")
+    )
+    stopped_by = summary["stopped_by"]
+    if stopped_by:
+        print(f"stopped by {stopped_by} after {summary['epochs']} of {summary['epochs_planned']} epochs")
+    print("next:")
+    if stopped_by == "interrupt":
+        print(f"  dynconv train --resume {run.path}")
+    print(f"  dynconv evaluate {run.path}")
+    print(f"  tensorboard --logdir {run.tensorboard}")
+    print(run.path)
+    return {None: 0, "interrupt": 130}.get(stopped_by, 1)
+
+
+def evaluate(words: Sequence[str]) -> int:
+    """Prints the figures of a trained network, as tables or as JSON."""
+    from dynconv.arguments import EvaluateArguments, parse
+
+    arguments = parse(EvaluateArguments, words, "evaluate")
+
+    import json
+
+    from rich.console import Console
+
+    from dynconv.using import evaluate as using
+    from dynconv.using.classifier import Classifier
+
+    classifier = Classifier.load(arguments.run)
+    dataset = using.load_dataset(classifier, arguments.data, announce=_announce)
+    split = using.choose_split(dataset, arguments.split)
+    plain = using.evaluate(classifier, split)
+    tta = using.evaluate(classifier, split, tta=True) if classifier.config.tta else None
+    if arguments.json_:
+        which = {"run": str(arguments.run), "data": dataset.name, "split": arguments.split}
+        print(json.dumps(which | using.as_dict(plain, tta, classifier.classes)))
+    else:
+        console = Console()
+        console.print(f"{arguments.run} on {dataset.name}, {arguments.split}", highlight=False, markup=False)
+        console.print(using.as_tables(plain, tta, classifier.classes), highlight=False)
+    return 0
+
+
+def runs(words: Sequence[str]) -> int:
+    """Prints the table of the runs in a folder."""
+    from dynconv.arguments import RunsArguments, parse
+
+    arguments = parse(RunsArguments, words, "runs")
+
+    from rich.console import Console
+
+    from dynconv.using.runs import runs_table
+
+    Console().print(runs_table(arguments.folder))
+    return 0
+
+
+def describe(words: Sequence[str]) -> int:
+    """Prints the table of a network."""
+    from dynconv.arguments import DescribeArguments, parse_training
+
+    arguments = parse_training(DescribeArguments, words, "describe")
+
+    from rich.console import Console
+
+    from dynconv.using.describe import describe as table
+
+    Console().print(table(arguments.settings), highlight=False)
+    return 0
+
+
+def presets(words: Sequence[str]) -> int:
+    """Prints the presets, each with what its docstring says of machine, time and accuracy."""
+    from dynconv.arguments import PresetsArguments, parse
+
+    parse(PresetsArguments, words, "presets")
+
+    import inspect
+    import textwrap
+
+    from dynconv.presets import PRESETS
+
+    for name, preset in PRESETS.items():
+        print(f"{name}\n{textwrap.indent(inspect.getdoc(preset) or '', '  ')}\n")
+    return 0
+
+
+def doctor(words: Sequence[str]) -> int:
+    """Prints what was found on this machine and what to do about it."""
+    from dynconv.arguments import DoctorArguments, parse
+
+    parse(DoctorArguments, words, "doctor")
+
+    from rich.console import Console
+
+    from dynconv.using.doctor import examine, report
+
+    Console().print(report(examine()), highlight=False)
+    return 0
+
+
+VERBS: dict[str, Callable[[Sequence[str]], int]] = {
+    "train": train,
+    "evaluate": evaluate,
+    "runs": runs,
+    "describe": describe,
+    "presets": presets,
+    "doctor": doctor,
+}
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the verb that `words` (default: the command line) begin with; returns the exit code."""
+    words = sys.argv[1:] if words is None else words
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"dynconv {dynconv.__version__}")
+        return 0
+    verb = VERBS.get(words[0])
+    if verb is None:
+        close = difflib.get_close_matches(words[0], VERBS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
+        return _fail(f"no verb {words[0]!r}; {hint}")
+
+    from dynconv.errors import DynconvError
+
+    try:
+        code = verb(words[1:])
+        sys.stdout.flush()
+        return code
+    except DynconvError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("dynconv: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `dynconv runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _announce(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fail(reason: str) -> int:
+    print(f"dynconv: error: {reason}", file=sys.stderr)
+    return 2

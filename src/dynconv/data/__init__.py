@@ -1,0 +1,6 @@
+"""bytes -> uint8 tensors -> augmented batches."""
+
+from dynconv.data.dataset import DataError, Dataset, Split, hold_out
+from dynconv.data.find import load
+
+__all__ = ["DataError", "Dataset", "Split", "hold_out", "load"]

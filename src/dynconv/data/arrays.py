@@ -1,0 +1,99 @@
+"""CIFAR-10-like data as NumPy arrays: four `.npy` files in a folder, or one `.npz`."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dynconv.data.cifar10 import CLASSES
+from dynconv.data.dataset import DataError, Dataset, Split
+
+_SPELLINGS = (
+    ("train-images", "train-labels", "test-images", "test-labels"),
+    ("train_images", "train_labels", "test_images", "test_labels"),
+    ("x_train", "y_train", "x_test", "y_test"),
+)
+
+
+def find(path: Path) -> Path | None:
+    """`path` if it is an `.npz`, or a folder with at least one of the four `.npy` files; else None."""
+    if path.is_file():
+        return path if path.suffix == ".npz" else None
+    return path if any((path / f"{name}.npy").is_file() for names in _SPELLINGS for name in names) else None
+
+
+def read(path: Path) -> Dataset:
+    """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], and labels, whole numbers [N] or [N,1].
+
+    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are taken for CIFAR-10.
+
+    Raises:
+        DataError: an array is missing, damaged or of another shape; names it.
+    """
+    arrays = _load_npz(path) if path.is_file() else _load_folder(path)
+    for names in _SPELLINGS:
+        if any(name in arrays for name in names):
+            break
+    else:
+        raise DataError(f"{path}: holds none of {', '.join(_SPELLINGS[0])}; rename its arrays so")
+    if missing := [name for name in names if name not in arrays]:
+        raise DataError(f"{path}: {', '.join(missing)} missing")
+    parts = []
+    for images_name, labels_name in (names[:2], names[2:]):
+        images = _images(f"{path}/{images_name}", arrays[images_name])
+        labels = _labels(f"{path}/{labels_name}", arrays[labels_name], len(images))
+        parts.append(Split(images, labels))
+    train, test = parts
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise DataError(f"{path}: training images are {_size(train)}, test images {_size(test)}; give both one size")
+    counts = train.labels.bincount()
+    official = train.images.shape == (50_000, 3, 32, 32) and counts.tolist() == [5000] * 10
+    count = max(len(counts), int(test.labels.max()) + 1)
+    classes = CLASSES if official else tuple(f"class {i}" for i in range(count))
+    return Dataset("cifar10" if official else path.stem, classes, train, test, str(path))
+
+
+def _size(split: Split) -> str:
+    return "x".join(str(side) for side in split.images.shape[2:])
+
+
+def _load_folder(path: Path) -> dict[str, np.ndarray]:
+    files = {name: path / f"{name}.npy" for names in _SPELLINGS for name in names}
+    return {name: _load(file) for name, file in files.items() if file.is_file()}
+
+
+def _load_npz(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name] for names in _SPELLINGS for name in names if name in archive.files}
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
+        raise DataError(f"{path}: truncated or not an .npz of numbers ({error}); save it again") from error
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        array: np.ndarray = np.load(path, allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise DataError(f"{path}: truncated or not an array of numbers ({error}); save it again") from error
+    return array
+
+
+def _images(where: str, array: np.ndarray) -> torch.Tensor:
+    if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
+        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, need uint8 [N,H,W,3] or [N,3,H,W]")
+    if len(array) == 0:
+        raise DataError(f"{where}: holds no images")
+    if array.shape[3] == 3:
+        array = array.transpose(0, 3, 1, 2)
+    return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def _labels(where: str, array: np.ndarray, count: int) -> torch.Tensor:
+    if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
+        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, need {count} whole numbers")
+    if array.min() < 0 or array.max() > 65_535:
+        raise DataError(f"{where}: labels run from {array.min()} to {array.max()}, need 0 and up")
+    return torch.from_numpy(array.reshape(-1).astype(np.int64))

@@ -1,0 +1,78 @@
+"""A data set in memory: uint8 images and their labels, in splits.
+
+Shape suffixes: N images, H x W spatial.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from dynconv.errors import DynconvError
+
+
+class DataError(DynconvError):
+    """Data that is missing, damaged or not of a form that we read."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """images uint8 [N, 3, H, W]; labels int64 [N]."""
+
+    images: Tensor
+    labels: Tensor
+
+    def __post_init__(self) -> None:
+        if self.images.dtype != torch.uint8 or self.images.dim() != 4 or self.images.shape[1] != 3:
+            raise DataError(f"images: need uint8 [N, 3, H, W], not {self.images.dtype} {list(self.images.shape)}")
+        if self.labels.dtype != torch.int64 or self.labels.shape != self.images.shape[:1]:
+            raise DataError(
+                f"labels: need int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}"
+            )
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A training and a test split of images of one size; `validation` where some training images are held out."""
+
+    name: str
+    classes: tuple[str, ...]
+    train: Split
+    test: Split
+    origin: str
+    validation: Split | None = None
+
+    def __post_init__(self) -> None:
+        for split_name in ("train", "test"):
+            labels: Tensor = getattr(self, split_name).labels
+            if len(labels) == 0:
+                raise DataError(f"{self.origin}: the {split_name} split is empty")
+            if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
+                raise DataError(
+                    f"{self.origin}: {split_name} labels run from {int(labels.min())} to {int(labels.max())}, "
+                    f"need 0 to {len(self.classes) - 1}"
+                )
+
+
+def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
+    """Moves `count` training images into `validation`: the same number of each class, to within one, drawn by `seed`.
+
+    Raises:
+        DataError: a class has too few training images.
+    """
+    labels, generator = dataset.train.labels, torch.Generator().manual_seed(seed)
+    share, extra = divmod(count, len(dataset.classes))
+    lucky = set(torch.randperm(len(dataset.classes), generator=generator)[:extra].tolist())
+    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    for label, name in enumerate(dataset.classes):
+        members = (labels == label).nonzero()[:, 0]
+        wanted = share + (label in lucky)
+        if wanted >= len(members):
+            raise DataError(
+                f"data.holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; take fewer"
+            )
+        chosen[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
+    train, validation = (Split(dataset.train.images[which], labels[which]) for which in (~chosen, chosen))
+    return replace(dataset, train=train, validation=validation)

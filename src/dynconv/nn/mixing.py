@@ -1,0 +1,117 @@
+"""The mixture O = sum_k a_k Conv_k(X), by several exact algorithms, and the choice between them.
+
+Convolution is linear in its kernel and in its input, so the K convolutions need not be computed one by one:
+
+    kernel    mix the kernels for each image, then one convolution with one group per image
+    input     concatenate a_1 X, ..., a_K X on the channels, then one convolution K*C -> O
+    winograd  Winograd's minimal filtering, the kernels mixed in cache where they are used (winograd.cpp); CPU, 3x3
+
+Shape suffixes: N images, K experts, C input and O output channels, H x W spatial.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynconv.nn import winograd
+
+Algorithm = Literal["auto", "kernel", "input", "winograd"]
+ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
+
+
+def mix_convolutions(
+    x_NCHW: Tensor,
+    weight_KOCHW: Tensor,
+    a_NK: Tensor,
+    bias_KO: Tensor | None = None,
+    *,
+    stride: int = 1,
+    padding: int = 0,
+    dilation: int = 1,
+    groups: int = 1,
+    algorithm: Algorithm = "auto",
+) -> Tensor:
+    """sum_k a_k (conv2d(x, weight_k) + bias_k) -> [N, O, H', W'].
+
+    Args:
+        x_NCHW: input.
+        weight_KOCHW: the experts' kernels, [K, O, C / groups, kernel height, kernel width].
+        a_NK: routing weights.
+        bias_KO: the experts' biases.
+        algorithm: all give the same values up to rounding; `auto` takes the one expected to be fastest.
+
+    Raises:
+        ValueError: algorithm `winograd` for a convolution that it does not compute.
+    """
+    if torch.is_autocast_enabled(x_NCHW.device.type):
+        dtype = torch.get_autocast_dtype(x_NCHW.device.type)
+        x_NCHW, weight_KOCHW, a_NK = x_NCHW.to(dtype), weight_KOCHW.to(dtype), a_NK.to(dtype)
+    if algorithm == "auto":
+        algorithm = choose_algorithm(x_NCHW, weight_KOCHW, stride, padding, dilation, groups)
+    if algorithm == "winograd":
+        if not winograd.applies(x_NCHW, weight_KOCHW, stride, dilation, groups, padding):
+            raise ValueError(
+                "algorithm 'winograd' needs float32 on a CPU, 3x3 kernels, stride, dilation and groups 1, "
+                "padding up to 2 and channels in multiples of 8; use 'auto'"
+            )
+        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding, _tile(x_NCHW, padding))
+    elif algorithm == "kernel":
+        out = _by_kernel(x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
+    elif algorithm == "input":
+        out = _by_input(x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
+    else:
+        raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
+    return out if bias_KO is None else out + (a_NK @ bias_KO.to(a_NK.dtype))[:, :, None, None]
+
+
+def choose_algorithm(x_NCHW: Tensor, weight_KOCHW: Tensor, stride: int, padding: int, dilation: int, groups: int) -> Algorithm:
+    """The algorithm that `auto` takes for this input: by the rules that the measurements in benchmarks/ support."""
+    out_size = min(x_NCHW.shape[2:]) + 2 * padding - dilation * (weight_KOCHW.shape[3] - 1)
+    if (
+        out_size >= 5
+        and winograd.applies(x_NCHW, weight_KOCHW, stride, dilation, groups, padding)
+        and winograd.available()
+    ):
+        return "winograd"
+    if weight_KOCHW.shape[0] == 1 or out_size <= 12 * stride or torch.onnx.is_in_onnx_export():
+        return "input"
+    return "kernel"
+
+
+def _tile(x_NCHW: Tensor, padding: int) -> int:
+    # Tiles of 4 need fewer multiplications, tiles of 2 waste less at the border and mix kernels of half the size.
+    return 4 if min(x_NCHW.shape[2:]) + 2 * padding - 2 >= 10 else 2
+
+
+def _by_kernel(
+    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: int, padding: int, dilation: int, groups: int
+) -> Tensor:
+    n, c, h, w = x_NCHW.shape
+    _, o, *kernel = weight_KOCHW.shape
+    if n == 0:  # a convolution with no groups does not exist
+        return F.conv2d(x_NCHW, weight_KOCHW[0], None, stride, padding, dilation, groups)
+    mixed = (a_NK @ weight_KOCHW.flatten(1)).view(n * o, *kernel)
+    out = F.conv2d(x_NCHW.reshape(1, n * c, h, w), mixed, None, stride, padding, dilation, n * groups)
+    out = out.view(n, o, *out.shape[2:])
+    channels_last = x_NCHW.is_contiguous(memory_format=torch.channels_last)
+    return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+
+
+def _by_input(
+    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: int, padding: int, dilation: int, groups: int
+) -> Tensor:
+    k, o = weight_KOCHW.shape[:2]
+    n, c, h, w = x_NCHW.shape
+    if k == 1:
+        scaled = x_NCHW * a_NK[:, :, None, None]
+        return F.conv2d(scaled, weight_KOCHW[0], None, stride, padding, dilation, groups)
+    # The channels of one group lie together, each group with its K scaled copies. Built NHWC: no later conversion.
+    x_NHWGC = x_NCHW.permute(0, 2, 3, 1).unflatten(3, (groups, c // groups))
+    scaled = x_NHWGC[:, :, :, :, None] * a_NK[:, None, None, None, :, None]
+    scaled_NCHW = scaled.flatten(3).permute(0, 3, 1, 2)
+    kernels = weight_KOCHW.transpose(0, 1).flatten(1, 2)
+    return F.conv2d(scaled_NCHW, kernels, None, stride, padding, dilation, groups)

@@ -1,0 +1,57 @@
+"""From images to logits in evaluation: batch by batch, with or without test-time augmentation.
+
+Training and inference both come here, so a run's final accuracy can be reproduced to the last bit.
+Shape suffixes: N images, C channels, H x W spatial.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+EVAL_BATCH = 500
+"""Images per forward pass. Fixed: the size of a batch can move the last bits of a logit."""
+
+
+@torch.no_grad()
+def batched_logits(net: nn.Module, images_NCHW: Tensor, *, tta: bool = False) -> Tensor:
+    """Logits float32 [N, classes] of uint8 images [N, C, H, W], on their device, net in evaluation mode.
+
+    Runs under the autocast that the caller has set; leaves the net in the mode in which it was.
+    """
+    was_training = net.training
+    net.eval()
+    try:
+        parts = []
+        for batch in images_NCHW.split(EVAL_BATCH):
+            x = batch.to(torch.float32, memory_format=torch.channels_last).div_(255)
+            parts.append((tta_logits(net, x) if tta else net(x)).float())
+    finally:
+        net.train(was_training)
+    return torch.cat(parts)
+
+
+def tta_logits(net: nn.Module, x_NCHW: Tensor) -> Tensor:
+    """Mean of the logits over image and mirror, unmoved and moved by one pixel along the diagonal either way.
+
+    The unmoved pair has half the weight; what moves in at the border is reflected. From airbench
+    (Jordan 2024, https://arxiv.org/abs/2404.00498).
+
+    Args:
+        x_NCHW: float images in [0, 1], at least 2x2 pixels.
+
+    Returns:
+        float32 [N, classes].
+    """
+    height, width = x_NCHW.shape[2:]
+    padded = F.pad(x_NCHW, (1, 1, 1, 1), mode="reflect")
+    moved = [padded[:, :, d : d + height, d : d + width] for d in (0, 2)]
+    return 0.5 * _with_mirror(net, x_NCHW) + 0.25 * sum(_with_mirror(net, x) for x in moved)
+
+
+def _with_mirror(net: nn.Module, x_NCHW: Tensor) -> Tensor:
+    # channels_last is lost by slicing and by flip, and with it the fast convolutions.
+    views = (x_NCHW, x_NCHW.flip(3))
+    first, second = (net(x.contiguous(memory_format=torch.channels_last)).float() for x in views)
+    return 0.5 * (first + second)

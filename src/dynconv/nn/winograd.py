@@ -1,0 +1,176 @@
+"""The CPU operator behind algorithm `winograd`: built by the C++ compiler at first use, cached, registered with torch.
+
+`winograd.cpp` explains the algorithm. Without a compiler everything works, by the other algorithms; `status()` says
+which it is. x_NCHW float32, weight_KOCHW with 3x3 kernels, routing_NK; stride 1, one group, channels in multiples of 8.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_SOURCE = Path(__file__).with_name("winograd.cpp")
+# Not -ffast-math: linking with it flushes denormals to zero in the whole process.
+_FLAGS = "-std=c++17 -O3 -march=native -fno-math-errno -fno-trapping-math -fno-signed-zeros -fopenmp -fPIC -shared"
+
+
+class _Unavailable(Exception):
+    pass
+
+
+def _cache_directory() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynconv"
+
+
+def _build() -> Path:
+    compiler = shutil.which(os.environ.get("CXX", "g++"))
+    if compiler is None:
+        raise _Unavailable("no C++ compiler found (install g++, or name one in CXX)")
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    # -march=native: a cache shared by several machines must not hand one the other's instructions.
+    key = "\n".join((version, _FLAGS, torch.backends.cpu.get_cpu_capability(), platform.processor(), _cpu_flags()))
+    digest = hashlib.sha256(_SOURCE.read_bytes() + key.encode()).hexdigest()[:16]
+    target = _cache_directory() / f"winograd-{digest}.so"
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent) as folder:
+            built = Path(folder) / target.name
+            command = [compiler, *_FLAGS.split(), str(_SOURCE), "-o", str(built)]
+            result = subprocess.run(command, capture_output=True, text=True, check=False)
+            if result.returncode:
+                first = (result.stderr.strip().splitlines() or ["no message"])[0]
+                raise _Unavailable(f"{compiler} could not compile it: {first}")
+            built.replace(target)
+    except OSError as error:
+        raise _Unavailable(f"cannot write the cache {target.parent}: {error.strerror}") from error
+    return target
+
+
+def _cpu_flags() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return ""
+    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+
+
+@functools.cache
+def _load() -> ctypes.CDLL | str:
+    """The built library, or the reason why there is none."""
+    try:
+        library = ctypes.CDLL(str(_build()))
+    except (_Unavailable, OSError) as reason:
+        return str(reason)
+    for name, pointers in (("forward", 4), ("backward", 7)):
+        function = getattr(library, f"dynconv_winograd_{name}")
+        function.argtypes = [ctypes.c_int64] * 8 + [ctypes.c_void_p] * pointers
+        function.restype = ctypes.c_int
+    return library
+
+
+def available() -> bool:
+    """Whether the operator can be used here; builds it if that has not been done yet (about five seconds)."""
+    return not isinstance(_load(), str)
+
+
+def status() -> str:
+    """One line for people: that the operator is live, or why not."""
+    library = _load()
+    return f"not available: {library}" if isinstance(library, str) else "available"
+
+
+def applies(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int, padding: int) -> bool:
+    """Whether this convolution is one that the operator computes (3x3, float32, CPU, ...)."""
+    _, out_channels, in_channels, *size = weight.shape
+    return (
+        x.device.type == "cpu"
+        and x.dtype == weight.dtype == torch.float32
+        and tuple(size) == (3, 3)
+        and stride == dilation == groups == 1
+        and padding <= 2
+        and in_channels % 8 == out_channels % 8 == 0
+        and min(x.shape[2:]) + 2 * padding >= 3
+    )
+
+
+def _call(name: str, tile: int, x: Tensor, weight: Tensor, padding: int, *arrays: Tensor | None) -> None:
+    library = _load()
+    if isinstance(library, str):
+        raise RuntimeError(f"the winograd operator is not available: {library}")
+    batch, in_channels, height, width = x.shape
+    experts, out_channels = weight.shape[:2]
+    pointers = [None if array is None else array.data_ptr() for array in arrays]
+    shape = (tile, batch, height, width, in_channels, out_channels, experts, padding)
+    if getattr(library, f"dynconv_winograd_{name}")(*shape, *pointers):
+        raise MemoryError(f"winograd {name}: not enough memory for its work space")
+
+
+def _nhwc(x: Tensor) -> Tensor:
+    """x with channels contiguous; `contiguous` alone lets pass a batch of one or a 1x1 map with other strides."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+@torch.library.custom_op("dynconv::winograd", mutates_args=())
+def winograd(x: Tensor, weight: Tensor, routing: Tensor, padding: int, tile: int) -> Tensor:
+    """sum_k routing_NK conv2d(x_NCHW, weight_KOC33, padding) -> [N,O,H',W'], channels_last; tile is 2 or 4."""
+    x, weight, routing = _nhwc(x), weight.contiguous(), routing.contiguous()
+    out = _output(x, weight, padding)
+    _call("forward", tile, x, weight, padding, x, weight, routing, out)
+    return out
+
+
+def _output(x: Tensor, weight: Tensor, padding: int) -> Tensor:
+    height, width = (side + 2 * padding - 2 for side in x.shape[2:])
+    return x.new_empty(x.shape[0], height, width, weight.shape[1]).permute(0, 3, 1, 2)
+
+
+@winograd.register_fake
+def _(x: Tensor, weight: Tensor, routing: Tensor, padding: int, tile: int) -> Tensor:
+    return _output(x, weight, padding)
+
+
+@torch.library.custom_op("dynconv::winograd_backward", mutates_args=())
+def winograd_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, padding: int, tile: int, input_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `winograd` for x (an empty tensor unless input_grad), weight and routing."""
+    x, grad, weight, routing = _nhwc(x), _nhwc(grad), weight.contiguous(), routing.contiguous()
+    grad_x = torch.empty_like(x) if input_grad else None
+    grad_weight, grad_routing = torch.empty_like(weight), torch.empty_like(routing)
+    _call("backward", tile, x, weight, padding, x, weight, routing, grad, grad_x, grad_weight, grad_routing)
+    return x.new_empty(0) if grad_x is None else grad_x, grad_weight, grad_routing
+
+
+@winograd_backward.register_fake
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, padding: int, tile: int, input_grad: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_x = _nhwc(torch.empty_like(x)) if input_grad else x.new_empty(0)
+    return grad_x, weight.new_empty(weight.shape), routing.new_empty(routing.shape)
+
+
+def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
+    x, weight, routing, ctx.padding, ctx.tile = inputs
+    ctx.save_for_backward(x, weight, routing)
+
+
+def _backward(ctx, grad):  # type: ignore[no-untyped-def]
+    x, weight, routing = ctx.saved_tensors
+    input_grad = ctx.needs_input_grad[0]
+    grads = winograd_backward(grad, x, weight, routing, ctx.padding, ctx.tile, input_grad)
+    return grads[0] if input_grad else None, grads[1], grads[2], None, None
+
+
+winograd.register_autograd(_backward, setup_context=_setup_context)

@@ -1,0 +1,246 @@
+"""The one training loop: a configuration and a data set in, a filled run directory out. Reads downward.
+
+Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a resumed
+run sees the same batches as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dynconv.config import RunConfig
+from dynconv.data.batches import to_float, training_batches
+from dynconv.data.dataset import Dataset, Split
+from dynconv.errors import DynconvError
+from dynconv.nn.cost import total_multiply_adds
+from dynconv.nn.net import Net, build_net
+from dynconv.nn.tta import EVAL_BATCH, batched_logits
+from dynconv.training.checkpoint import load_state, save_state, save_weights
+from dynconv.training.device import keep_freed_memory, launch, place
+from dynconv.training.events import EventLog
+from dynconv.training.optim import build_optimizers, lr_factor, set_learning_rates
+from dynconv.training.progress import Progress
+from dynconv.training.rundir import RunDir
+
+COLLAPSED = 0.02
+"""A router whose mean routing weights have less than this entropy (1 = uniform) uses one expert for every image."""
+
+
+def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, resume: bool = False) -> dict[str, Any]:
+    """Trains `config` on `dataset`, writes everything into `run`, returns its summary (see rundir).
+
+    Ctrl-C ends the run after the current step, with the weights as they are. So does a loss that is not finite, with the
+    weights of the last whole epoch. Either is named in the summary's `stopped_by`.
+    """
+    began = time.perf_counter()
+    keep_freed_memory()
+    fabric, precision = launch(config)
+    torch.manual_seed(config.seed)
+    train, test = place(dataset.train, fabric.device), place(dataset.test, fabric.device)
+    held_out = place(dataset.validation, fabric.device) if dataset.validation else None
+
+    net = build_net(config.model, len(dataset.classes))
+    net.input.fit(to_float(dataset.train.images[:10_000]))
+    net = net.to(fabric.device)
+    optimizers = build_optimizers(net, config.optim)
+    average = None
+    if config.optim.ema:
+        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)
+    model, *fabric_optimizers = fabric.setup(torch.compile(net) if config.compile else net, *optimizers)
+    evaluated: Net = average.module if average else net
+
+    batch_size = min(config.batch_size, len(train.labels))
+    steps_per_epoch = len(train.labels) // batch_size
+    steps = config.epochs * steps_per_epoch
+    micro_batch = min(config.micro_batch, batch_size)
+    start_epoch, seconds = 0, 0.0
+    if resume:
+        start_epoch, seconds = _restore(run, net, optimizers, average)
+        run.truncate_metrics(start_epoch * steps_per_epoch)
+    step, epochs_done, stopped_by = start_epoch * steps_per_epoch, start_epoch, None
+    last: dict[str, Any] = run.metrics()[-1] if resume and run.metrics() else {}
+    events = EventLog(run.tensorboard)
+
+    def record(entry: dict[str, Any]) -> None:
+        entry = {**entry, "data": dataset.name}
+        run.append(entry)
+        events.record(entry)
+
+    progress.start(steps, config.epochs, step)
+    with _interruptible() as interrupted:
+        for epoch in range(start_epoch, config.epochs):
+            net.train()
+            image_size = config.image_size(epoch)
+            totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
+            epoch_began = time.perf_counter()
+            batches = training_batches(train, len(dataset.classes), config.augment, batch_size, image_size, epoch, config.seed)
+            for images, target in batches:
+                step_began = time.perf_counter()
+                rates = set_learning_rates(optimizers, lr_factor(step, steps, config.optim))
+                sums = torch.zeros(2, device=fabric.device)
+                for x, y in zip(images.split(micro_batch), target.split(micro_batch), strict=True):
+                    logits = model(x)
+                    loss = F.cross_entropy(logits, y, label_smoothing=config.optim.label_smoothing)
+                    fabric.backward(loss * (len(x) / batch_size))
+                    sums += torch.stack((loss.detach() * len(x), _correct(logits.detach(), y)))
+                loss_sum, correct = sums.tolist()
+                if not math.isfinite(loss_sum):
+                    stopped_by = "non-finite loss"
+                    break
+                for optimizer in fabric_optimizers:
+                    optimizer.step()
+                    optimizer.zero_grad()
+                if average:
+                    average.update_parameters(net)
+                step += 1
+                totals += torch.tensor((loss_sum, correct, batch_size), dtype=torch.float64)
+                speed = batch_size / (time.perf_counter() - step_began)
+                record({
+                    "kind": "step", "step": step, "epoch": step / steps_per_epoch, "loss": loss_sum / batch_size,
+                    "lr": rates, "image_size": image_size, "images_per_second": speed,
+                    "seconds": seconds + time.perf_counter() - epoch_began,
+                })  # fmt: skip
+                progress.step(step, loss_sum / batch_size, speed)
+                if interrupted():
+                    stopped_by = "interrupt"
+                    break
+            seconds += time.perf_counter() - epoch_began
+            if stopped_by == "non-finite loss":
+                where = f"step {step + 1} (epoch {epoch + 1})"
+                progress.warn(f"the loss is not finite at {where}: stopped; the weights are those after epoch {epochs_done}")
+                record({"kind": "warning", "step": step + 1, "text": f"non-finite loss at {where}"})
+                _restore(run, net, optimizers, average)
+                break
+            epochs_done += stopped_by is None
+            mean = totals / totals[2].clamp_min(1)
+            last = {
+                "kind": "epoch", "epoch": epoch + 1, "step": step, "train_loss": float(mean[0]),
+                "train_accuracy": float(mean[1]), **_metrics("test", evaluated, test, fabric),
+                **(_metrics("validation", evaluated, held_out, fabric) if held_out else {}),
+                "lr": rates, "image_size": image_size, "seconds": seconds,
+                "images_per_second": float(totals[2]) / (time.perf_counter() - epoch_began),
+                "routing": routing_statistics(evaluated, test.images[:EVAL_BATCH]),
+            }  # fmt: skip
+            record(last)
+            progress.epoch(last)
+            for block in last["routing"]:
+                if len(block["mean"]) > 1 and block["entropy"] < COLLAPSED:
+                    text = f"block {block['block']}: the router has collapsed onto one expert; lower optim.router_lr"
+                    progress.warn(text)
+                    record({"kind": "warning", "step": step, "text": text})
+            if stopped_by:
+                break
+            _save(run, net, optimizers, average, epochs_done, seconds)
+
+    weights = {name: tensor.cpu() for name, tensor in evaluated.state_dict().items()}
+    save_weights(run.weights, weights, config, dataset.classes, dataset.name)
+    with fabric.autocast():
+        logits = batched_logits(evaluated, test.images)
+        logits_tta = batched_logits(evaluated, test.images, tta=True) if config.tta else None
+    probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
+    run.write_predictions(dataset.name, test.labels.cpu(), probabilities, dataset.classes)
+    summary = {
+        "preset": config.preset, "data": dataset.name, "seed": config.seed, "epochs": epochs_done,
+        "epochs_planned": config.epochs, "finished": stopped_by is None, "stopped_by": stopped_by,
+        "test_accuracy": float(_correct(logits, test.labels)) / len(test.labels),
+        "test_accuracy_tta": None if logits_tta is None else float(_correct(logits_tta, test.labels)) / len(test.labels),
+        "test_loss": float(F.cross_entropy(logits, test.labels)), "train_accuracy": last.get("train_accuracy"),
+        "validation_accuracy": last.get("validation_accuracy"), "train_seconds": seconds,
+        "total_seconds": time.perf_counter() - began, "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
+        "multiply_adds": total_multiply_adds(net, test.images.shape[-1]), "device": str(fabric.device),
+        "precision": precision, "peak_memory_bytes": _peak_memory(),
+    }  # fmt: skip
+    run.write_summary(summary)
+    events.close()
+    return summary
+
+
+@torch.no_grad()
+def routing_statistics(net: Net, images_NCHW: Tensor) -> list[dict[str, Any]]:
+    """Per block, over uint8 images [N,3,H,W]: mean routing weight of each expert, the entropy of those means (of their
+    shares; 1 = uniform, 0 = one expert), and the standard deviation of the weights over images."""
+    net.eval()  # `fit` sets training mode anew in every epoch
+    x = net.input(to_float(images_NCHW))
+    statistics = []
+    for number, block in enumerate(net.backbone, 1):
+        a_NK = block.conv.routing_weights(x)
+        share_K = a_NK.mean(0) / a_NK.mean(0).sum().clamp_min(1e-12)
+        entropy = torch.special.entr(share_K).sum() / math.log(len(share_K)) if len(share_K) > 1 else torch.ones(())
+        spread = a_NK.std(0, correction=0).mean()
+        statistics.append({"block": number, "mean": a_NK.mean(0).tolist(), "entropy": float(entropy), "std": float(spread)})
+        x = block(x)
+    return statistics
+
+
+def _metrics(name: str, net: Net, split: Split, fabric: Any) -> dict[str, float]:
+    with fabric.autocast():
+        logits = batched_logits(net, split.images)
+    accuracy = float(_correct(logits, split.labels)) / len(split.labels)
+    return {f"{name}_loss": float(F.cross_entropy(logits, split.labels)), f"{name}_accuracy": accuracy}
+
+
+def _correct(logits_NK: Tensor, target: Tensor) -> Tensor:
+    labels = target if target.dim() == 1 else target.argmax(1)
+    return (logits_NK.argmax(1) == labels).sum().float()
+
+
+def _save(run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None, epochs: int, seconds: float) -> None:
+    state = {
+        "epochs": epochs,
+        "seconds": seconds,
+        "net": net.state_dict(),
+        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
+        "average": average.state_dict() if average else None,
+    }
+    save_state(run.state, state)
+
+
+def _restore(run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None) -> tuple[int, float]:
+    """Loads what `_save` saved; whole epochs done and seconds spent. Before the first save there is nothing to load."""
+    if not run.state.exists():
+        return 0, 0.0
+    state = load_state(run.state)
+    try:
+        net.load_state_dict(state["net"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if average:
+            average.load_state_dict(state["average"])
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise DynconvError(f"{run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})") from error
+    return int(state["epochs"]), float(state["seconds"])
+
+
+@contextmanager
+def _interruptible() -> Iterator[Any]:
+    """Turns the first Ctrl-C into a flag that is looked at between steps; a second one interrupts at once."""
+    caught: list[int] = []
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(number: int, _: object) -> None:
+        caught.append(number)
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield lambda: bool(caught)
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _peak_memory() -> int:
+    """Largest resident memory of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

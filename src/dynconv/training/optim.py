@@ -1,0 +1,123 @@
+"""Parameter groups, optimizers, and the learning rate as a pure function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from dynconv.config import OptimConfig
+from dynconv.nn.net import Net
+
+
+class Muon(Optimizer):
+    """Momentum orthogonalised by Newton-Schulz iteration, for banks of kernels [K, O, C, height, width].
+
+    Each expert is a matrix [O, C*height*width] by itself; orthogonalised together, experts with the same gradient would
+    share one update and never part. Before each step a kernel is scaled to norm sqrt(O), the norm of a matrix with
+    orthonormal rows, so that the learning rate is relative. Jordan et al. 2024, https://kellerjordan.github.io/posts/muon
+    """
+
+    def __init__(self, params: list[nn.Parameter], lr: float, momentum: float) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum})
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
+        if closure is not None:
+            raise ValueError("Muon: takes no closure")
+        for group in self.param_groups:
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum_buffer"] = torch.zeros_like(parameter)
+                buffer = state["momentum_buffer"].mul_(group["momentum"]).add_(parameter.grad)
+                update = parameter.grad.add(buffer, alpha=group["momentum"]).flatten(2)
+                flat = parameter.flatten(2)
+                norms = flat.norm(dim=(1, 2), keepdim=True)[:, :, :, None, None]
+                parameter.mul_(math.sqrt(parameter.shape[1]) / norms.clamp_min(1e-12))
+                parameter.add_(orthogonalise(update).view_as(parameter), alpha=-group["lr"])
+
+
+def orthogonalise(matrices_KRC: Tensor, steps: int = 3) -> Tensor:
+    """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values end within about 0.3 of 1.
+
+    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`).
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices_KRC.to(torch.bfloat16 if matrices_KRC.is_cuda else torch.float32)
+    tall = x.shape[1] > x.shape[2]
+    if tall:
+        x = x.mT
+    x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return (x.mT if tall else x).to(matrices_KRC.dtype)
+
+
+def parameter_groups(net: Net) -> dict[str, list[nn.Parameter]]:
+    """The learned parameters by their part in the network: experts, routers, biases, classifier."""
+    groups: dict[str, list[nn.Parameter]] = {"experts": [], "routers": [], "biases": [], "classifier": []}
+    for name, parameter in net.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        if ".router." in name:
+            groups["routers"].append(parameter)
+        elif name.startswith("classifier."):
+            groups["classifier"].append(parameter)
+        else:
+            groups["experts" if name.endswith("conv.weight") else "biases"].append(parameter)
+    return groups
+
+
+def build_optimizers(net: Net, config: OptimConfig) -> list[Optimizer]:
+    """The optimizers, whose groups carry "name" and "peak_lr" for the schedule."""
+    groups = {name: params for name, params in parameter_groups(net).items() if params}
+    if config.name == "muon":
+        rates = {"biases": config.bias_lr, "classifier": config.classifier_lr}
+        by_sgd = [_group(name, groups[name], config, lr) for name, lr in rates.items() if name in groups]
+        optimizers = [
+            Muon(groups["experts"], config.lr, config.momentum),
+            SGD(by_sgd, momentum=0.85, nesterov=True),
+            AdamW(groups["routers"], config.router_lr, betas=(0.9, 0.95), weight_decay=0.0),
+        ]
+        for optimizer, name in ((optimizers[0], "experts"), (optimizers[2], "routers")):
+            optimizer.param_groups[0]["name"] = name
+    elif config.name == "sgd":
+        all_groups = [_group(name, params, config, config.lr) for name, params in groups.items()]
+        optimizers = [SGD(all_groups, momentum=config.momentum, nesterov=config.momentum > 0)]
+    else:
+        optimizers = [AdamW([_group(name, params, config, config.lr) for name, params in groups.items()])]
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["peak_lr"] = group["lr"]
+    return optimizers
+
+
+def _group(name: str, params: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, object]:
+    # torch multiplies weight_decay by the learning rate.
+    return {"name": name, "params": params, "lr": lr, "weight_decay": config.weight_decay / lr}
+
+
+def lr_factor(step: int, steps: int, config: OptimConfig) -> float:
+    """The learning rate of `step` (from 0) of `steps`, as a fraction of the peak."""
+    warmup = config.warmup * steps
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = (step - warmup) / (steps - warmup)
+    return 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def set_learning_rates(optimizers: list[Optimizer], factor: float) -> dict[str, float]:
+    """Sets every group's learning rate to its peak times factor; returns them by the groups' names."""
+    rates: dict[str, float] = {}
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+            rates[group["name"]] = group["lr"]
+    return rates

@@ -1,0 +1,79 @@
+"""What one sees while it trains: a live line on a terminal, plain lines elsewhere. On standard error."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+_PLAIN_INTERVAL = 30.0  # seconds between two plain lines within an epoch
+
+
+class Progress:
+    """A context manager that `fit` reports to."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        self._bar = Bar(
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
+            BarColumn(bar_width=24),
+            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._steps = self._epochs = self._first_step = 0
+        self._began = self._last_line = time.monotonic()
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self._bar.stop()
+
+    def start(self, total_steps: int, epochs: int, start_step: int = 0) -> None:
+        """Before the first step; start_step > 0 where a run is resumed."""
+        self._steps, self._epochs, self._first_step = total_steps, epochs, start_step
+        self._began = self._last_line = time.monotonic()
+        self._task = self._bar.add_task("", total=total_steps, completed=start_step, epoch=1, epochs=epochs, loss="-", speed="-")
+
+    def step(self, step: int, loss: float, images_per_second: float) -> None:
+        """After step `step` (from 1)."""
+        epoch = (step - 1) * self._epochs // self._steps + 1
+        self._bar.update(self._task, completed=step, epoch=epoch, loss=f"{loss:.3f}", speed=f"{images_per_second:,.0f}")
+        if not self._console.is_terminal and time.monotonic() - self._last_line > _PLAIN_INTERVAL:
+            left = (time.monotonic() - self._began) / (step - self._first_step) * (self._steps - step)
+            self.message(
+                f"  step {step}/{self._steps}  loss {loss:.3f}  {images_per_second:,.0f} images/s  {_clock(left)} left"
+            )
+
+    def epoch(self, record: dict[str, Any]) -> None:
+        """After an epoch: a line that stays."""
+        validation = record.get("validation_accuracy")
+        self.message(
+            f"epoch {record['epoch']:>3}/{self._epochs}  {record['image_size']} px"
+            f"  training loss {record['train_loss']:.3f} accuracy {record['train_accuracy']:.2%}"
+            f"  test loss {record['test_loss']:.3f} accuracy {record['test_accuracy']:.2%}"
+            + (f"  validation accuracy {validation:.2%}" if validation is not None else "")
+            + f"  {record['images_per_second']:,.0f} images/s  {_clock(record['seconds'])}"
+        )
+
+    def message(self, text: str) -> None:
+        """A line that stays."""
+        self._console.print(text, markup=False, soft_wrap=True)
+        self._last_line = time.monotonic()
+
+    def warn(self, text: str) -> None:
+        """A line that stays, and is seen."""
+        self._console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

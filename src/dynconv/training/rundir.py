@@ -1,0 +1,198 @@
+"""The run directory: its files, their schema, who writes them. It is all that anything after training needs.
+
+    config.yaml          every hyper-parameter (RunConfig)
+    environment.json     versions, processor, threads, git commit, command line
+    metrics.jsonl        one JSON object a line: {"kind": "step" | "epoch" | "warning", "data": ..., ...}
+    weights.safetensors  the final weights, with configuration and class names (checkpoint.py)
+    state.pt             everything to resume from, after each epoch (checkpoint.py)
+    predictions.npz      labels [N], probabilities float32 [N, classes], classes, data: of the test set
+    summary.json         final figures; written last, so its presence says that the run has ended
+    tensorboard/         event files
+    loss.png, accuracy.png   the curves
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shlex
+import subprocess
+import sys
+import time
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from pydantic import ValidationError
+from torch import Tensor
+
+from dynconv.config import RunConfig
+from dynconv.errors import DynconvError
+from dynconv.nn.device import instruction_sets
+from dynconv.training.files import write_atomically
+
+
+class RunDir:
+    """One run's directory. Made by `create` or `open`."""
+
+    def __init__(self, path: Path, config: RunConfig) -> None:
+        self.path = path
+        self.config = config
+        self.weights = path / "weights.safetensors"
+        self.state = path / "state.pt"
+        self.tensorboard = path / "tensorboard"
+
+    @classmethod
+    def create(cls, config: RunConfig, data_name: str) -> RunDir:
+        """Makes the directory `config.run`, by default runs/<time>-<preset>-<data>-seed<seed>.
+
+        Raises:
+            DynconvError: it exists and is not empty, or cannot be made. A run is never overwritten.
+        """
+        path = config.run or _fresh_path(f"{config.preset}-{data_name}-seed{config.seed}")
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if any(path.iterdir()):
+                raise DynconvError(f"{path}: exists and is not empty; choose another --run, or go on with --resume {path}")
+        except OSError as error:
+            raise DynconvError(f"{path}: cannot be made ({error.strerror}); choose another --run") from error
+        run = cls(path, config)
+        text = f"# data: {data_name}\n" + yaml.safe_dump(config.model_dump(mode="json", exclude={"run"}), sort_keys=False)
+        run._write_text("config.yaml", text)
+        run._write_text("environment.json", json.dumps(environment(data_name), indent=2) + "\n")
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDir:
+        """Raises DynconvError where `path` is no run directory or its configuration is damaged."""
+        file = path / "config.yaml"
+        try:
+            return cls(path, RunConfig.model_validate(yaml.safe_load(file.read_text())).model_copy(update={"run": path}))
+        except OSError as error:
+            raise DynconvError(f"{path}: is no run directory (no readable config.yaml); `dynconv runs` lists runs") from error
+        except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: damaged, or of another version ({str(error).splitlines()[0]})") from error
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Adds one line to metrics.jsonl."""
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(record) + "\n")
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The records of metrics.jsonl; a last line that was cut off is left out."""
+        try:
+            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+        except FileNotFoundError:
+            return []
+        records = []
+        for number, line in enumerate(lines, 1):
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                if number < len(lines):
+                    raise DynconvError(f"{self.path}/metrics.jsonl: line {number} is damaged") from error
+        return records
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drops the records of steps after `step`, which a resumed run makes again."""
+        kept = [record for record in self.metrics() if record["step"] <= step]
+        self._write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Writes summary.json, adding the version and the command."""
+        whole = summary | {"version": version("dynconv"), "command": command_line()}
+        self._write_text("summary.json", json.dumps(whole, indent=2) + "\n")
+
+    def summary(self) -> dict[str, Any] | None:
+        """summary.json, or None where the run has not ended.
+
+        Raises:
+            DynconvError: it is damaged.
+        """
+        file = self.path / "summary.json"
+        try:
+            summary: dict[str, Any] = json.loads(file.read_text())
+        except FileNotFoundError:
+            return None
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: damaged; `dynconv evaluate {self.path}` measures the accuracy anew") from error
+        return summary
+
+    def write_predictions(self, data_name: str, labels_N: Tensor, probabilities_NK: Tensor, classes: tuple[str, ...]) -> None:
+        """Writes predictions.npz."""
+        arrays = {"labels": labels_N.numpy(), "probabilities": probabilities_NK.numpy().astype(np.float32)}
+
+        def write(file: Path) -> None:
+            with file.open("wb") as stream:
+                np.savez_compressed(stream, classes=np.array(classes), data=np.array(data_name), **arrays)
+
+        write_atomically(self.path / "predictions.npz", write)
+
+    def _write_text(self, name: str, text: str) -> None:
+        def write(file: Path) -> None:
+            file.write_text(text)
+
+        write_atomically(self.path / name, write)
+
+
+def _fresh_path(name: str) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    path, suffix = Path("runs") / f"{stamp}-{name}", 1
+    while path.exists():
+        suffix += 1
+        path = Path("runs") / f"{stamp}-{name}-{suffix}"
+    return path
+
+
+def command_line() -> str:
+    """The command that runs now, with the program's bare name."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def environment(data_name: str) -> dict[str, Any]:
+    """What a run depends on besides its configuration."""
+    packages = ("dynconv", "torch", "numpy", "lightning-fabric")
+    return {
+        "data": data_name,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": command_line(),
+        "python": platform.python_version(),
+        "packages": {name: version(name) for name in packages},
+        "system": platform.platform(),
+        "processor": _processor(),
+        "instruction_sets": sorted(instruction_sets() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"}),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
+        "git_commit": _git_commit(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def _git_commit() -> str | None:
+    """The commit of the checkout that this code lies in, with "-dirty" where it has changes; None elsewhere."""
+    here = Path(__file__).resolve().parent
+
+    def git(*words: str) -> str | None:
+        try:
+            result = subprocess.run(["git", "-C", str(here), *words], capture_output=True, text=True, check=False)
+        except OSError:
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    if git("ls-files", "--error-unmatch", Path(__file__).name) is None and git("ls-files", str(here)) in (None, ""):
+        return None  # installed into some other project's checkout
+    commit = git("rev-parse", "HEAD")
+    return commit and commit + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")

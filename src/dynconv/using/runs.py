@@ -1,0 +1,50 @@
+"""The runs of a folder in a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from dynconv.errors import DynconvError
+from dynconv.training.rundir import RunDir
+
+
+def runs_table(folder: Path) -> Table:
+    """One row a run, oldest name first; a damaged run is listed as such.
+
+    Raises:
+        DynconvError: `folder` does not exist.
+    """
+    if not folder.is_dir():
+        raise DynconvError(f"{folder}: does not exist; name the folder that holds the runs, or train one first")
+    table = Table(title=f"runs in {folder}")
+    for name in ("run", "preset", "data", "seed", "epochs", "test accuracy", "with TTA", "training time", "state"):
+        table.add_column(name, justify="left" if name in ("run", "preset", "data", "state") else "right", overflow="fold")
+    for path in sorted(entry.parent for entry in folder.glob("*/config.yaml")):
+        table.add_row(path.name, *_cells(path))
+    return table
+
+
+def _cells(path: Path) -> list[str]:
+    try:
+        run = RunDir.open(path)
+        summary = run.summary()
+        if summary is None:
+            ended = [record for record in run.metrics() if record["kind"] == "epoch"]
+            done, data = len(ended), ended[-1]["data"] if ended else "-"
+            state = "running or killed"
+            return [run.config.preset, data, str(run.config.seed), f"{done}/{run.config.epochs}", "-", "-", "-", state]
+        tta = summary["test_accuracy_tta"]
+        return [
+            summary["preset"],
+            summary["data"],
+            str(summary["seed"]),
+            f"{summary['epochs']}/{summary['epochs_planned']}",
+            f"{summary['test_accuracy']:.2%}",
+            "-" if tta is None else f"{tta:.2%}",
+            f"{summary['train_seconds']:.0f} s",
+            "finished" if summary["finished"] else f"stopped: {summary['stopped_by']}",
+        ]
+    except (DynconvError, KeyError, TypeError) as error:
+        return ["-"] * 7 + [f"damaged: {error}"]
