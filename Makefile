@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 PIP_ARGS ?=
 
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-LINT_PATHS := src $(wildcard tests)
+LINT_PATHS := src $(wildcard tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:

@@ -33,11 +33,12 @@ def quick() -> RunConfig:
     """90 % within minutes."""
     return RunConfig(
         preset="quick",
-        epochs=5,
-        batch_size=1000,
-        micro_batch=500,
-        image_sizes=(24, 24, 28, 28, 32),
+        epochs=4,
+        batch_size=250,
+        micro_batch=250,
+        image_sizes=(24, 24, 24, 32),
         model=ModelConfig(widths=(32, 32, 128, 128, 128, 128), experts=2),
+        optim=OptimConfig(lr=0.12, bias_lr=26.0, classifier_lr=0.02),
     )
 
 
@@ -45,11 +46,12 @@ def standard() -> RunConfig:
     """The accurate one for a machine without a GPU."""
     return RunConfig(
         preset="standard",
-        epochs=8,
-        batch_size=2000,
+        epochs=10,
+        batch_size=500,
         micro_batch=500,
-        image_sizes=(24, 24, 24, 28, 28, 28, 32, 32),
+        image_sizes=(24, 24, 24, 24, 24, 28, 28, 32, 32, 32),
         model=ModelConfig(widths=(64, 64, 256, 256, 256, 256), experts=2),
+        optim=OptimConfig(lr=0.17, bias_lr=53.0, classifier_lr=0.035),
     )
 
 

@@ -124,6 +124,8 @@ class _BatchUnpickler(pickle.Unpickler):
         allowed = {("numpy", "ndarray"): _NDARRAY, ("numpy", "dtype"): _uint8_dtype}
         if module in ("numpy.core.multiarray", "numpy._core.multiarray") and name == "_reconstruct":
             return _empty_array
+        if (module, name) == ("_codecs", "encode"):  # bytes, as Python 3 writes them into the official protocol 2
+            return _latin1_bytes
         if (module, name) in allowed:
             return allowed[module, name]
         raise DataError(f"{self._where}: asks for {module}.{name}, which no CIFAR-10 file needs; refused as unsafe")
@@ -134,6 +136,12 @@ class _BatchUnpickler(pickle.Unpickler):
 
 # What a pickle gets in place of the class ndarray: calling it, as a crafted file might, is an error.
 _NDARRAY = object()
+
+
+def _latin1_bytes(text: object, encoding: object) -> bytes:
+    if not isinstance(text, str) or encoding != "latin1":
+        raise ValueError("not bytes")
+    return text.encode("latin1")
 
 
 def _uint8_dtype(code: object, *_: object) -> Any:
@@ -166,7 +174,8 @@ def _archive_members(path: Path) -> dict[str, bytes]:
                 file = archive.extractfile(member)
                 members[name.name] = file.read() if file else b""
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(f"{path}: truncated or not an archive ({error}); get it again") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")  # tarfile lists every method it tried
+        raise DataError(f"{path}: truncated or not an archive ({reason}); get it again") from error
     if not members:
         raise DataError(f"{path}: holds none of the files of CIFAR-10 ({PYTHON_FILES[0]}, ...)")
     return members

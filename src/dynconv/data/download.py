@@ -30,6 +30,7 @@ def download(
     Raises:
         DataError: no mirror gave the archive; one line with each mirror's reason.
     """
+    pooch.get_logger().setLevel("ERROR")  # it would announce each download a second time
     reasons = []
     for url in mirrors:
         announce(f"downloading {url} (170 MB) to {folder}")
@@ -48,7 +49,8 @@ def download(
 def _reason(error: requests.RequestException) -> str:
     if error.response is not None:
         return f"answered {error.response.status_code}"
-    if isinstance(error, requests.Timeout):
+    # Silence in the middle of an answer arrives as a ConnectionError around urllib3's timeout.
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return "timed out"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
         return "broke off"

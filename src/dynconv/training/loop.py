@@ -71,6 +71,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
         run.truncate_metrics(start_epoch * steps_per_epoch)
     step, epochs_done, stopped_by = start_epoch * steps_per_epoch, start_epoch, None
     last: dict[str, Any] = run.metrics()[-1] if resume and run.metrics() else {}
+    logits = None  # of the test images, by the weights as they are now
     events = EventLog(run.tensorboard)
 
     def record(entry: dict[str, Any]) -> None:
@@ -122,13 +123,15 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
                 progress.warn(f"the loss is not finite at {where}: stopped; the weights are those after epoch {epochs_done}")
                 record({"kind": "warning", "step": step + 1, "text": f"non-finite loss at {where}"})
                 _restore(run, net, optimizers, average)
+                logits = None
                 break
             epochs_done += stopped_by is None
             mean = totals / totals[2].clamp_min(1)
+            logits = _logits(evaluated, test, fabric)
             last = {
                 "kind": "epoch", "epoch": epoch + 1, "step": step, "train_loss": float(mean[0]),
-                "train_accuracy": float(mean[1]), **_metrics("test", evaluated, test, fabric),
-                **(_metrics("validation", evaluated, held_out, fabric) if held_out else {}),
+                "train_accuracy": float(mean[1]), **_metrics("test", logits, test),
+                **(_metrics("validation", _logits(evaluated, held_out, fabric), held_out) if held_out else {}),
                 "lr": rates, "image_size": image_size, "seconds": seconds,
                 "images_per_second": float(totals[2]) / (time.perf_counter() - epoch_began),
                 "routing": routing_statistics(evaluated, test.images[:EVAL_BATCH]),
@@ -146,9 +149,8 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
 
     weights = {name: tensor.cpu() for name, tensor in evaluated.state_dict().items()}
     save_weights(run.weights, weights, config, dataset.classes, dataset.name)
-    with fabric.autocast():
-        logits = batched_logits(evaluated, test.images)
-        logits_tta = batched_logits(evaluated, test.images, tta=True) if config.tta else None
+    logits = _logits(evaluated, test, fabric) if logits is None else logits
+    logits_tta = _logits(evaluated, test, fabric, tta=True) if config.tta else None
     probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
     run.write_predictions(dataset.name, test.labels.cpu(), probabilities, dataset.classes)
     summary = {
@@ -184,9 +186,12 @@ def routing_statistics(net: Net, images_NCHW: Tensor) -> list[dict[str, Any]]:
     return statistics
 
 
-def _metrics(name: str, net: Net, split: Split, fabric: Any) -> dict[str, float]:
+def _logits(net: Net, split: Split, fabric: Any, tta: bool = False) -> Tensor:
     with fabric.autocast():
-        logits = batched_logits(net, split.images)
+        return batched_logits(net, split.images, tta=tta)
+
+
+def _metrics(name: str, logits: Tensor, split: Split) -> dict[str, float]:
     accuracy = float(_correct(logits, split.labels)) / len(split.labels)
     return {f"{name}_loss": float(F.cross_entropy(logits, split.labels)), f"{name}_accuracy": accuracy}
 

@@ -1,0 +1,33 @@
+"""Fixtures for all tests: the real CIFAR-10 where it is at hand, and none of the user's own data or settings."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
+
+
+@pytest.fixture(autouse=True)
+def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DYNCONV_DATA", raising=False)
+
+
+@pytest.fixture(scope="session")
+def real_cifar10(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder that holds the real 60,000 images in a layout: python, binary, tar or npy."""
+    if not MAKE_CIFAR10.exists():
+        pytest.skip("the real CIFAR-10 is not at hand: ../shared/data/make_cifar10.py, beside the checkout, writes it")
+    made: dict[str, Path] = {}
+
+    def make(layout: str) -> Path:
+        if layout not in made:
+            made[layout] = tmp_path_factory.mktemp(layout)
+            words = [sys.executable, str(MAKE_CIFAR10), str(made[layout]), "--layout", layout]
+            subprocess.run(words, check=True, capture_output=True, env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"})
+        return made[layout]
+
+    return make

@@ -1,0 +1,76 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dynconv.data.dataset import DataError
+from dynconv.data.find import read
+
+RNG = np.random.default_rng(0)
+ARRAYS = {
+    "train-images": RNG.integers(0, 256, (12, 32, 32, 3), dtype=np.uint8),
+    "train-labels": np.arange(12, dtype=np.uint8) % 3,
+    "test-images": RNG.integers(0, 256, (6, 32, 32, 3), dtype=np.uint8),
+    "test-labels": np.arange(6, dtype=np.int64) % 3,
+}
+
+
+def write(folder: Path, **changes: np.ndarray) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, array in {**ARRAYS, **changes}.items():
+        np.save(folder / f"{name}.npy", array)
+    return folder
+
+
+def test_folder_and_npz_in_each_layout_agree(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    keras = dict(zip(("x_train", "y_train", "x_test", "y_test"), ARRAYS.values(), strict=True))
+    keras["x_train"] = keras["x_train"].transpose(0, 3, 1, 2)
+    keras["y_train"] = keras["y_train"][:, None]
+    np.savez_compressed(tmp_path / "keras.npz", **keras)
+
+    first, second = read(folder), read(tmp_path / "keras.npz")
+
+    assert first.name == "mine" and first.classes == ("class 0", "class 1", "class 2")
+    assert torch.equal(first.train.images, torch.from_numpy(ARRAYS["train-images"]).permute(0, 3, 1, 2))
+    assert torch.equal(first.train.images, second.train.images)
+    assert torch.equal(first.train.labels, second.train.labels)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "reason"),
+    [
+        ("train-images", np.zeros((12, 32, 32, 3), np.float32), "need uint8"),
+        ("train-images", np.zeros((12, 32, 32), np.uint8), "need uint8"),
+        ("test-images", np.zeros((6, 16, 16, 3), np.uint8), "give both one size"),
+        ("test-images", np.zeros((0, 32, 32, 3), np.uint8), "holds no images"),
+        ("test-labels", np.zeros(5, np.int64), "need 6 whole numbers"),
+        ("test-labels", np.zeros(6, np.float32), "need 6 whole numbers"),
+        ("test-labels", np.full(6, -1), "labels run from -1"),
+    ],
+)
+def test_wrong_content_is_named(tmp_path: Path, name: str, array: np.ndarray, reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        read(write(tmp_path / "mine", **{name: array}))
+
+
+def test_missing_and_truncated_files_are_named(tmp_path: Path) -> None:
+    folder = write(tmp_path / "mine")
+    file = folder / "test-images.npy"
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(DataError, match=r"test-images\.npy: truncated"):
+        read(folder)
+    file.unlink()
+    with pytest.raises(DataError, match="test-images missing"):
+        read(folder)
+    (tmp_path / "a.npz").write_bytes(b"no zip")
+    with pytest.raises(DataError, match=r"a\.npz"):
+        read(tmp_path / "a.npz")
+
+
+def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
+    np.save(write(tmp_path / "mine") / "test-labels.npy", np.array([{}], dtype=object), allow_pickle=True)
+
+    with pytest.raises(DataError, match=r"test-labels\.npy"):
+        read(tmp_path / "mine")

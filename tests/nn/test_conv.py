@@ -1,0 +1,124 @@
+import copy
+import io
+
+import pytest
+import torch
+from nn.equation import mixture
+
+from dynconv.nn import DynamicConv2d
+from dynconv.nn.conv import Router, sparsemax
+
+ACTIVATIONS = ("softmax", "sigmoid", "sparsemax")
+
+
+def test_the_layer_is_the_equation() -> None:
+    torch.manual_seed(0)
+    layer = DynamicConv2d(6, 10, 3, stride=2, padding=1, experts=3).double()
+    torch.nn.init.normal_(layer.router.linear.weight)
+    x = torch.randn(4, 6, 9, 9, dtype=torch.float64)
+    logits = x.mean((2, 3)) @ layer.router.linear.weight.T + layer.router.linear.bias
+
+    torch.testing.assert_close(layer.routing_weights(x), logits.softmax(1))
+    torch.testing.assert_close(layer(x), mixture(x, layer.weight, logits.softmax(1), layer.bias, stride=2, padding=1))
+
+
+def test_routing_weights_from_outside_replace_its_own() -> None:
+    layer, x = DynamicConv2d(4, 4, 1, experts=2), torch.randn(3, 4, 5, 5)
+    second = torch.tensor([0.0, 1.0]).expand(3, 2)
+
+    expected = torch.nn.functional.conv2d(x, layer.weight[1], layer.bias[1])  # type: ignore[index]
+    torch.testing.assert_close(layer(x, second), expected)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("hidden", [0, 5])
+def test_routers_start_near_uniform_but_not_equal_and_learn(activation: str, hidden: int) -> None:
+    torch.manual_seed(0)
+    router = Router(8, 4, hidden, activation)  # type: ignore[arg-type]
+    x = torch.randn(50, 8, 3, 3)
+
+    a = router(x)
+
+    assert a.shape == (50, 4) and (a >= 0).all()
+    assert (a - 0.25).abs().max() < 0.2 and a.std(0).min() > 0
+    a.square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in router.parameters())
+
+
+def test_temperature_sharpens_and_is_saved() -> None:
+    torch.manual_seed(0)
+    router, sharp = Router(8, 4), Router(8, 4, temperature=0.1)
+    state = router.state_dict()
+    assert "temperature" in state
+    sharp.load_state_dict({**state, "temperature": torch.tensor(0.1)})
+    x = torch.randn(20, 8, 2, 2)
+
+    assert sharp(x).max(1).values.min() > router(x).max(1).values.min()
+    torch.testing.assert_close(sharp(x), (router(x).log() / 0.1).softmax(1))
+
+
+def test_sparsemax_is_the_projection_onto_the_simplex() -> None:
+    z = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0], [0.6, 0.4, -3.0]])
+
+    expected = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0], [0.6, 0.4, 0.0]])
+    torch.testing.assert_close(sparsemax(z), expected)
+    assert torch.autograd.gradcheck(sparsemax, torch.randn(5, 4, dtype=torch.float64, requires_grad=True))
+
+
+def test_experts_start_different_with_the_spread_of_conv2d() -> None:
+    torch.manual_seed(0)
+    layer, conv = DynamicConv2d(32, 64, 3, experts=4), torch.nn.Conv2d(32, 64, 3)
+
+    for k in range(4):
+        assert layer.weight[k].std().item() == pytest.approx(conv.weight.std().item(), rel=0.05)
+        for other in range(k):
+            assert torch.corrcoef(layer.weight[[k, other]].flatten(1))[0, 1].abs() < 0.05
+
+
+def test_identity_keeps_the_experts_apart() -> None:
+    torch.manual_seed(0)
+    layer = DynamicConv2d(4, 8, 3, padding=1, bias=False, experts=2)
+    layer.add_identity()
+    x = torch.randn(2, 4, 6, 6)
+    out = layer(x)
+
+    assert torch.nn.functional.cosine_similarity(out[:, :4].flatten(), x.flatten(), dim=0) > 0.5
+    assert not torch.equal(layer.weight[0], layer.weight[1])
+    with pytest.raises(ValueError, match="groups"):
+        DynamicConv2d(4, 4, 3, groups=2).add_identity()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"experts": 0}, "experts: must be at least 1"),
+        ({"groups": 3}, "groups: 3 does not divide"),
+        ({"activation": "relu"}, "none of softmax"),
+        ({"temperature": 0.0}, "temperature: must be positive"),
+    ],
+)
+def test_wrong_arguments_are_named(wrong: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        DynamicConv2d(4, 8, 3, **wrong)  # type: ignore[arg-type]
+
+
+def test_copies_pickles_and_states_keep_the_function() -> None:
+    layer, x = DynamicConv2d(3, 5, 3, experts=2, activation="sparsemax", temperature=2.0), torch.randn(2, 3, 7, 7)
+    stream = io.BytesIO()
+    torch.save(layer, stream)
+    stream.seek(0)
+    fresh = DynamicConv2d(3, 5, 3, experts=2, activation="sparsemax")
+    fresh.load_state_dict(layer.state_dict())
+
+    for other in (copy.deepcopy(layer), torch.load(stream, weights_only=False), fresh):
+        torch.testing.assert_close(other(x), layer(x))
+
+
+def test_under_autocast_routing_stays_float32() -> None:
+    torch.manual_seed(0)
+    layer, x = DynamicConv2d(8, 8, 3, padding=1), torch.randn(4, 8, 16, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        a, out = layer.routing_weights(x), layer(x)
+
+    assert a.dtype == torch.float32 and out.dtype == torch.bfloat16
+    torch.testing.assert_close(out.float(), layer(x), rtol=0.05, atol=0.05)

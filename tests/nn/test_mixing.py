@@ -1,0 +1,152 @@
+"""Every algorithm against the equation in float64: value, input gradient, expert gradient, routing gradient."""
+
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from nn.equation import mixture, relative_error, with_gradients
+from torch import Tensor
+
+from dynconv.nn import winograd
+from dynconv.nn.mixing import ALGORITHMS, mix_convolutions
+
+TOLERANCE = 2e-5
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> dict[str, int]:
+    groups = draw(st.sampled_from([1, 1, 2]))
+    kernel, dilation = draw(st.sampled_from([1, 3, 3, 5])), draw(st.sampled_from([1, 1, 2]))
+    padding = draw(st.integers(0, kernel // 2))
+    size = max(draw(st.integers(1, 13)), dilation * (kernel - 1) + 1 - 2 * padding)
+    return {
+        "n": draw(st.sampled_from([0, 1, 2, 5])),
+        "k": draw(st.integers(1, 5)),
+        "c": groups * draw(st.sampled_from([1, 3, 4, 8])),
+        "o": groups * draw(st.sampled_from([1, 3, 8])),
+        "height": size,
+        "width": size + draw(st.integers(0, 3)),
+        "kernel": kernel,
+        "stride": draw(st.sampled_from([1, 1, 2, 3])),
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+    }
+
+
+def tensors(case: dict[str, int], seed: int, bias: bool = True) -> list[Tensor]:
+    torch.manual_seed(seed)
+    x = torch.randn(case["n"], case["c"], case["height"], case["width"])
+    weight = torch.randn(case["k"], case["o"], case["c"] // case["groups"], case["kernel"], case["kernel"])
+    return [x, weight, torch.randn(case["n"], case["k"]), *([torch.randn(case["k"], case["o"])] if bias else [])]
+
+
+def compare(case: dict[str, int], inputs: list[Tensor], algorithm: str) -> None:
+    geometry = {name: case[name] for name in ("stride", "padding", "dilation", "groups")}
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    given_ = [tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in inputs]
+    expected, found = mixture(*exact, **geometry), mix_convolutions(*given_, **geometry, algorithm=algorithm)
+    assert found.shape == expected.shape and found.dtype == torch.float32
+    direction = torch.randn(expected.shape)
+    for name, ours, theirs in zip(
+        ("output", "x", "experts", "routing", "bias"),
+        with_gradients(given_[0], given_[1:], found, direction),
+        with_gradients(exact[0], exact[1:], expected, direction.double()),
+        strict=False,
+    ):
+        assert relative_error(ours, theirs) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "input", "auto"])
+@settings(max_examples=40, deadline=None)
+@given(case=convolutions(), channels_last=st.booleans(), seed=st.integers(0, 99))
+def test_agrees_with_the_equation(algorithm: str, case: dict[str, int], channels_last: bool, seed: int) -> None:
+    inputs = tensors(case, seed)
+    if channels_last:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    compare(case, inputs, algorithm)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([8, 24, 40, 64]),
+    o=st.sampled_from([8, 16, 72]), height=st.integers(1, 17), width=st.integers(1, 17), padding=st.integers(0, 2),
+    channels_last=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_winograd_agrees_with_the_equation(
+    n: int, k: int, c: int, o: int, height: int, width: int, padding: int, channels_last: bool, seed: int
+) -> None:
+    needs_operator()
+    height, width = max(height, 3 - 2 * padding), max(width, 3 - 2 * padding)
+    case = {"n": n, "k": k, "c": c, "o": o, "height": height, "width": width}
+    case |= {"kernel": 3, "stride": 1, "padding": padding, "dilation": 1, "groups": 1}
+    inputs = tensors(case, seed)
+    if channels_last:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    compare(case, inputs, "winograd")
+
+
+def needs_operator() -> None:
+    assert winograd.available(), f"the operator is built in the tests, so they need a C++ compiler: {winograd.status()}"
+
+
+EXTREMES = {
+    "one-hot": torch.eye(3)[:2],
+    "negative": torch.tensor([[-1.0, -2.0, 0.5], [3.0, -4.0, 0.0]]),
+    "zero": torch.zeros(2, 3),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extreme_routing_weights(algorithm: str, name: str) -> None:
+    needs_operator()
+    case = dict(n=2, k=3, c=8, o=8, height=12, width=12, kernel=3, stride=1, padding=1, dilation=1, groups=1)
+    inputs = tensors(case, 0, bias=False)
+    inputs[2] = EXTREMES[name]
+    compare(case, inputs, algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
+    needs_operator()
+    case = dict(n=5, k=3, c=16, o=16, height=9, width=9, kernel=3, stride=1, padding=1, dilation=1, groups=1)
+    x, weight, a, bias = tensors(case, 1)
+
+    together = mix_convolutions(x, weight, a, bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+    for i in range(5):
+        alone = mix_convolutions(x[i : i + 1], weight, a[i : i + 1], bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        torch.testing.assert_close(together[i : i + 1], alone, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_channels_last_stays_channels_last(algorithm: str) -> None:
+    needs_operator()
+    x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
+    out = mix_convolutions(x, torch.randn(2, 16, 8, 3, 3), torch.rand(2, 2), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_winograd_refuses_what_it_does_not_compute() -> None:
+    for shape, geometry in (((2, 8, 8, 5, 5), {}), ((2, 8, 6, 3, 3), {}), ((2, 8, 8, 3, 3), {"stride": 2})):
+        weight = torch.randn(shape)
+        with pytest.raises(ValueError, match="algorithm 'winograd' needs"):
+            mix_convolutions(
+                torch.randn(1, shape[2], 8, 8), weight, torch.ones(1, 2), padding=1, algorithm="winograd", **geometry
+            )
+    with pytest.raises(ValueError, match="'fast' is none of"):
+        mix_convolutions(torch.randn(1, 8, 8, 8), weight, torch.ones(1, 2), algorithm="fast")  # type: ignore[arg-type]
+
+
+def test_gradients_are_right_to_second_order() -> None:
+    """`kernel` and `input` differentiate twice, in float64 by finite differences."""
+    torch.manual_seed(0)
+    inputs = [torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2, 4, 4), (2, 2, 2, 3, 3), (2, 2))]
+    for algorithm in ("kernel", "input"):
+
+        def mix(*tensors: Tensor, algorithm: str = algorithm) -> Tensor:
+            return mix_convolutions(*tensors, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+        assert torch.autograd.gradcheck(mix, inputs)
+        assert torch.autograd.gradgradcheck(mix, inputs)

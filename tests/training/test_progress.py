@@ -1,0 +1,44 @@
+import io
+
+import pytest
+from rich.console import Console
+
+from dynconv.training import progress as module
+from dynconv.training.progress import Progress
+
+EPOCH = {
+    "epoch": 2, "image_size": 24, "train_loss": 1.25, "train_accuracy": 0.5, "test_loss": 1.5, "test_accuracy": 0.4321,
+    "images_per_second": 1234.5, "seconds": 125.0,
+}  # fmt: skip
+
+
+def test_where_output_is_no_terminal_lines_are_plain(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_PLAIN_INTERVAL", -1.0)
+    with Progress() as progress:
+        progress.start(total_steps=10, epochs=5)
+        progress.step(1, 2.5, 1000.0)
+        progress.epoch(EPOCH)
+        progress.warn("look [here]")
+
+    out, err = capfd.readouterr()
+    assert out == "" and "\x1b" not in err
+    lines = err.splitlines()
+    assert "step 1/10  loss 2.500  1,000 images/s" in lines[0] and "left" in lines[0]
+    for part in ("2/5", "24 px", "loss 1.250 accuracy 50.00%", "loss 1.500 accuracy 43.21%", "1,234 images/s", "2:05"):
+        assert part in lines[1]
+    assert lines[2] == "warning: look [here]"
+
+
+def test_on_a_terminal_a_bar_moves_and_epochs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
+    with Progress() as progress:
+        progress.start(total_steps=10, epochs=5)
+        for step in range(1, 5):
+            progress.step(step, 2.5, 1000.0)
+        progress.epoch({**EPOCH, "validation_accuracy": 0.41})
+
+    text = screen.getvalue()
+    assert "epoch 2/5" in text and "loss 2.500" in text and "validation accuracy 41.00%" in text
