@@ -28,7 +28,19 @@ def train(preset: str, seed: int, data: str, runs: Path) -> dict[str, Any]:
     run = runs / f"{preset}-seed{seed}"
     timing = runs / f"{preset}-seed{seed}.seconds"
     if not timing.exists():
-        words = [sys.executable, "-m", "dynconv", "train", preset, "--seed", str(seed), "--data", data, "--run", str(run)]
+        words = [
+            sys.executable,
+            "-m",
+            "dynconv",
+            "train",
+            preset,
+            "--seed",
+            str(seed),
+            "--data",
+            data,
+            "--run",
+            str(run),
+        ]
         began = time.monotonic()
         subprocess.run(words, check=True)
         timing.write_text(f"{time.monotonic() - began:.1f}")
@@ -46,6 +58,7 @@ def spread(values: list[float | None]) -> dict[str, float | None] | None:
 
 
 def main() -> None:
+    """Trains what is not trained yet and writes the report, anew after each seed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
     parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")

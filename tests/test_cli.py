@@ -16,10 +16,26 @@ from dynconv.cli import VERBS, main
 from dynconv.data import shapes
 from dynconv.presets import PRESETS
 
-TINY = (
-    "train quick --data shapes --model.widths 8 8 --model.pools 4 2 --model.experts 2"
-    " --image-sizes 16 --batch-size 500 --epochs 2"
-).split()
+TINY = [
+    "train",
+    "quick",
+    "--data",
+    "shapes",
+    "--model.widths",
+    "8",
+    "8",
+    "--model.pools",
+    "4",
+    "2",
+    "--model.experts",
+    "2",
+    "--image-sizes",
+    "16",
+    "--batch-size",
+    "500",
+    "--epochs",
+    "2",
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -51,7 +51,7 @@ def train(words: Sequence[str]) -> int:
     from dynconv.using.describe import headline
 
     config = arguments.settings
-    run = RunDir.open(arguments.resume) if arguments.resume else None
+    run = RunDir.reopen(arguments.resume) if arguments.resume else None
     dataset = data.load(config.data.source, seed=config.seed, announce=_announce)
     if config.data.holdout:
         dataset = data.hold_out(dataset, config.data.holdout, config.seed)

@@ -8,7 +8,7 @@ from dynconv.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
 
 
 def basic() -> RunConfig:
-    """The literal specification and nothing else, the baseline: K convolutions, ReLU, pooling, softmax regression, SGD."""
+    """The literal specification, nothing else: K convolutions, ReLU, pooling, softmax regression, SGD. The baseline."""
     return RunConfig(
         preset="basic",
         epochs=10,
@@ -33,12 +33,12 @@ def quick() -> RunConfig:
     """90 % within minutes."""
     return RunConfig(
         preset="quick",
-        epochs=4,
-        batch_size=250,
-        micro_batch=250,
-        image_sizes=(24, 24, 24, 32),
+        epochs=5,
+        batch_size=500,
+        micro_batch=500,
+        image_sizes=(24, 24, 24, 28, 32),
         model=ModelConfig(widths=(32, 32, 128, 128, 128, 128), experts=2),
-        optim=OptimConfig(lr=0.12, bias_lr=26.0, classifier_lr=0.02),
+        optim=OptimConfig(lr=0.17, bias_lr=53.0, classifier_lr=0.035),
     )
 
 

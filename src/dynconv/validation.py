@@ -61,10 +61,7 @@ def _range(field: FieldInfo) -> str:
         return ""
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     limits = [
-        f"{words} {getattr(bound, sign):g}"
-        for bound in bounds
-        for sign, words in signs.items()
-        if hasattr(bound, sign)
+        f"{words} {getattr(bound, sign):g}" for bound in bounds for sign, words in signs.items() if hasattr(bound, sign)
     ]
     return ", ".join([name, *limits])
 

@@ -2,7 +2,8 @@ import itertools
 
 import pytest
 import torch
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dynconv.config import AugmentConfig
 from dynconv.data.batches import boxes, cutmix, cutout, flip, mixup, resize, to_float, training_batches, translate
@@ -126,7 +127,9 @@ def test_alternating_flip_shows_each_image_both_ways_in_two_epochs() -> None:
     assert as_sets(2) == as_sets(0)
 
 
-@pytest.mark.parametrize("augment", [AugmentConfig(mixup=0.4), AugmentConfig(cutmix=1.0), AugmentConfig(mixup=1, cutmix=1)])
+@pytest.mark.parametrize(
+    "augment", [AugmentConfig(mixup=0.4), AugmentConfig(cutmix=1.0), AugmentConfig(mixup=1, cutmix=1)]
+)
 def test_mixed_targets_are_probabilities(augment: AugmentConfig) -> None:
     split = Split(images(40), torch.arange(40) % 10)
 

@@ -20,6 +20,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     """Largest deviation, relative to the largest expected value."""
     if expected.numel() == 0:
         return 0.0
+    found, expected = found.detach(), expected.detach()
     return float((found.double() - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
 
 

@@ -3,10 +3,10 @@ import io
 
 import pytest
 import torch
-from nn.equation import mixture
 
 from dynconv.nn import DynamicConv2d
 from dynconv.nn.conv import Router, sparsemax
+from nn.equation import mixture
 
 ACTIVATIONS = ("softmax", "sigmoid", "sparsemax")
 

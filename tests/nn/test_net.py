@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from nn.equation import mixture, relative_error, with_gradients
 from torch import nn
 
 from dynconv.config import ModelConfig
 from dynconv.nn import DynamicConv2d
 from dynconv.nn.net import Backbone, Block, Net, build_net
 from dynconv.presets import PRESETS
+from nn.equation import mixture, relative_error, with_gradients
 
 
 def preset_net(name: str) -> Net:
@@ -16,7 +16,7 @@ def preset_net(name: str) -> Net:
     net = build_net(PRESETS[name]().model, classes=10)
     net.input.fit(torch.rand(100, 3, 32, 32))
     for block in net.backbone:
-        nn.init.normal_(block.conv.router.linear.weight, std=0.3)  # routing that differs between images
+        nn.init.normal_(block.conv.router.linear.weight)  # routing that differs between images
     return net
 
 
@@ -26,10 +26,10 @@ def test_every_block_is_the_equation_forward_and_backward(name: str) -> None:
     net, captured = preset_net(name), []
     for block in net.backbone:
         block.conv.register_forward_hook(lambda layer, args, out: captured.append((layer, args[0], out)))
-    net(torch.rand(3, 3, 32, 32))
+    net(torch.rand(3, 3, 32, 32) * torch.rand(3, 3, 1, 1))
 
     assert len(captured) == len(PRESETS[name]().model.widths)
-    for layer, x_seen, out_seen in captured:
+    for layer, x_seen, out_seen in tuple(captured):  # calling a layer below captures again
         x = x_seen.detach().requires_grad_()
         router = layer.router.linear
         parameters = [layer.weight, router.weight, router.bias, *([layer.bias] if layer.bias is not None else [])]
@@ -41,7 +41,7 @@ def test_every_block_is_the_equation_forward_and_backward(name: str) -> None:
         direction = torch.randn(expected.shape)
         found = with_gradients(x, parameters, layer(x), direction)
         for ours, theirs in zip(found, with_gradients(exact[0], exact[1:], expected, direction.double()), strict=True):
-            assert relative_error(ours, theirs) < 1e-4
+            assert relative_error(ours, theirs) < 1e-3
 
 
 @pytest.mark.parametrize("name", PRESETS)

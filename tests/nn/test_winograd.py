@@ -22,7 +22,11 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("tile", [2, 4])
 def test_is_registered_as_torch_wants_it(tile: int) -> None:
-    torch.library.opcheck(winograd.winograd, (*inputs(), 1, tile), test_utils=("test_schema", "test_faketensor", "test_autograd_registration"))
+    torch.library.opcheck(
+        winograd.winograd,
+        (*inputs(), 1, tile),
+        test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
+    )
 
 
 def test_same_bits_every_time() -> None:
@@ -38,7 +42,11 @@ def test_same_bits_every_time() -> None:
 
 def in_fresh_process(code: str, **environment: str) -> str:
     result = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False, env={"PATH": "/usr/bin:/bin", **environment}
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={"PATH": "/usr/bin:/bin", **environment},
     )
     assert result.returncode == 0, result.stderr
     return result.stdout
@@ -63,7 +71,7 @@ def test_without_a_compiler_the_layer_works_and_the_reason_is_told(tmp_path: Pat
     )
     for compiler, reason in (("no-such-compiler", "no C++ compiler found"), ("false", "could not compile it")):
         said = in_fresh_process(code, XDG_CACHE_HOME=str(tmp_path / compiler), CXX=compiler)
-        assert "[2, 8, 12, 12]" in said and f"not available: " in said and reason in said
+        assert "[2, 8, 12, 12]" in said and "not available: " in said and reason in said
 
 
 def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path) -> None:

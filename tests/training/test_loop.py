@@ -65,7 +65,9 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tmp_path: Path
         from dynconv.training import loop
 
         plain = loop.lr_factor
-        patch.setattr(loop, "lr_factor", lambda step, steps, config: float("inf") if step == 8 else plain(step, 6, config) if step < 6 else 0.1)  # fmt: skip
+        patch.setattr(
+            loop, "lr_factor", lambda step, _, config: float("inf") if step == 8 else plain(min(step, 5), 6, config)
+        )
         summary = fit(run.config, dataset, run, progress)
 
     assert summary["stopped_by"] == "non-finite loss" and not summary["finished"] and summary["epochs"] == 1
@@ -82,7 +84,9 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, dataset: Dataset) -> 
     optim = OptimConfig(name="sgd", lr=0.1)
     losses = []
     for micro_batch in (100, 20):
-        run, _ = train(tmp_path / str(micro_batch), dataset, micro_batch=micro_batch, model=model, optim=optim, epochs=1)
+        run, _ = train(
+            tmp_path / str(micro_batch), dataset, micro_batch=micro_batch, model=model, optim=optim, epochs=1
+        )
         losses.append([record["loss"] for record in records(run, "step")])
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
@@ -91,7 +95,9 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, dataset: Dataset) -> 
 def test_the_average_of_the_weights_is_what_is_saved_and_evaluated(tmp_path: Path, dataset: Dataset) -> None:
     _, plain = train(tmp_path / "plain", dataset)
     run, averaged = train(tmp_path / "averaged", dataset, optim=OptimConfig(ema=0.9))
-    losses = [[record["loss"] for record in records(RunDir.open(tmp_path / name), "step")] for name in ("plain", "averaged")]
+    losses = [
+        [record["loss"] for record in records(RunDir.open(tmp_path / name), "step")] for name in ("plain", "averaged")
+    ]
 
     assert losses[0] == losses[1], "averaging does not change the training itself"
     assert averaged["test_loss"] != plain["test_loss"]

@@ -84,7 +84,8 @@ def test_groups_are_the_parts_of_the_network() -> None:
 def test_it_learns(name: str, schedule: str) -> None:
     """Twenty steps on one batch."""
     net = small_net()
-    config = OptimConfig(name=name, schedule=schedule, lr={"muon": 0.1, "sgd": 0.05, "adamw": 0.01}[name], bias_lr=1.0, weight_decay=0.0)  # type: ignore[arg-type]  # fmt: skip
+    lr = {"muon": 0.1, "sgd": 0.5, "adamw": 0.01}[name]
+    config = OptimConfig(name=name, schedule=schedule, lr=lr, bias_lr=1.0, weight_decay=0.0)  # type: ignore[arg-type]
     optimizers = build_optimizers(net, config)
     x, y = torch.rand(20, 3, 16, 16), torch.arange(20) % 10
     losses = []

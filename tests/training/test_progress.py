@@ -33,7 +33,9 @@ def test_where_output_is_no_terminal_lines_are_plain(
 
 def test_on_a_terminal_a_bar_moves_and_epochs_stay(monkeypatch: pytest.MonkeyPatch) -> None:
     screen = io.StringIO()
-    monkeypatch.setattr(module, "Console", lambda **_: Console(file=screen, force_terminal=True, width=120))
+    monkeypatch.setattr(
+        module, "Console", lambda stderr, **o: Console(file=screen, force_terminal=True, width=120, **o)
+    )
     with Progress() as progress:
         progress.start(total_steps=10, epochs=5)
         for step in range(1, 5):
@@ -41,4 +43,4 @@ def test_on_a_terminal_a_bar_moves_and_epochs_stay(monkeypatch: pytest.MonkeyPat
         progress.epoch({**EPOCH, "validation_accuracy": 0.41})
 
     text = screen.getvalue()
-    assert "epoch 2/5" in text and "loss 2.500" in text and "validation accuracy 41.00%" in text
+    assert "epoch   2/5" in text and "loss 2.500" in text and "validation accuracy 41.00%" in text

@@ -34,7 +34,9 @@ def test_both_curves_show_the_recorded_figures(run: RunDir, monkeypatch: pytest.
     assert [path.name for path in paths] == ["loss.png", "accuracy.png"]
     assert drawn["loss.png"] == {"training (augmented images)": [0.1, 0.2], "validation (test set)": [0.1, 0.2]}
     assert drawn["accuracy.png"]["validation (test set)"] == pytest.approx([10.0, 20.0])
-    assert all(min(Image.open(path).size) > 400 for path in paths)
+    for path in paths:
+        with Image.open(path) as image:
+            assert min(image.size) > 400
 
 
 def test_a_run_without_an_epoch_has_no_curves(tmp_path: Path) -> None:

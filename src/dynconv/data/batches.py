@@ -45,7 +45,9 @@ def boxes(centre_N2: Tensor, height: int, width: int, box_height: int, box_width
 
 def cutout(x_NCHW: Tensor, centre_N2: Tensor, size: int) -> Tensor:
     """Blanks a square of `size` pixels with the batch's mean colour. DeVries and Taylor 2017, arXiv 1708.04552."""
-    return torch.where(boxes(centre_N2, *x_NCHW.shape[2:], size, size), x_NCHW.mean((0, 2, 3), keepdim=True), x_NCHW)
+    height, width = x_NCHW.shape[2:]
+    box = boxes(centre_N2, height, width, size, size)
+    return torch.where(box, x_NCHW.mean((0, 2, 3), keepdim=True), x_NCHW)
 
 
 def mixup(x_NCHW: Tensor, target_NK: Tensor, order_N: Tensor, share: float) -> tuple[Tensor, Tensor]:
@@ -53,9 +55,7 @@ def mixup(x_NCHW: Tensor, target_NK: Tensor, order_N: Tensor, share: float) -> t
     return x_NCHW.lerp(x_NCHW[order_N], 1 - share), target_NK.lerp(target_NK[order_N], 1 - share)
 
 
-def cutmix(
-    x_NCHW: Tensor, target_NK: Tensor, order_N: Tensor, share: float, centre_2: Tensor
-) -> tuple[Tensor, Tensor]:
+def cutmix(x_NCHW: Tensor, target_NK: Tensor, order_N: Tensor, share: float, centre_2: Tensor) -> tuple[Tensor, Tensor]:
     """Pastes a box of 1 - share of the area from another image; targets by the area. Yun 2019, arXiv 1905.04899."""
     height, width = x_NCHW.shape[2:]
     side = (1 - share) ** 0.5
@@ -74,7 +74,7 @@ def resize(x_NCHW: Tensor, size: int) -> Tensor:
 def training_batches(
     split: Split, classes: int, augment: AugmentConfig, batch_size: int, image_size: int, epoch: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The augmented batches of one epoch: images float32 [N,3,size,size] in [0,1]; int64 targets [N], or [N,K] if mixed.
+    """An epoch's augmented batches: images float32 [N,3,size,size] in [0,1]; int64 targets [N], or [N,K] if mixed.
 
     All is drawn from generators seeded by (seed, epoch), so an epoch is the same after a resume. Images that do not
     fill a last batch are left out, another random few in every epoch.

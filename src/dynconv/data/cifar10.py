@@ -164,7 +164,9 @@ def _archive_members(path: Path) -> dict[str, bytes]:
             for member in archive:
                 name = PurePosixPath(member.name)
                 if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
-                    raise DataError(f"{path}: holds {member.name!r}, a link or a path that leads outside; refused as unsafe")
+                    raise DataError(
+                        f"{path}: holds {member.name!r}, a link or a path that leads outside; refused as unsafe"
+                    )
                 if name.name not in (*PYTHON_FILES, *BINARY_FILES):
                     continue
                 if name.name in members:
@@ -174,7 +176,9 @@ def _archive_members(path: Path) -> dict[str, bytes]:
                 file = archive.extractfile(member)
                 members[name.name] = file.read() if file else b""
     except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")  # tarfile lists every method it tried
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(
+            ":"
+        )  # tarfile lists every method it tried
         raise DataError(f"{path}: truncated or not an archive ({reason}); get it again") from error
     if not members:
         raise DataError(f"{path}: holds none of the files of CIFAR-10 ({PYTHON_FILES[0]}, ...)")

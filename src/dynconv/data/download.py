@@ -22,9 +22,7 @@ MIRRORS = (
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
 
 
-def download(
-    folder: Path, announce: Callable[[str], None], mirrors: Sequence[str] = MIRRORS, md5: str = MD5
-) -> Path:
+def download(folder: Path, announce: Callable[[str], None], mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> Path:
     """Writes the archive into `folder` and returns its path; a download that fails leaves nothing behind.
 
     Raises:

@@ -50,7 +50,8 @@ def load(source: str, *, seed: int = 0, announce: Callable[[str], None] = print)
             return shapes.generate(seed)
         raise DataError(
             f"CIFAR-10 is not in ${VARIABLE} (not set), ./data or {cache_folder()}, and {error}. Three ways out: "
-            f"--data PATH; put {download.FILE} into {cache_folder()} or set {VARIABLE}; or --data shapes, generated images"
+            f"--data PATH; put {download.FILE} into {cache_folder()} or set {VARIABLE}; or --data shapes, "
+            "generated images"
         ) from error
 
 

@@ -68,7 +68,9 @@ def mix_convolutions(
     return out if bias_KO is None else out + (a_NK @ bias_KO.to(a_NK.dtype))[:, :, None, None]
 
 
-def choose_algorithm(x_NCHW: Tensor, weight_KOCHW: Tensor, stride: int, padding: int, dilation: int, groups: int) -> Algorithm:
+def choose_algorithm(
+    x_NCHW: Tensor, weight_KOCHW: Tensor, stride: int, padding: int, dilation: int, groups: int
+) -> Algorithm:
     """The algorithm that `auto` takes for this input: by the rules that the measurements in benchmarks/ support."""
     out_size = min(x_NCHW.shape[2:]) + 2 * padding - dilation * (weight_KOCHW.shape[3] - 1)
     if (

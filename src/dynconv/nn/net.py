@@ -7,6 +7,9 @@ Shape suffixes: N images, C channels, H x W spatial, K experts.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -103,15 +106,16 @@ class Backbone(nn.Sequential):
         widths = (in_channels, *config.widths[:-1])
         super().__init__(*(Block(config, i, channels) for i, channels in enumerate(widths)))
 
+    def __iter__(self) -> Iterator[Block]:
+        yield from (cast("Block", block) for block in super().__iter__())
+
 
 class Classifier(nn.Module):
     """f = SpatialAveragePool(O_N), then softmax regression or an MLP: [N, C, H, W] -> logits [N, classes]."""
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
-        self.hidden = (
-            nn.Linear(config.widths[-1], config.classifier_hidden) if config.classifier_hidden else None
-        )
+        self.hidden = nn.Linear(config.widths[-1], config.classifier_hidden) if config.classifier_hidden else None
         width = config.classifier_hidden or config.widths[-1]
         self.linear = nn.Linear(width, classes)
         # Small logits at the start: the first steps then move the backbone, not just the classifier.

@@ -15,7 +15,7 @@ from typing import Any
 import safetensors
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from dynconv.config import RunConfig
@@ -48,7 +48,8 @@ def save_weights(
         "version": version("dynconv"),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net_state.items()}
-    write_atomically(path, lambda file: save_file(tensors, file, {"dynconv": json.dumps(header)}))
+    content = save(tensors, {"dynconv": json.dumps(header)})
+    write_atomically(path, lambda file: file.write_bytes(content))
 
 
 def load_weights(path: Path) -> Weights:
@@ -75,7 +76,12 @@ def load_weights(path: Path) -> Weights:
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes the full state of training: tensors, numbers, strings, and lists and dicts of them."""
-    write_atomically(path, lambda file: torch.save(state, file))
+
+    def write(file: Path) -> None:
+        with file.open("wb") as stream:  # given a path, torch reports a full disk as a RuntimeError
+            torch.save(state, stream)
+
+    write_atomically(path, write)
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -26,9 +26,7 @@ def launch(config: RunConfig) -> tuple[Any, str]:
     except ValueError as error:
         raise DynconvError(str(error)) from error
     precision, _ = pick_precision(config.precision, device)
-    fabric = Fabric(
-        accelerator=device.type, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true"
-    )
+    fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
     fabric.launch()
     return fabric, precision
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from dynconv.errors import DynconvError
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Has `write` fill a temporary file beside `path`, then renames it.
 
     Raises:
@@ -22,6 +22,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise DynconvError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --run") from error
+        raise DynconvError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --run"
+        ) from error
     finally:
         temporary.unlink(missing_ok=True)

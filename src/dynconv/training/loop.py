@@ -1,19 +1,18 @@
 """The one training loop: a configuration and a data set in, a filled run directory out. Reads downward.
 
-Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a resumed
-run sees the same batches as one that was never interrupted.
+Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a
+resumed run sees the same batches as one that was never interrupted.
 """
 
 from __future__ import annotations
 
 import math
-import resource
 import signal
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -41,8 +40,8 @@ COLLAPSED = 0.02
 def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, resume: bool = False) -> dict[str, Any]:
     """Trains `config` on `dataset`, writes everything into `run`, returns its summary (see rundir).
 
-    Ctrl-C ends the run after the current step, with the weights as they are. So does a loss that is not finite, with the
-    weights of the last whole epoch. Either is named in the summary's `stopped_by`.
+    Ctrl-C ends the run after the current step, with the weights as they are. So does a loss that is not finite, with
+    the weights of the last whole epoch. Either is named in the summary's `stopped_by`.
     """
     began = time.perf_counter()
     keep_freed_memory()
@@ -59,7 +58,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     if config.optim.ema:
         average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)
     model, *fabric_optimizers = fabric.setup(torch.compile(net) if config.compile else net, *optimizers)
-    evaluated: Net = average.module if average else net
+    evaluated = cast("Net", average.module) if average else net
 
     batch_size = min(config.batch_size, len(train.labels))
     steps_per_epoch = len(train.labels) // batch_size
@@ -86,7 +85,9 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
             image_size = config.image_size(epoch)
             totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
             epoch_began = time.perf_counter()
-            batches = training_batches(train, len(dataset.classes), config.augment, batch_size, image_size, epoch, config.seed)
+            batches = training_batches(
+                train, len(dataset.classes), config.augment, batch_size, image_size, epoch, config.seed
+            )
             for images, target in batches:
                 step_began = time.perf_counter()
                 rates = set_learning_rates(optimizers, lr_factor(step, steps, config.optim))
@@ -120,7 +121,9 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
             seconds += time.perf_counter() - epoch_began
             if stopped_by == "non-finite loss":
                 where = f"step {step + 1} (epoch {epoch + 1})"
-                progress.warn(f"the loss is not finite at {where}: stopped; the weights are those after epoch {epochs_done}")
+                progress.warn(
+                    f"the loss is not finite at {where}: stopped; the weights are those after epoch {epochs_done}"
+                )
                 record({"kind": "warning", "step": step + 1, "text": f"non-finite loss at {where}"})
                 _restore(run, net, optimizers, average)
                 logits = None
@@ -156,11 +159,12 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     summary = {
         "preset": config.preset, "data": dataset.name, "seed": config.seed, "epochs": epochs_done,
         "epochs_planned": config.epochs, "finished": stopped_by is None, "stopped_by": stopped_by,
-        "test_accuracy": float(_correct(logits, test.labels)) / len(test.labels),
-        "test_accuracy_tta": None if logits_tta is None else float(_correct(logits_tta, test.labels)) / len(test.labels),
+        "test_accuracy": _accuracy(logits, test.labels),
+        "test_accuracy_tta": None if logits_tta is None else _accuracy(logits_tta, test.labels),
         "test_loss": float(F.cross_entropy(logits, test.labels)), "train_accuracy": last.get("train_accuracy"),
         "validation_accuracy": last.get("validation_accuracy"), "train_seconds": seconds,
-        "total_seconds": time.perf_counter() - began, "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
+        "total_seconds": time.perf_counter() - began,
+        "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
         "multiply_adds": total_multiply_adds(net, test.images.shape[-1]), "device": str(fabric.device),
         "precision": precision, "peak_memory_bytes": _peak_memory(),
     }  # fmt: skip
@@ -181,7 +185,9 @@ def routing_statistics(net: Net, images_NCHW: Tensor) -> list[dict[str, Any]]:
         share_K = a_NK.mean(0) / a_NK.mean(0).sum().clamp_min(1e-12)
         entropy = torch.special.entr(share_K).sum() / math.log(len(share_K)) if len(share_K) > 1 else torch.ones(())
         spread = a_NK.std(0, correction=0).mean()
-        statistics.append({"block": number, "mean": a_NK.mean(0).tolist(), "entropy": float(entropy), "std": float(spread)})
+        statistics.append(
+            {"block": number, "mean": a_NK.mean(0).tolist(), "entropy": float(entropy), "std": float(spread)}
+        )
         x = block(x)
     return statistics
 
@@ -192,8 +198,12 @@ def _logits(net: Net, split: Split, fabric: Any, tta: bool = False) -> Tensor:
 
 
 def _metrics(name: str, logits: Tensor, split: Split) -> dict[str, float]:
-    accuracy = float(_correct(logits, split.labels)) / len(split.labels)
-    return {f"{name}_loss": float(F.cross_entropy(logits, split.labels)), f"{name}_accuracy": accuracy}
+    loss = float(F.cross_entropy(logits, split.labels))
+    return {f"{name}_loss": loss, f"{name}_accuracy": _accuracy(logits, split.labels)}
+
+
+def _accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
+    return float(_correct(logits_NK, labels_N)) / len(labels_N)
 
 
 def _correct(logits_NK: Tensor, target: Tensor) -> Tensor:
@@ -201,7 +211,9 @@ def _correct(logits_NK: Tensor, target: Tensor) -> Tensor:
     return (logits_NK.argmax(1) == labels).sum().float()
 
 
-def _save(run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None, epochs: int, seconds: float) -> None:
+def _save(
+    run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None, epochs: int, seconds: float
+) -> None:
     state = {
         "epochs": epochs,
         "seconds": seconds,
@@ -224,7 +236,9 @@ def _restore(run: RunDir, net: Net, optimizers: list[Any], average: AveragedMode
         if average:
             average.load_state_dict(state["average"])
     except (KeyError, RuntimeError, ValueError) as error:
-        raise DynconvError(f"{run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})") from error
+        raise DynconvError(
+            f"{run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})"
+        ) from error
     return int(state["epochs"]), float(state["seconds"])
 
 
@@ -245,7 +259,11 @@ def _interruptible() -> Iterator[Any]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _peak_memory() -> int:
-    """Largest resident memory of this process so far, in bytes."""
+def _peak_memory() -> int | None:
+    """Largest resident memory of this process so far, in bytes; None on Windows, which has no getrusage."""
+    try:
+        import resource
+    except ImportError:
+        return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024

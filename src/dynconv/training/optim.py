@@ -44,7 +44,7 @@ class Muon(Optimizer):
 
 
 def orthogonalise(matrices_KRC: Tensor, steps: int = 3) -> Tensor:
-    """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values end within about 0.3 of 1.
+    """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values within about 0.3 of 1.
 
     The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`).
     """

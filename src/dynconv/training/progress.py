@@ -7,7 +7,8 @@ from types import TracebackType
 from typing import Any, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
 
 _PLAIN_INTERVAL = 30.0  # seconds between two plain lines within an epoch
 
@@ -34,14 +35,18 @@ class Progress:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def start(self, total_steps: int, epochs: int, start_step: int = 0) -> None:
         """Before the first step; start_step > 0 where a run is resumed."""
         self._steps, self._epochs, self._first_step = total_steps, epochs, start_step
         self._began = self._last_line = time.monotonic()
-        self._task = self._bar.add_task("", total=total_steps, completed=start_step, epoch=1, epochs=epochs, loss="-", speed="-")
+        self._task = self._bar.add_task(
+            "", total=total_steps, completed=start_step, epoch=1, epochs=epochs, loss="-", speed="-"
+        )
 
     def step(self, step: int, loss: float, images_per_second: float) -> None:
         """After step `step` (from 1)."""

@@ -1,14 +1,14 @@
 """The run directory: its files, their schema, who writes them. It is all that anything after training needs.
 
-    config.yaml          every hyper-parameter (RunConfig)
-    environment.json     versions, processor, threads, git commit, command line
-    metrics.jsonl        one JSON object a line: {"kind": "step" | "epoch" | "warning", "data": ..., ...}
-    weights.safetensors  the final weights, with configuration and class names (checkpoint.py)
-    state.pt             everything to resume from, after each epoch (checkpoint.py)
-    predictions.npz      labels [N], probabilities float32 [N, classes], classes, data: of the test set
-    summary.json         final figures; written last, so its presence says that the run has ended
-    tensorboard/         event files
-    loss.png, accuracy.png   the curves
+config.yaml          every hyper-parameter (RunConfig)
+environment.json     versions, processor, threads, git commit, command line
+metrics.jsonl        one JSON object a line: {"kind": "step" | "epoch" | "warning", "data": ..., ...}
+weights.safetensors  the final weights, with configuration and class names (checkpoint.py)
+state.pt             everything to resume from, after each epoch (checkpoint.py)
+predictions.npz      labels [N], probabilities float32 [N, classes], classes, data: of the test set
+summary.json         final figures; written last, so its presence says that the run has ended
+tensorboard/         event files
+loss.png, accuracy.png   the curves
 """
 
 from __future__ import annotations
@@ -58,11 +58,15 @@ class RunDir:
         try:
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
-                raise DynconvError(f"{path}: exists and is not empty; choose another --run, or go on with --resume {path}")
+                raise DynconvError(
+                    f"{path}: exists and is not empty; choose another --run, or go on with --resume {path}"
+                )
         except OSError as error:
             raise DynconvError(f"{path}: cannot be made ({error.strerror}); choose another --run") from error
         run = cls(path, config)
-        text = f"# data: {data_name}\n" + yaml.safe_dump(config.model_dump(mode="json", exclude={"run"}), sort_keys=False)
+        text = f"# data: {data_name}\n" + yaml.safe_dump(
+            config.model_dump(mode="json", exclude={"run"}), sort_keys=False
+        )
         run._write_text("config.yaml", text)
         run._write_text("environment.json", json.dumps(environment(data_name), indent=2) + "\n")
         return run
@@ -72,11 +76,25 @@ class RunDir:
         """Raises DynconvError where `path` is no run directory or its configuration is damaged."""
         file = path / "config.yaml"
         try:
-            return cls(path, RunConfig.model_validate(yaml.safe_load(file.read_text())).model_copy(update={"run": path}))
+            return cls(
+                path, RunConfig.model_validate(yaml.safe_load(file.read_text())).model_copy(update={"run": path})
+            )
         except OSError as error:
-            raise DynconvError(f"{path}: is no run directory (no readable config.yaml); `dynconv runs` lists runs") from error
+            raise DynconvError(
+                f"{path}: is no run directory (no readable config.yaml); `dynconv runs` lists runs"
+            ) from error
         except (yaml.YAMLError, ValidationError, UnicodeDecodeError) as error:
             raise DynconvError(f"{file}: damaged, or of another version ({str(error).splitlines()[0]})") from error
+
+    @classmethod
+    def reopen(cls, path: Path) -> RunDir:
+        """Opens a run to go on with it. Raises DynconvError also where it has finished."""
+        run = cls.open(path)
+        if (run.summary() or {}).get("finished"):
+            raise DynconvError(
+                f"{path}: this run has finished, there is nothing to resume; `dynconv train` starts another"
+            )
+        return run
 
     def append(self, record: dict[str, Any]) -> None:
         """Adds one line to metrics.jsonl."""
@@ -123,13 +141,20 @@ class RunDir:
             raise DynconvError(f"{file}: damaged; `dynconv evaluate {self.path}` measures the accuracy anew") from error
         return summary
 
-    def write_predictions(self, data_name: str, labels_N: Tensor, probabilities_NK: Tensor, classes: tuple[str, ...]) -> None:
+    def write_predictions(
+        self, data_name: str, labels_N: Tensor, probabilities_NK: Tensor, classes: tuple[str, ...]
+    ) -> None:
         """Writes predictions.npz."""
-        arrays = {"labels": labels_N.numpy(), "probabilities": probabilities_NK.numpy().astype(np.float32)}
 
         def write(file: Path) -> None:
             with file.open("wb") as stream:
-                np.savez_compressed(stream, classes=np.array(classes), data=np.array(data_name), **arrays)
+                np.savez_compressed(
+                    stream,
+                    labels=labels_N.numpy(),
+                    probabilities=probabilities_NK.numpy().astype(np.float32),
+                    classes=np.array(classes),
+                    data=np.array(data_name),
+                )
 
         write_atomically(self.path / "predictions.npz", write)
 
@@ -165,7 +190,9 @@ def environment(data_name: str) -> dict[str, Any]:
         "packages": {name: version(name) for name in packages},
         "system": platform.platform(),
         "processor": _processor(),
-        "instruction_sets": sorted(instruction_sets() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"}),
+        "instruction_sets": sorted(
+            instruction_sets() & {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"}
+        ),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
@@ -178,7 +205,9 @@ def _processor() -> str:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:
         return platform.processor()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+    return next(
+        (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.processor()
+    )
 
 
 def _git_commit() -> str | None:

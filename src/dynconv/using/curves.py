@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -11,7 +12,7 @@ from dynconv.errors import DynconvError
 from dynconv.training.rundir import RunDir
 
 # Okabe and Ito's colours, told apart by the colour-blind; the line styles serve black-and-white print.
-_STYLES = {
+_STYLES: dict[str, dict[str, Any]] = {
     "train": {"color": "#0072B2", "linestyle": "-", "marker": "o", "label": "training (augmented images)"},
     "validation": {"color": "#009E73", "linestyle": ":", "marker": "^", "label": "validation (held out of training)"},
     "test": {"color": "#D55E00", "linestyle": "--", "marker": "s", "label": "validation (test set)"},

@@ -20,7 +20,9 @@ def runs_table(folder: Path) -> Table:
         raise DynconvError(f"{folder}: does not exist; name the folder that holds the runs, or train one first")
     table = Table(title=f"runs in {folder}")
     for name in ("run", "preset", "data", "seed", "epochs", "test accuracy", "with TTA", "training time", "state"):
-        table.add_column(name, justify="left" if name in ("run", "preset", "data", "state") else "right", overflow="fold")
+        table.add_column(
+            name, justify="left" if name in ("run", "preset", "data", "state") else "right", overflow="fold"
+        )
     for path in sorted(entry.parent for entry in folder.glob("*/config.yaml")):
         table.add_row(path.name, *_cells(path))
     return table
