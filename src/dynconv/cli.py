@@ -1,5 +1,4 @@
-"""The command `dynconv`: its verbs and what each prints. Results go to standard output, the rest to standard
-error.
+"""The command `dynconv`: its verbs and what each prints. Results go to standard output, the rest to standard error.
 
 Every verb imports what it needs when it is called, so that `dynconv --help` answers at once.
 """
@@ -12,6 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 import dynconv
+from dynconv.errors import DynconvError
 
 USAGE = """usage: dynconv VERB ...
 
@@ -176,7 +176,22 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
 
 def main(words: Sequence[str] | None = None) -> int:
     """Runs the verb that `words` (default: the command line) begin with; returns the exit code."""
-    words = sys.argv[1:] if words is None else words
+    try:
+        code = _run(sys.argv[1:] if words is None else words)
+        sys.stdout.flush()
+        return code
+    except DynconvError as error:
+        print(f"dynconv: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("dynconv: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # whoever read the output has seen enough, as in `dynconv runs | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(USAGE)
         return 0 if words else 2
@@ -187,28 +202,9 @@ def main(words: Sequence[str] | None = None) -> int:
     if verb is None:
         close = difflib.get_close_matches(words[0], VERBS, n=1)
         hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
-        return _fail(f"no verb {words[0]!r}; {hint}")
-
-    from dynconv.errors import DynconvError
-
-    try:
-        code = verb(words[1:])
-        sys.stdout.flush()
-        return code
-    except DynconvError as error:
-        return _fail(str(error))
-    except KeyboardInterrupt:
-        print("dynconv: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # whoever read the output has seen enough, as in `dynconv runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        raise DynconvError(f"no verb {words[0]!r}; {hint}")
+    return verb(words[1:])
 
 
 def _announce(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _fail(reason: str) -> int:
-    print(f"dynconv: error: {reason}", file=sys.stderr)
-    return 2
