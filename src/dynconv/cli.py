@@ -116,7 +116,8 @@ def runs(words: Sequence[str]) -> int:
 
     from dynconv.using.runs import runs_table
 
-    Console().print(runs_table(arguments.folder))
+    # One line a run for whatever reads this through a pipe.
+    Console(width=None if sys.stdout.isatty() else 200).print(runs_table(arguments.folder))
     return 0
 
 

@@ -60,7 +60,7 @@ def test_the_table_of_runs_tells_finished_from_cut_off_from_damaged(run: RunDir,
     rows = cells(runs.runs_table(tmp_path))
 
     assert rows["done"] == ["quick", "shapes", "3", "2/2", "90.00%", "-", "61 s", "finished"]
-    assert rows["one"][3] == "2/2" and rows["one"][-1] == "running or killed"
+    assert rows["one"][3] == "2/2" and rows["one"][-1] == "unfinished"
     assert rows["damaged"][-1].startswith("damaged")
     with pytest.raises(DynconvError, match="does not exist"):
         runs.runs_table(tmp_path / "nowhere")

@@ -176,7 +176,8 @@ def _fresh_path(name: str) -> Path:
 
 def command_line() -> str:
     """The command that runs now, with the program's bare name."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    program = Path(sys.argv[0]).name
+    return shlex.join(["dynconv" if program == "__main__.py" else program, *sys.argv[1:]])
 
 
 def environment(data_name: str) -> dict[str, Any]:

@@ -48,8 +48,7 @@ class Classifier:
         precision = None
         if path.is_dir():
             run = RunDir.open(path)
-            trained_in = str((run.summary() or {}).get("precision", ""))  # as fabric names it: bf16-mixed, 32-true
-            precision = next((p for sign, p in (("bf16", "bf16"), ("32", "fp32")) if sign in trained_in), None)
+            precision = (run.summary() or {}).get("precision")  # what `auto` was when it was trained
             path = run.weights
             if not path.exists():
                 raise DynconvError(f"{run.path}: the run has no weights yet; they are written when it ends")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich import box
 from rich.table import Table
 
 from dynconv.errors import DynconvError
@@ -18,11 +19,13 @@ def runs_table(folder: Path) -> Table:
     """
     if not folder.is_dir():
         raise DynconvError(f"{folder}: does not exist; name the folder that holds the runs, or train one first")
-    table = Table(title=f"runs in {folder}")
-    for name in ("run", "preset", "data", "seed", "epochs", "test accuracy", "with TTA", "training time", "state"):
-        table.add_column(
-            name, justify="left" if name in ("run", "preset", "data", "state") else "right", overflow="fold"
-        )
+    table = Table(
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption="accuracy: of the test set, TTA: augmented; time: training"
+    )
+    table.add_column("run", overflow="fold")
+    for name in ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time"):
+        table.add_column(name, justify="left" if name in ("preset", "data") else "right", no_wrap=True)
+    table.add_column("state", overflow="fold", min_width=8)
     for path in sorted(entry.parent for entry in folder.glob("*/config.yaml")):
         table.add_row(path.name, *_cells(path))
     return table
@@ -35,7 +38,7 @@ def _cells(path: Path) -> list[str]:
         if summary is None:
             ended = [record for record in run.metrics() if record["kind"] == "epoch"]
             done, data = len(ended), ended[-1]["data"] if ended else "-"
-            state = "running or killed"
+            state = "unfinished"
             return [run.config.preset, data, str(run.config.seed), f"{done}/{run.config.epochs}", "-", "-", "-", state]
         tta = summary["test_accuracy_tta"]
         return [
