@@ -78,6 +78,17 @@ def test_a_loss_that_is_not_finite_stops_with_the_last_good_state(tmp_path: Path
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
+def test_a_loss_that_is_not_finite_in_the_first_epoch_leaves_the_initial_weights(
+    tmp_path: Path, dataset: Dataset
+) -> None:
+    optim = OptimConfig(name="sgd", lr=1e30, weight_decay=0.0)
+    run, summary = train(tmp_path / "bad", dataset, optim=optim, model=TINY.model.model_copy(update={"norm": "none"}))
+
+    assert summary["stopped_by"] == "non-finite loss" and summary["epochs"] == 0
+    assert all(torch.isfinite(tensor).all() for tensor in load_weights(run.weights).state.values())
+    assert 0 <= summary["test_accuracy"] <= 1
+
+
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path, dataset: Dataset) -> None:
     """Without batch norm, which averages within a micro-batch, splitting a batch changes nothing but rounding."""
     model = TINY.model.model_copy(update={"norm": "none"})

@@ -68,6 +68,8 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     if resume:
         start_epoch, seconds = _restore(run, net, optimizers, average)
         run.truncate_metrics(start_epoch * steps_per_epoch)
+    else:  # so that there is something to go back to in the first epoch too
+        _save(run, net, optimizers, average, 0, 0.0)
     step, epochs_done, stopped_by = start_epoch * steps_per_epoch, start_epoch, None
     last: dict[str, Any] = run.metrics()[-1] if resume and run.metrics() else {}
     logits = None  # of the test images, by the weights as they are now
@@ -225,9 +227,7 @@ def _save(
 
 
 def _restore(run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None) -> tuple[int, float]:
-    """Loads what `_save` saved; whole epochs done and seconds spent. Before the first save there is nothing to load."""
-    if not run.state.exists():
-        return 0, 0.0
+    """Loads what `_save` saved; whole epochs done and seconds spent."""
     state = load_state(run.state)
     try:
         net.load_state_dict(state["net"])
