@@ -22,6 +22,72 @@ def test_the_layer_is_the_equation() -> None:
     torch.testing.assert_close(layer(x), mixture(x, layer.weight, logits.softmax(1), layer.bias, stride=2, padding=1))
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # Conv2d's own
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {"kernel_size": (3, 5), "stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)},
+        {"kernel_size": (2, 4), "padding": "same"},
+        {"kernel_size": 3, "padding": "valid", "groups": 2},
+        {"kernel_size": 3, "padding": 2, "padding_mode": "reflect", "stride": 2},
+        {"kernel_size": (1, 3), "padding": (0, 1), "padding_mode": "circular"},
+        {"kernel_size": 4, "padding": "same", "padding_mode": "replicate", "bias": False},
+    ],
+)
+def test_geometry_is_that_of_conv2d(geometry: dict[str, object]) -> None:
+    """With equal experts and weights that sum to one, the layer is the convolution."""
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 6, **geometry, dtype=torch.float64)  # type: ignore[arg-type]
+    layer = DynamicConv2d(4, 6, **geometry, experts=3, dtype=torch.float64)  # type: ignore[arg-type]
+    with torch.no_grad():
+        layer.weight.copy_(conv.weight.expand_as(layer.weight))
+        if layer.bias is not None and conv.bias is not None:
+            layer.bias.copy_(conv.bias.expand_as(layer.bias))
+    x = torch.randn(2, 4, 9, 11, dtype=torch.float64)
+
+    torch.testing.assert_close(layer(x), conv(x))
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("experts", [1, 4])
+def test_from_conv_starts_as_the_convolution_and_leaves_it_in_training(activation: str, experts: int) -> None:
+    torch.manual_seed(0)
+    conv = torch.nn.Conv2d(4, 6, (3, 1), stride=2, padding=(1, 0), groups=2, padding_mode="reflect")
+    layer = DynamicConv2d.from_conv(conv, experts, activation=activation)  # type: ignore[arg-type]
+    x = torch.randn(5, 4, 9, 9)
+
+    torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        layer(x).square().mean().backward()
+        optimizer.step()
+    if experts > 1:
+        assert layer.routing_weights(x).std(0).min() > 0
+        assert not torch.allclose(layer.weight[0], layer.weight[1])
+
+
+def test_collapse_undoes_from_conv_and_refuses_what_depends_on_the_image() -> None:
+    torch.manual_seed(0)
+    conv, x = torch.nn.Conv2d(4, 6, (3, 2), padding="same", bias=False, dtype=torch.float64), torch.randn(2, 4, 8, 8)
+    for experts in (1, 3):
+        collapsed = DynamicConv2d.from_conv(conv, experts).collapse()
+        assert type(collapsed) is torch.nn.Conv2d and collapsed.bias is None
+        torch.testing.assert_close(collapsed.weight, conv.weight)
+        torch.testing.assert_close(collapsed.double()(x.double()), conv(x.double()))
+    one = DynamicConv2d(4, 6, 3, experts=1, router_hidden=5)
+    torch.testing.assert_close(one.collapse()(x), one(x))
+    for layer in (DynamicConv2d(4, 6, 3, experts=2), DynamicConv2d(4, 6, 3, experts=1, activation="sigmoid")):
+        with pytest.raises(ValueError, match="routing depends on the image"):
+            layer.collapse()
+
+
+def test_parameters_are_made_where_and_as_asked() -> None:
+    layer = DynamicConv2d(4, 8, 3, device="meta", dtype=torch.bfloat16)
+
+    assert {(p.device.type, p.dtype) for p in layer.parameters()} == {("meta", torch.bfloat16)}
+
+
 def test_routing_weights_from_outside_replace_its_own() -> None:
     layer, x = DynamicConv2d(4, 4, 1, experts=2), torch.randn(3, 4, 5, 5)
     second = torch.tensor([0.0, 1.0]).expand(3, 2)
@@ -95,6 +161,10 @@ def test_identity_keeps_the_experts_apart() -> None:
         ({"groups": 3}, "groups: 3 does not divide"),
         ({"activation": "relu"}, "none of softmax"),
         ({"temperature": 0.0}, "temperature: must be positive"),
+        ({"padding": "some"}, "padding: 'some' is neither"),
+        ({"padding": "same", "stride": 2}, "'same' needs stride 1"),
+        ({"stride": (1, 2, 3)}, "stride: needs one number, or two"),
+        ({"padding_mode": "mirror"}, "padding_mode: 'mirror' is none of"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, object], reason: str) -> None:

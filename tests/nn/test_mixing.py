@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dynconv.nn import winograd
 from dynconv.nn.mixing import ALGORITHMS, mix_convolutions
-from nn.equation import mixture, with_gradients
+from nn.equation import mixture, relative_error, with_gradients
 
 TOLERANCE = 1e-5
 """Largest error, relative to the largest sum of the absolute values of the products that make up a result."""
@@ -158,3 +158,21 @@ def test_gradients_are_right_to_second_order() -> None:
 
         assert torch.autograd.gradcheck(mix, inputs)
         assert torch.autograd.gradgradcheck(mix, inputs)
+
+
+@pytest.mark.parametrize("inputs_needed", [(0, 1, 2), (1, 2), (2,)])
+def test_winograd_differentiates_twice(inputs_needed: tuple[int, ...]) -> None:
+    """The gradient of a gradient penalty, against `kernel`."""
+    needs_operator()
+    torch.manual_seed(0)
+    given_ = [torch.randn(2, 8, 11, 11), torch.randn(3, 16, 8, 3, 3), torch.randn(2, 3)]
+    found = []
+    for algorithm in ("winograd", "kernel"):
+        tensors_ = [tensor.clone().requires_grad_(i in inputs_needed) for i, tensor in enumerate(given_)]
+        wanted = [tensors_[i] for i in inputs_needed]
+        out = mix_convolutions(*tensors_, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
+        found.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted))
+
+    for ours, theirs in zip(*found, strict=True):
+        assert relative_error(ours, theirs.double()) < 1e-4

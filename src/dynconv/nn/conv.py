@@ -9,15 +9,16 @@ convolution (Chen et al. 2020, https://arxiv.org/abs/1912.03458). Needs torch al
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynconv.nn.mixing import Algorithm, mix_convolutions
+from dynconv.nn.mixing import Algorithm, Pair, mix_convolutions, pair
 
 Activation = Literal["softmax", "sigmoid", "sparsemax"]
+PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 def sparsemax(z: Tensor) -> Tensor:
@@ -81,8 +82,8 @@ class DynamicConv2d(nn.Module):
     """A convolution whose kernel is mixed from K experts, for each image by itself. x [N,C,H,W] -> [N,O,H',W'].
 
     Args:
-        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias: as `torch.nn.Conv2d`,
-            with one number for both sides.
+        in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
+            `torch.nn.Conv2d`. Routing sees the input before padding.
         experts: K >= 1.
         router_hidden, activation, temperature: see `Router`.
         algorithm: how the mixture is computed, see `dynconv.nn.mixing`; the values agree up to rounding.
@@ -92,12 +93,15 @@ class DynamicConv2d(nn.Module):
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int = 0,
-        dilation: int = 1,
+        kernel_size: int | Pair,
+        stride: int | Pair = 1,
+        padding: int | Pair | str = 0,
+        dilation: int | Pair = 1,
         groups: int = 1,
         bias: bool = True,
+        padding_mode: PaddingMode = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
         *,
         experts: int = 4,
         router_hidden: int = 0,
@@ -110,12 +114,34 @@ class DynamicConv2d(nn.Module):
             raise ValueError(f"experts: must be at least 1, not {experts}")
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"groups: {groups} does not divide {in_channels} and {out_channels} channels")
-        self.stride, self.padding, self.dilation, self.groups = stride, padding, dilation, groups
+        if padding_mode not in get_args(PaddingMode):
+            raise ValueError(f"padding_mode: {padding_mode!r} is none of {', '.join(get_args(PaddingMode))}")
+        self.kernel_size = pair(kernel_size, "kernel_size")
+        self.stride, self.dilation, self.groups = pair(stride, "stride"), pair(dilation, "dilation"), groups
+        self.padding = self._padding(padding)
+        self.padding_mode: PaddingMode = padding_mode
         self.algorithm: Algorithm = algorithm
-        self.weight = nn.Parameter(torch.empty(experts, out_channels, in_channels // groups, kernel_size, kernel_size))
-        self.bias = nn.Parameter(torch.empty(experts, out_channels)) if bias else None
-        self.router = Router(in_channels, experts, router_hidden, activation, temperature)
+        options: dict[str, Any] = {"device": device, "dtype": dtype}
+        kernels = (experts, out_channels, in_channels // groups, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(kernels, **options))
+        self.bias = nn.Parameter(torch.empty(experts, out_channels, **options)) if bias else None
+        self.router = Router(in_channels, experts, router_hidden, activation, temperature).to(**options)
         self.reset_experts()
+
+    def _padding(self, padding: int | Pair | str) -> tuple[int, int, int, int]:
+        """Left, right, top, bottom."""
+        if padding == "same":
+            if self.stride != (1, 1):
+                raise ValueError("padding: 'same' needs stride 1")
+            # As Conv2d: of an odd number of pixels, the odd one goes right and below.
+            height, width = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
+            return width // 2, width - width // 2, height // 2, height - height // 2
+        if padding == "valid":
+            return 0, 0, 0, 0
+        if isinstance(padding, str):
+            raise ValueError(f"padding: {padding!r} is neither numbers nor 'same' nor 'valid'")
+        height, width = pair(padding, "padding")
+        return width, width, height, height
 
     @torch.no_grad()
     def reset_experts(self) -> None:
@@ -137,6 +163,60 @@ class DynamicConv2d(nn.Module):
         self.weight[:, channels] *= 0.5
         self.weight[:, channels, channels, self.weight.shape[3] // 2, self.weight.shape[4] // 2] += 1.0
 
+    @classmethod
+    @torch.no_grad()
+    def from_conv(cls, conv: nn.Conv2d, experts: int = 4, noise: float = 0.1, **options: Any) -> DynamicConv2d:
+        """A dynamic layer whose output is at first that of `conv`, to rounding, and that can leave it in training.
+
+        The router starts at exactly a = 1/K. The experts are conv's kernel plus deviations that differ and add up to
+        zero, so they cancel in the output, but each routing weight has a gradient of its own.
+
+        Args:
+            conv: where the geometry, the kernel, the bias, device and type are taken from.
+            experts: K.
+            noise: standard deviation of the deviations, relative to that of the kernel.
+            options: router_hidden, activation, temperature, algorithm.
+        """
+        kernel_size, stride, dilation = (
+            pair(getattr(conv, name), name) for name in ("kernel_size", "stride", "dilation")
+        )
+        padding = conv.padding if isinstance(conv.padding, str) else pair(conv.padding, "padding")
+        layer = cls(
+            conv.in_channels, conv.out_channels, kernel_size, stride, padding, dilation, conv.groups,
+            conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
+            experts=experts, **options,
+        )  # fmt: skip
+        deviations = torch.randn_like(layer.weight) * (noise * conv.weight.std())
+        layer.weight.copy_(conv.weight + deviations - deviations.mean(0))
+        if layer.bias is not None and conv.bias is not None:
+            layer.bias.copy_(conv.bias.expand_as(layer.bias))
+        nn.init.zeros_(layer.router.linear.weight)
+        return layer
+
+    @torch.no_grad()
+    def collapse(self) -> nn.Conv2d:
+        """The one convolution that this layer is, where its routing weights are the same for every image.
+
+        Raises:
+            ValueError: they are not: K > 1 (or K = 1 with sigmoid) and the router's last layer is not zero.
+        """
+        always_one = self.weight.shape[0] == 1 and self.router.activation != "sigmoid"
+        if not always_one and self.router.linear.weight.count_nonzero():
+            raise ValueError("collapse: the routing depends on the image, so there is no one convolution")
+        weight = self.weight
+        a_1K = self.routing_weights(weight.new_zeros(1, weight.shape[2] * self.groups, 1, 1)).to(weight.dtype)
+        _, out_channels, channels, *_ = weight.shape
+        left, right, top, bottom = self.padding
+        conv = nn.Conv2d(
+            channels * self.groups, out_channels, self.kernel_size, self.stride,
+            (top, left) if (top, left) == (bottom, right) else "same", self.dilation, self.groups,
+            self.bias is not None, self.padding_mode, weight.device, weight.dtype,
+        )  # fmt: skip
+        conv.weight.copy_(torch.einsum("k,kochw->ochw", a_1K[0], weight))
+        if conv.bias is not None and self.bias is not None:
+            conv.bias.copy_(a_1K[0] @ self.bias)
+        return conv
+
     def routing_weights(self, x: Tensor) -> Tensor:
         """a, [N, K], for x [N, C, H, W]."""
         routing: Tensor = self.router(x)
@@ -145,13 +225,18 @@ class DynamicConv2d(nn.Module):
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
         """sum_k a_k Conv_k(x); a [N, K] is the layer's own router's unless routing_weights gives another."""
         a_NK = self.routing_weights(x) if routing_weights is None else routing_weights
+        left, right, top, bottom = self.padding
+        padding = (top, left)
+        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
+            x = F.pad(x, self.padding, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+            padding = (0, 0)
         return mix_convolutions(
             x,
             self.weight,
             a_NK,
             self.bias,
             stride=self.stride,
-            padding=self.padding,
+            padding=padding,
             dilation=self.dilation,
             groups=self.groups,
             algorithm=self.algorithm,
@@ -161,6 +246,6 @@ class DynamicConv2d(nn.Module):
         k, o, c, *kernel = self.weight.shape
         return (
             f"{c * self.groups}, {o}, kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, experts={k}, "
-            f"algorithm={self.algorithm!r}"
+            f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
+            f"padding_mode={self.padding_mode!r}, experts={k}, algorithm={self.algorithm!r}"
         )

@@ -87,16 +87,16 @@ def _block_rows(block: Block, number: int, side: int) -> list[Row]:
 
 def _experts_row(conv: DynamicConv2d, number: int, side: int) -> Row:
     experts, out_channels, _, kernel, _ = conv.weight.shape
-    out_side = max(0, (side + 2 * conv.padding - conv.dilation * (kernel - 1) - 1) // conv.stride + 1)
+    stride = conv.stride[0]
+    out_side = max(0, (side + 2 * conv.padding[0] - conv.dilation[0] * (kernel - 1) - 1) // stride + 1)
     pixels = out_side * out_side
     once = conv.weight[0].numel() * pixels
     biases = 0 if conv.bias is None else conv.bias.numel()
     learned = conv.weight.numel() + biases
-    stride = f", stride {conv.stride}" if conv.stride > 1 else ""
     return Row(
         part="experts",
         block=number,
-        layer=f"{experts} x conv {kernel}x{kernel}{stride}",
+        layer=f"{experts} x conv {kernel}x{kernel}" + (f", stride {stride}" if stride > 1 else ""),
         shape=(out_channels, out_side, out_side),
         parameters=learned,
         multiply_adds=learned + once,

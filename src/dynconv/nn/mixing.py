@@ -11,6 +11,7 @@ Shape suffixes: N images, K experts, C input and O output channels, H x W spatia
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
@@ -22,6 +23,22 @@ from dynconv.nn import winograd
 Algorithm = Literal["auto", "kernel", "input", "winograd"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 
+Pair = tuple[int, int]
+"""Height, width."""
+
+
+def pair(value: int | Sequence[int], name: str) -> Pair:
+    """One number for both sides, or two.
+
+    Raises:
+        ValueError: other than two.
+    """
+    if isinstance(value, int):
+        return value, value
+    if len(value) != 2:
+        raise ValueError(f"{name}: needs one number, or two for height and width, not {tuple(value)}")
+    return value[0], value[1]
+
 
 def mix_convolutions(
     x_NCHW: Tensor,
@@ -29,9 +46,9 @@ def mix_convolutions(
     a_NK: Tensor,
     bias_KO: Tensor | None = None,
     *,
-    stride: int = 1,
-    padding: int = 0,
-    dilation: int = 1,
+    stride: int | Pair = 1,
+    padding: int | Pair = 0,
+    dilation: int | Pair = 1,
     groups: int = 1,
     algorithm: Algorithm = "auto",
 ) -> Tensor:
@@ -42,11 +59,13 @@ def mix_convolutions(
         weight_KOCHW: the experts' kernels, [K, O, C / groups, kernel height, kernel width].
         a_NK: routing weights.
         bias_KO: the experts' biases.
+        stride, padding, dilation: one number, or two for height and width.
         algorithm: all give the same values up to rounding; `auto` takes the one expected to be fastest.
 
     Raises:
         ValueError: algorithm `winograd` for a convolution that it does not compute.
     """
+    stride, padding, dilation = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     if torch.is_autocast_enabled(x_NCHW.device.type):
         dtype = torch.get_autocast_dtype(x_NCHW.device.type)
         x_NCHW, weight_KOCHW, a_NK = x_NCHW.to(dtype), weight_KOCHW.to(dtype), a_NK.to(dtype)
@@ -58,7 +77,7 @@ def mix_convolutions(
                 "algorithm 'winograd' needs float32 on a CPU, 3x3 kernels, stride, dilation and groups 1, "
                 "padding up to 2 and channels in multiples of 8; use 'auto'"
             )
-        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding, _tile(x_NCHW, padding))
+        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding[0], _tile(x_NCHW, padding[0]))
     elif algorithm == "kernel":
         out = _by_kernel(x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
     elif algorithm == "input":
@@ -69,17 +88,18 @@ def mix_convolutions(
 
 
 def choose_algorithm(
-    x_NCHW: Tensor, weight_KOCHW: Tensor, stride: int, padding: int, dilation: int, groups: int
+    x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Algorithm:
     """The algorithm that `auto` takes for this input: by the rules that the measurements in benchmarks/ support."""
-    out_size = min(x_NCHW.shape[2:]) + 2 * padding - dilation * (weight_KOCHW.shape[3] - 1)
+    # The smaller side of the output at stride 1.
+    out_size = min(x_NCHW.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight_KOCHW.shape[i + 3] - 1) for i in (0, 1))
     if (
         out_size >= 5
         and winograd.applies(x_NCHW, weight_KOCHW, stride, dilation, groups, padding)
         and winograd.available()
     ):
         return "winograd"
-    if weight_KOCHW.shape[0] == 1 or out_size <= 12 * stride or torch.onnx.is_in_onnx_export():
+    if weight_KOCHW.shape[0] == 1 or out_size <= 12 * min(stride) or torch.onnx.is_in_onnx_export():
         return "input"
     return "kernel"
 
@@ -90,7 +110,7 @@ def _tile(x_NCHW: Tensor, padding: int) -> int:
 
 
 def _by_kernel(
-    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: int, padding: int, dilation: int, groups: int
+    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
     n, c, h, w = x_NCHW.shape
     _, o, *kernel = weight_KOCHW.shape
@@ -104,7 +124,7 @@ def _by_kernel(
 
 
 def _by_input(
-    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: int, padding: int, dilation: int, groups: int
+    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Tensor:
     k, o = weight_KOCHW.shape[:2]
     n, c, h, w = x_NCHW.shape

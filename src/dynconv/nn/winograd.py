@@ -14,10 +14,12 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 _SOURCE = Path(__file__).with_name("winograd.cpp")
 # Not -ffast-math: linking with it flushes denormals to zero in the whole process.
@@ -91,17 +93,25 @@ def status() -> str:
     return f"not available: {library}" if isinstance(library, str) else "available"
 
 
-def applies(x: Tensor, weight: Tensor, stride: int, dilation: int, groups: int, padding: int) -> bool:
+def applies(
+    x: Tensor,
+    weight: Tensor,
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+    padding: tuple[int, int],
+) -> bool:
     """Whether this convolution is one that the operator computes (3x3, float32, CPU, ...)."""
     _, out_channels, in_channels, *size = weight.shape
     return (
         x.device.type == "cpu"
         and x.dtype == weight.dtype == torch.float32
         and tuple(size) == (3, 3)
-        and stride == dilation == groups == 1
-        and padding <= 2
+        and stride == dilation == (1, 1)
+        and groups == 1
+        and padding in ((0, 0), (1, 1), (2, 2))
         and in_channels % 8 == out_channels % 8 == 0
-        and min(x.shape[2:]) + 2 * padding >= 3
+        and min(x.shape[2:]) + 2 * padding[0] >= 3
     )
 
 
@@ -166,8 +176,21 @@ def _setup_context(ctx, inputs, output) -> None:  # type: ignore[no-untyped-def]
     ctx.save_for_backward(x, weight, routing)
 
 
+def _differentiable_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, padding: int, needed: Sequence[bool]
+) -> Iterator[Tensor | None]:
+    n, c, height, width = x.shape
+    mixed = (routing @ weight.flatten(1)).view(n * weight.shape[1], c, 3, 3)
+    out = F.conv2d(x.reshape(1, n * c, height, width), mixed, padding=padding, groups=n).view(grad.shape)
+    inputs = [tensor for tensor, wanted in zip((x, weight, routing), needed, strict=True) if wanted]
+    found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
+    return (next(found) if wanted else None for wanted in needed)
+
+
 def _backward(ctx, grad):  # type: ignore[no-untyped-def]
     x, weight, routing = ctx.saved_tensors
+    if torch.is_grad_enabled() and len(x):  # create_graph=True: second derivatives come from torch's own operations
+        return *_differentiable_backward(grad, x, weight, routing, ctx.padding, ctx.needs_input_grad[:3]), None, None
     input_grad = ctx.needs_input_grad[0]
     grads = winograd_backward(grad, x, weight, routing, ctx.padding, ctx.tile, input_grad)
     return grads[0] if input_grad else None, grads[1], grads[2], None, None
