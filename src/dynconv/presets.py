@@ -8,7 +8,10 @@ from dynconv.config import AugmentConfig, ModelConfig, OptimConfig, RunConfig
 
 
 def basic() -> RunConfig:
-    """The literal specification, nothing else: K convolutions, ReLU, pooling, softmax regression, SGD. The baseline."""
+    """The literal specification, nothing else: K convolutions, ReLU, pooling, softmax regression, SGD. The baseline.
+
+    `dynconv train basic` on 2 cores of an AMD EPYC with AVX2, float32: 539 s in all, test accuracy 76.01 % (n = 1).
+    """
     return RunConfig(
         preset="basic",
         epochs=10,
