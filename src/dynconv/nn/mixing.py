@@ -77,7 +77,8 @@ def mix_convolutions(
                 "algorithm 'winograd' needs float32 on a CPU, 3x3 kernels, stride, dilation and groups 1, "
                 "padding up to 2 and channels in multiples of 8; use 'auto'"
             )
-        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding[0], _tile(x_NCHW, padding[0]))
+        tile = winograd.tile_size(x_NCHW, weight_KOCHW, padding[0])
+        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding[0], tile)
     elif algorithm == "kernel":
         out = _by_kernel(x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
     elif algorithm == "input":
@@ -87,6 +88,9 @@ def mix_convolutions(
     return out if bias_KO is None else out + (a_NK @ bias_KO.to(a_NK.dtype))[:, :, None, None]
 
 
+_MIN_PIXELS = 256  # of output in the batch: fewer do not pay for Winograd's transformation of the experts
+
+
 def choose_algorithm(
     x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
 ) -> Algorithm:
@@ -94,7 +98,8 @@ def choose_algorithm(
     # The smaller side of the output at stride 1.
     out_size = min(x_NCHW.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight_KOCHW.shape[i + 3] - 1) for i in (0, 1))
     if (
-        out_size >= 5
+        out_size >= 2
+        and x_NCHW.shape[0] * out_size * out_size >= _MIN_PIXELS
         and winograd.applies(x_NCHW, weight_KOCHW, stride, dilation, groups, padding)
         and winograd.available()
     ):
@@ -102,11 +107,6 @@ def choose_algorithm(
     if weight_KOCHW.shape[0] == 1 or out_size <= 12 * min(stride) or torch.onnx.is_in_onnx_export():
         return "input"
     return "kernel"
-
-
-def _tile(x_NCHW: Tensor, padding: int) -> int:
-    # Tiles of 4 need fewer multiplications, tiles of 2 waste less at the border and mix kernels of half the size.
-    return 4 if min(x_NCHW.shape[2:]) + 2 * padding - 2 >= 10 else 2
 
 
 def _by_kernel(

@@ -1,82 +1,101 @@
 // Dynamic 3x3 convolution, O = sum_k a_k Conv_k(X), by Winograd's minimal filtering, for float32 on a CPU.
 //
-// Winograd's algorithm F(m, 3) computes an m x m tile of output from a t x t tile of input, t = m + 2, as
+// Winograd's algorithm F(M, 3) computes an M x M tile of output from a t x t tile of input, t = M + 2, as
 //     Y = A' [ (G w G') . (B' x B) ] A        (' is the transpose, . the element-wise product)
-// summed over input channels, so for each of the t*t frequencies there is one small matrix product over
-// channels: t*t multiplications a tile where the direct way takes 9 m*m (2.25x fewer for m = 2, 4x for m = 4).
+// summed over input channels, so for each of the F = t*t frequencies there is one small matrix product over
+// channels: t*t multiplications a tile where the direct way takes 9 M*M (2.25x fewer for M = 2, 5x for M = 6).
 // Lavin and Gray, "Fast Algorithms for Convolutional Neural Networks", CVPR 2016, https://arxiv.org/abs/1509.09308
 //
-// Everything is linear in w, so the mixture moves inside: the transformed experts U_k = G W_k G' are mixed for
-// one image and 16 output channels at a time, in cache, right before the product that uses them. The N mixed
-// kernels are never written to memory, and K experts cost little more than one.
+// Everything is linear in w, so the mixture moves inside, where there are two ways to compute it. With V the
+// transformed input of an image and U_k the transformed experts:
+//     sum_k a_k (V U_k)    multiplies K times, but as matrix products of the whole batch, near the machine's peak;
+//     V (sum_k a_k U_k)    multiplies once, after mixing the experts for each image: worth it for many tiles a map.
+// Either way the mixture happens in the cache, 16 output channels at a time; no kernel mixed for an image and no
+// output of an expert is ever written to memory.
+//
+// The work goes in chunks of images small enough that V and the transformed output stay in the cache between the
+// three steps (transform, multiply, transform back). Each thread has chunks of its own, and its own sum of the experts'
+// gradients; the static split keeps the results bit-identical for one number of threads. Where there are fewer images
+// than threads, or memory for the sums lacks, the threads share the steps of one chunk.
 //
 // Names, and the memory layout of each array (last index contiguous):
 //     N images, H x W their size, C input channels, O output channels, K experts; R x S the output's size
-//     T tiles of one image, F = t*t frequencies; Cp, Op: C and O rounded up to a multiple of LANES = 16
+//     T tiles of one image; rows = images of a chunk * T; Cb, Ob: blocks of LANES = 16 channels
 //     x [N,H,W,C]  y [N,R,S,O]  a [N,K]  w [K,O,C,3,3]
-//     u [K,F,Op/16,C,16] transformed experts; ut [K,F,Cp/16,O,16] the same, transposed, for the input's gradient
-//     v [F,n,T,Cp], m [F,n,T,Op]: transformed input and output of a chunk of n images
-// A static split of the work among threads keeps the results bit-identical for one number of threads.
+//     u [K,F,Ob,C,16] transformed experts; ut [K,F,Cb,O,16] the same, transposed, for the input's gradient
+//     v [F,Cb,rows,16], m [F,Ob,rows,16]: transformed input and output of a chunk (class Map)
+//     scales [K,rows]: the routing weight of each row's image
 
 #include <algorithm>
 #include <cstdint>
 #include <cstdlib>
-#include <cstring>
 #include <new>
+#include <omp.h>
+#include <sys/mman.h>
 #include <type_traits>
-#include <vector>
 
 namespace {
 
-constexpr int64_t LANES = 16;  // output channels of one register tile
+constexpr int64_t LANES = 16;  // channels of a block, and output channels of a register tile
 typedef float Vec __attribute__((vector_size(32), aligned(4), may_alias));
 constexpr int64_t VL = sizeof(Vec) / sizeof(float);
 constexpr int64_t VECS = LANES / VL;
-constexpr int64_t CHUNK_FLOATS = 2 << 20;  // v and m of one chunk of images: 8 MiB
+#define INLINE inline __attribute__((always_inline))  // keeps register tiles in registers
 
-template <int M> struct Tile;
-
-template <> struct Tile<2> {
-    static constexpr int t = 4;
-    static constexpr float BT[4][4] = {{1, 0, -1, 0}, {0, 1, 1, 0}, {0, -1, 1, 0}, {0, 1, 0, -1}};
-    static constexpr float G[4][3] = {{1, 0, 0}, {.5f, .5f, .5f}, {.5f, -.5f, .5f}, {0, 0, 1}};
-    static constexpr float AT[2][4] = {{1, 1, 1, 0}, {0, 1, -1, -1}};
+// The matrices of F(M, 3), after Toom and Cook: polynomials multiply point by point at t - 1 numbers and infinity.
+// The points are chosen for small rounding errors; tests/test_winograd.py says how large they are.
+template <int M> struct Tile {
+    static constexpr int t = M + 2, F = t * t;
+    float BT[t][t] = {}, G[t][3] = {}, AT[M][t] = {};
+    constexpr Tile() {
+        constexpr double few[] = {0, 1, -1, M == 4 ? .5 : 2, -2, .5, -.5};
+        constexpr double eight[] = {0, 1, -1, 1. / 3, -1. / 2, 4. / 3, -3. / 2, 3};
+        const double *points = M == 7 ? eight : few;
+        constexpr int last = t - 1;  // infinity
+        for (int j = 0; j <= last; ++j) {
+            double polynomial[t] = {1}, value = 1;  // prod_{l != j} (z - points[l]), and that at z = points[j]
+            int degree = 0;
+            for (int l = 0; l < last; ++l) {
+                if (l == j) continue;
+                ++degree;
+                for (int i = degree; i > 0; --i) polynomial[i] = polynomial[i - 1] - points[l] * polynomial[i];
+                polynomial[0] *= -points[l];
+                if (j < last) value *= points[j] - points[l];
+            }
+            for (int i = 0; i <= degree; ++i) BT[j][i] = float(polynomial[i]);
+            if (j == last) break;
+            double power = 1;
+            for (int i = 0; i < std::max(M, 3); ++i, power *= points[j]) {
+                if (i < M) AT[i][j] = float(power);
+                if (i < 3) G[j][i] = float(power / value);
+            }
+        }
+        AT[M - 1][last] = 1;
+        G[last][2] = 1;
+    }
 };
-
-template <> struct Tile<4> {
-    static constexpr int t = 6;
-    static constexpr float BT[6][6] = {{4, 0, -5, 0, 1, 0}, {0, -4, -4, 1, 1, 0}, {0, 4, -4, -1, 1, 0},
-                                       {0, -2, -1, 2, 1, 0}, {0, 2, -1, -2, 1, 0}, {0, 4, 0, -5, 0, 1}};
-    static constexpr float G[6][3] = {{1.f / 4, 0, 0},
-                                      {-1.f / 6, -1.f / 6, -1.f / 6},
-                                      {-1.f / 6, 1.f / 6, -1.f / 6},
-                                      {1.f / 24, 1.f / 12, 1.f / 6},
-                                      {1.f / 24, -1.f / 12, 1.f / 6},
-                                      {0, 0, 1}};
-    static constexpr float AT[4][6] = {
-        {1, 1, 1, 1, 1, 0}, {0, 1, -1, 2, -2, 0}, {0, 1, 1, 4, 4, 0}, {0, 1, -1, 8, -8, 1}};
-};
+template <int M> constexpr Tile<M> TILE{};
 
 // out = L in L', where L(i, j) is a constant matrix [ROWS, COLS]; the products with its zeros are not computed.
-template <int ROWS, int COLS, class V, class L>
-inline __attribute__((always_inline)) void sandwich(L at, const V (&in)[COLS][COLS], V (&out)[ROWS][ROWS]) {
-    V half[ROWS][COLS];
-#pragma GCC unroll 8
+template <int ROWS, int COLS, class L>
+INLINE void sandwich(L at, const Vec (&in)[COLS][COLS], Vec (&out)[ROWS][ROWS]) {
+    Vec half[ROWS][COLS];
+#pragma GCC unroll 9
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 9
         for (int j = 0; j < COLS; ++j) {
-            V sum{};
-#pragma GCC unroll 8
+            Vec sum{};
+#pragma GCC unroll 9
             for (int k = 0; k < COLS; ++k)
                 if (at(i, k) != 0) sum += at(i, k) * in[k][j];
             half[i][j] = sum;
         }
-#pragma GCC unroll 8
+#pragma GCC unroll 9
     for (int i = 0; i < ROWS; ++i)
-#pragma GCC unroll 8
+#pragma GCC unroll 9
         for (int j = 0; j < ROWS; ++j) {
-            V sum{};
-#pragma GCC unroll 8
+            Vec sum{};
+#pragma GCC unroll 9
             for (int k = 0; k < COLS; ++k)
                 if (at(j, k) != 0) sum += at(j, k) * half[i][k];
             out[i][j] = sum;
@@ -85,14 +104,11 @@ inline __attribute__((always_inline)) void sandwich(L at, const V (&in)[COLS][CO
 
 struct Shape {
     int64_t N, H, W, C, O, K, pad;
-    int64_t R, S, tiles_down, tiles_across, T, Cp, Op;
+    int64_t R, S, tiles_down, tiles_across, T, Cb, Ob;
     Shape(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K, int64_t pad, int64_t m)
         : N(N), H(H), W(W), C(C), O(O), K(K), pad(pad), R(H + 2 * pad - 2), S(W + 2 * pad - 2),
           tiles_down((R + m - 1) / m), tiles_across((S + m - 1) / m), T(tiles_down * tiles_across),
-          Cp((C + LANES - 1) / LANES * LANES), Op((O + LANES - 1) / LANES * LANES) {}
-    int64_t chunk(int64_t F) const {
-        return std::max<int64_t>(1, std::min(N, CHUNK_FLOATS / (F * T * (Cp + Op))));
-    }
+          Cb((C + LANES - 1) / LANES), Ob((O + LANES - 1) / LANES) {}
 };
 
 // Memory for one call. Reused by the next call of the same thread: fresh pages cost as much as the arithmetic.
@@ -106,22 +122,36 @@ class Workspace {
         if (floats <= size_) return;
         std::free(data_);
         size_ = 0;
-        data_ = static_cast<float *>(std::aligned_alloc(64, (floats * sizeof(float) + 63) / 64 * 64));
+        const size_t page = size_t(2) << 20, bytes = (floats * sizeof(float) + page - 1) / page * page;
+        data_ = static_cast<float *>(std::aligned_alloc(page, bytes));
         if (!data_) throw std::bad_alloc();
-        size_ = floats;
+#ifdef MADV_HUGEPAGE
+        madvise(data_, bytes, MADV_HUGEPAGE);
+#endif
+        size_ = bytes / sizeof(float);
     }
     float *take(size_t floats) {
         float *p = data_ + used_;
-        used_ += (floats + 15) / 16 * 16;
+        used_ += round_up(floats);
         return p;
     }
+    static size_t round_up(size_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 };
 thread_local Workspace workspace;
 
+// The frequencies of a chunk: [F, blocks, rows, 16], row = image * T + tile. Frequencies lie an odd number of cache
+// lines apart, so that those of one tile fall into different sets of the cache.
+struct Map {
+    float *data;
+    int64_t blocks, rows, step;
+    Map(float *data, int64_t blocks, int64_t rows) : data(data), blocks(blocks), rows(rows), step(stride(blocks, rows)) {}
+    static int64_t stride(int64_t blocks, int64_t rows) { return (blocks * rows | 1) * LANES; }
+    float *at(int64_t f, int64_t block) const { return data + f * step + block * rows * LANES; }
+};
+
 // w -> u, or with TRANSPOSED, C and O exchanged -> ut.
 template <int M, bool TRANSPOSED> void transform_experts(const Shape &s, const float *w, float *u) {
-    using Tl = Tile<M>;
-    constexpr int t = Tl::t, F = t * t;
+    constexpr int t = Tile<M>::t, F = t * t;
     const int64_t rows = TRANSPOSED ? s.O : s.C, cols = TRANSPOSED ? s.C : s.O;
     const int64_t panels = (cols + LANES - 1) / LANES;
 #pragma omp parallel for collapse(2) schedule(static)
@@ -136,7 +166,7 @@ template <int M, bool TRANSPOSED> void transform_experts(const Shape &s, const f
                         const float *src = w + ((k * s.O + (TRANSPOSED ? r : col)) * s.C + (TRANSPOSED ? col : r)) * 9;
                         for (int i = 0; i < 9; ++i) g[i / 3][i % 3][l] = src[i];
                     }
-                    sandwich<t, 3>([](int i, int j) { return Tl::G[i][j]; }, g, out);
+                    sandwich<t, 3>([](int i, int j) { return TILE<M>.G[i][j]; }, g, out);
                     for (int f = 0; f < F; ++f)
                         *reinterpret_cast<Vec *>(u + (((k * F + f) * panels + p) * rows + r) * LANES + q) =
                             out[f / t][f % t];
@@ -145,9 +175,8 @@ template <int M, bool TRANSPOSED> void transform_experts(const Shape &s, const f
 
 // du -> dw: the adjoint of transform_experts.
 template <int M> void gradient_of_experts(const Shape &s, const float *du, float *dw) {
-    using Tl = Tile<M>;
-    constexpr int t = Tl::t, F = t * t;
-    const int64_t panels = s.Op / LANES;
+    constexpr int t = Tile<M>::t, F = t * t;
+    const int64_t panels = s.Ob;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t k = 0; k < s.K; ++k)
         for (int64_t p = 0; p < panels; ++p)
@@ -155,9 +184,9 @@ template <int M> void gradient_of_experts(const Shape &s, const float *du, float
                 for (int64_t q = 0; q < LANES; q += VL) {
                     Vec in[t][t], g[3][3];
                     for (int f = 0; f < F; ++f)
-                        in[f / t][f % t] = *reinterpret_cast<const Vec *>(
-                            du + (((k * F + f) * panels + p) * s.C + c) * LANES + q);
-                    sandwich<3, t>([](int i, int j) { return Tl::G[j][i]; }, in, g);
+                        in[f / t][f % t] =
+                            *reinterpret_cast<const Vec *>(du + (((k * F + f) * panels + p) * s.C + c) * LANES + q);
+                    sandwich<3, t>([](int i, int j) { return TILE<M>.G[j][i]; }, in, g);
                     for (int64_t l = 0; l < VL; ++l) {
                         const int64_t o = p * LANES + q + l;
                         if (o >= s.O) break;
@@ -168,13 +197,14 @@ template <int M> void gradient_of_experts(const Shape &s, const float *du, float
 }
 
 // One map [height, width, channels] cut into tiles of SIZE x SIZE every `step` pixels from (-pad, -pad),
-// transformed by L: tiles -> frequencies [F, stride floats apart][T, padded channels]. With SCATTER the other way:
-// frequencies -> tiles, added into the map (which the caller has zeroed). Pixels outside the map are zeros.
+// transformed by L: tiles -> frequencies, from row first_row on. With SCATTER the other way: frequencies -> tiles,
+// added into the map (which the caller has zeroed). `outside` [channels] stands for every pixel outside the map:
+// zeros, or with SCATTER a place to forget what is written there.
 template <int SIZE, int FREQ, bool SCATTER, class L>
-inline __attribute__((always_inline)) void transform_map(L at, float *map, int64_t height, int64_t width, int64_t channels, int64_t padded,
-                          int64_t step, int64_t pad, int64_t tiles_down, int64_t tiles_across, float *freq,
-                          int64_t stride) {
-    constexpr bool OVERLAP = SIZE == FREQ;  // tiles of input do, tiles of output do not
+INLINE void
+transform_map(L at, float *map, float *outside, int64_t height, int64_t width, int64_t channels, int64_t step,
+              int64_t pad, int64_t tiles_down, int64_t tiles_across, const Map &freq, int64_t first_row) {
+    constexpr bool OVERLAP = SIZE == FREQ;
     for (int64_t ti = 0; ti < tiles_down; ++ti)
         for (int64_t tj = 0; tj < tiles_across; ++tj) {
             float *pixel[SIZE][SIZE];
@@ -182,53 +212,69 @@ inline __attribute__((always_inline)) void transform_map(L at, float *map, int64
                 for (int j = 0; j < SIZE; ++j) {
                     const int64_t row = ti * step - pad + i, col = tj * step - pad + j;
                     const bool inside = row >= 0 && row < height && col >= 0 && col < width;
-                    pixel[i][j] = inside ? map + (row * width + col) * channels : nullptr;
+                    pixel[i][j] = inside ? map + (row * width + col) * channels : outside;
                 }
-            float *out = freq + (ti * tiles_across + tj) * padded;
+            const int64_t row = first_row + ti * tiles_across + tj;
             for (int64_t c = 0; c < channels; c += VL) {
+                float *out = freq.at(0, c / LANES) + row * LANES + c % LANES;
                 Vec tile[SIZE][SIZE], f[FREQ][FREQ];
                 if constexpr (SCATTER) {
-                    for (int i = 0; i < FREQ * FREQ; ++i)
-                        f[i / FREQ][i % FREQ] = *reinterpret_cast<const Vec *>(out + i * stride + c);
+#pragma GCC unroll 9
+                    for (int i = 0; i < FREQ; ++i)
+#pragma GCC unroll 9
+                        for (int j = 0; j < FREQ; ++j)
+                            f[i][j] = *reinterpret_cast<const Vec *>(out + (i * FREQ + j) * freq.step);
                     sandwich<SIZE, FREQ>(at, f, tile);
-                    for (int i = 0; i < SIZE * SIZE; ++i)
-                        if (float *p = pixel[i / SIZE][i % SIZE]) {
-                            Vec &target = *reinterpret_cast<Vec *>(p + c);
-                            target = OVERLAP ? target + tile[i / SIZE][i % SIZE] : tile[i / SIZE][i % SIZE];
+#pragma GCC unroll 9
+                    for (int i = 0; i < SIZE; ++i)
+#pragma GCC unroll 9
+                        for (int j = 0; j < SIZE; ++j) {
+                            Vec &target = *reinterpret_cast<Vec *>(pixel[i][j] + c);
+                            target = OVERLAP ? target + tile[i][j] : tile[i][j];
                         }
                 } else {
-                    for (int i = 0; i < SIZE * SIZE; ++i) {
-                        const float *p = pixel[i / SIZE][i % SIZE];
-                        tile[i / SIZE][i % SIZE] = p ? *reinterpret_cast<const Vec *>(p + c) : Vec{};
-                    }
+#pragma GCC unroll 9
+                    for (int i = 0; i < SIZE; ++i)
+#pragma GCC unroll 9
+                        for (int j = 0; j < SIZE; ++j) tile[i][j] = *reinterpret_cast<const Vec *>(pixel[i][j] + c);
                     sandwich<FREQ, SIZE>(at, tile, f);
-                    for (int i = 0; i < FREQ * FREQ; ++i)
-                        *reinterpret_cast<Vec *>(out + i * stride + c) = f[i / FREQ][i % FREQ];
+#pragma GCC unroll 9
+                    for (int i = 0; i < FREQ; ++i)
+#pragma GCC unroll 9
+                        for (int j = 0; j < FREQ; ++j)
+                            *reinterpret_cast<Vec *>(out + (i * FREQ + j) * freq.step) = f[i][j];
                 }
             }
-            if constexpr (!SCATTER)
+            if (!SCATTER && channels % LANES)  // what pads the last block is multiplied, by zeros
                 for (int i = 0; i < FREQ * FREQ; ++i)
-                    std::fill(out + i * stride + channels, out + i * stride + padded, 0.f);
+                    *reinterpret_cast<Vec *>(freq.at(i, channels / LANES) + row * LANES + VL) = Vec{};
         }
 }
 
-// c[ROWS, 16] += a[ROWS, depth] b[depth, 16]; a(row, l) stands at a + row * row_step + l * depth_step.
-template <int ROWS>
-inline void product(const float *a, int64_t row_step, int64_t depth_step, const float *b, int64_t b_step,
-                    int64_t depth, Vec (&c)[ROWS][VECS]) {
+// c[ROWS, 16] += a[ROWS, depth] b[depth, 16]; a(row, l) stands at a + row * ROW_STEP + l * DEPTH_STEP.
+template <int ROWS, int ROW_STEP, int DEPTH_STEP>
+INLINE void product(const float *a, const float *b, int64_t depth, Vec (&c)[ROWS][VECS]) {
+#pragma GCC unroll 4
     for (int64_t l = 0; l < depth; ++l) {
-        const Vec *row = reinterpret_cast<const Vec *>(b + l * b_step);
+        const Vec *row = reinterpret_cast<const Vec *>(b + l * LANES);
 #pragma GCC unroll 8
         for (int r = 0; r < ROWS; ++r) {
-            const float s = a[r * row_step + l * depth_step];
+            const float s = a[r * ROW_STEP + l * DEPTH_STEP];
 #pragma GCC unroll 4
             for (int v = 0; v < VECS; ++v) c[r][v] += s * row[v];
         }
     }
 }
 
+// The same for ROWS rows of a Map, whose depth lies in blocks of LANES, `block` floats apart.
+template <int ROWS>
+INLINE void product_over_blocks(const float *a, int64_t block, const float *b, int64_t depth, Vec (&c)[ROWS][VECS]) {
+    for (int64_t l = 0; l < depth; l += LANES, a += block)
+        product<ROWS, LANES, 1>(a, b + l * LANES, std::min(LANES, depth - l), c);
+}
+
 // Calls f with the row count of each register tile as a compile-time constant: 6, 6, ..., then what is left.
-template <class Fn> inline void in_register_tiles(int64_t rows, Fn f) {
+template <class Fn> INLINE void in_register_tiles(int64_t rows, Fn f) {
     int64_t r = 0;
     for (; r + 6 <= rows; r += 6) f(r, std::integral_constant<int, 6>{});
     switch (rows - r) {
@@ -240,187 +286,322 @@ template <class Fn> inline void in_register_tiles(int64_t rows, Fn f) {
     }
 }
 
-// out[f, i, T, cols] = in[f, i, T, rows] (sum_k a[i, k] experts[k, f]), for n images: the forward pass with u,
-// the input's gradient with ut. Input channels are taken DEPTH at a time: that much of the mixed weights and of the
-// image's tiles stays in the first-level cache.
+// y[ROWS, 16] = scale[row] * c, added to what stands there unless `fresh`.
+template <int ROWS> INLINE void store(float *y, bool fresh, const float *scale, const Vec (&c)[ROWS][VECS]) {
+    Vec *target = reinterpret_cast<Vec *>(y);
+#pragma GCC unroll 8
+    for (int r = 0; r < ROWS; ++r)
+#pragma GCC unroll 4
+        for (int v = 0; v < VECS; ++v)
+            target[r * VECS + v] = (fresh ? Vec{} : target[r * VECS + v]) + scale[r] * c[r][v];
+}
+
+constexpr float ONES[] = {1, 1, 1, 1, 1, 1};
+
+INLINE float total(Vec v) {
+    float half[VL / 2];
+    for (int64_t l = 0; l < VL / 2; ++l) half[l] = v[l] + v[l + VL / 2];
+    return (half[0] + half[1]) + (half[2] + half[3]);
+}
+
+// Input channels are taken DEPTH at a time: one panel of the experts, [DEPTH, 16], stays in the first-level cache.
 constexpr int64_t DEPTH = 256;
 
-void mix_and_multiply(int64_t F, int64_t n, int64_t T, int64_t K, const float *a, const float *experts, const float *in,
-                      int64_t rows, int64_t in_step, float *out, int64_t out_step) {
-    const int64_t panels = out_step / LANES, size = rows * LANES, per_expert = F * panels * size;
+// out = sum_k a_k (in experts_k): the forward pass with u, the input's gradient with ut. Where v is given, then also
+// dots[f, block, k, row] = <v, in experts_k>, which sum to the gradients of the routing weights.
+void multiply_then_mix(int64_t F, int64_t K, const float *scales, const float *experts, const Map &in, int64_t depth,
+                       const Map &out, const Map *v, float *dots) {
+    const int64_t rows = in.rows;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t f = 0; f < F; ++f)
-        for (int64_t p = 0; p < panels; ++p)
-            for (int64_t i = 0; i < n; ++i) {
-                const float *ai = a + i * K, *src = in + (f * n + i) * T * in_step;
-                float *dst = out + (f * n + i) * T * out_step + p * LANES;
-                for (int64_t first = 0; first < rows; first += DEPTH) {
-                    const int64_t depth = std::min(DEPTH, rows - first);
-                    const float *panel = experts + (f * panels + p) * size + first * LANES;
+        for (int64_t p = 0; p < out.blocks; ++p) {
+            float *dots_fp = dots + (f * out.blocks + p) * K * rows;
+            if (v) std::fill(dots_fp, dots_fp + K * rows, 0.f);
+            for (int64_t k = 0; k < K; ++k)
+                for (int64_t first = 0; first < depth; first += DEPTH) {
+                    const float *panel = experts + (((k * F + f) * out.blocks + p) * depth + first) * LANES;
+                    const float *source = in.at(f, first / LANES), *scale = scales + k * rows;
+                    const float *v_fp = v ? v->at(f, p) : nullptr;
+                    float *target = out.at(f, p);
+                    in_register_tiles(rows, [&](int64_t r, auto rows_in_tile) __attribute__((always_inline)) {
+                        constexpr int ROWS = decltype(rows_in_tile)::value;
+                        Vec c[ROWS][VECS] = {};
+                        product_over_blocks<ROWS>(source + r * LANES, rows * LANES, panel,
+                                                  std::min(DEPTH, depth - first), c);
+                        store<ROWS>(target + r * LANES, k == 0 && first == 0, scale + r, c);
+                        if (!v) return;
+                        const Vec *other = reinterpret_cast<const Vec *>(v_fp + r * LANES);
+#pragma GCC unroll 8
+                        for (int j = 0; j < ROWS; ++j) {
+                            Vec dot{};
+#pragma GCC unroll 4
+                            for (int q = 0; q < VECS; ++q) dot += c[j][q] * other[j * VECS + q];
+                            dots_fp[k * rows + r + j] += total(dot);
+                        }
+                    });
+                }
+        }
+}
+
+// out = in (sum_k a_k experts_k), image by image.
+void mix_then_multiply(int64_t F, int64_t T, int64_t K, const float *scales, const float *experts, const Map &in,
+                       int64_t depth, const Map &out) {
+    const int64_t rows = in.rows, per_expert = F * out.blocks * depth * LANES;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t f = 0; f < F; ++f)
+        for (int64_t p = 0; p < out.blocks; ++p)
+            for (int64_t first = 0; first < depth; first += DEPTH)
+                for (int64_t i = 0; i < rows; i += T) {
+                    const int64_t part = std::min(DEPTH, depth - first);
+                    const float *panel = experts + ((f * out.blocks + p) * depth + first) * LANES;
+                    const float *source = in.at(f, first / LANES) + i * LANES;
+                    float *target = out.at(f, p) + i * LANES;
                     Vec mixed[DEPTH * VECS];
-                    for (int64_t l = 0; l < depth * VECS; ++l) {
-                        Vec sum = ai[0] * *reinterpret_cast<const Vec *>(panel + l * VL);
-                        for (int64_t k = 1; k < K; ++k)
-                            sum += ai[k] * *reinterpret_cast<const Vec *>(panel + k * per_expert + l * VL);
+                    for (int64_t l = 0; l < part * VECS; ++l) {
+                        Vec sum{};
+                        for (int64_t k = 0; k < K; ++k)
+                            sum += scales[k * rows + i] * *reinterpret_cast<const Vec *>(panel + k * per_expert + l * VL);
                         mixed[l] = sum;
                     }
-                    in_register_tiles(T, [&](int64_t r, auto rows_in_tile) {
+                    in_register_tiles(T, [&](int64_t r, auto rows_in_tile) __attribute__((always_inline)) {
                         constexpr int ROWS = decltype(rows_in_tile)::value;
-                        Vec c[ROWS][VECS];
-                        float *tile = dst + r * out_step;
-#pragma GCC unroll 8
-                        for (int j = 0; j < ROWS; ++j)
-#pragma GCC unroll 4
-                            for (int v = 0; v < VECS; ++v)
-                                c[j][v] = first ? *reinterpret_cast<Vec *>(tile + j * out_step + v * VL) : Vec{};
-                        product<ROWS>(src + r * in_step + first, in_step, 1, reinterpret_cast<float *>(mixed), LANES,
-                                      depth, c);
-#pragma GCC unroll 8
-                        for (int j = 0; j < ROWS; ++j)
-#pragma GCC unroll 4
-                            for (int v = 0; v < VECS; ++v)
-                                *reinterpret_cast<Vec *>(tile + j * out_step + v * VL) = c[j][v];
+                        Vec c[ROWS][VECS] = {};
+                        product_over_blocks<ROWS>(source + r * LANES, rows * LANES, reinterpret_cast<float *>(mixed),
+                                                  part, c);
+                        store<ROWS>(target + r * LANES, first == 0, ONES, c);
                     });
+                }
+}
+
+// du_k += v' (a_k dm) over all rows of the chunk.
+constexpr int64_t ROW_BLOCK = 128;  // so many rows of 16 channels of v and of dm stay in the first-level cache
+
+void gradient_of_batch(const Shape &s, int64_t F, const float *scales, const Map &v, const Map &dm, float *du) {
+    const int64_t rows = v.rows;
+#pragma omp parallel for collapse(2) schedule(static)
+    for (int64_t f = 0; f < F; ++f)
+        for (int64_t b = 0; b < s.Cb; ++b)
+            for (int64_t first = 0; first < rows; first += ROW_BLOCK) {
+                const int64_t n = std::min(ROW_BLOCK, rows - first), channels = std::min(LANES, s.C - b * LANES);
+                const Vec *source = reinterpret_cast<const Vec *>(v.at(f, b) + first * LANES);
+                for (int64_t k = 0; k < s.K; ++k) {
+                    Vec scaled[ROW_BLOCK * VECS];
+                    for (int64_t r = 0; r < n; ++r)
+                        for (int64_t q = 0; q < VECS; ++q)
+                            scaled[r * VECS + q] = scales[k * rows + first + r] * source[r * VECS + q];
+                    for (int64_t p = 0; p < s.Ob; ++p) {
+                        const float *d = dm.at(f, p) + first * LANES;
+                        float *du_kfp = du + (((k * F + f) * s.Ob + p) * s.C + b * LANES) * LANES;
+                        in_register_tiles(channels, [&](int64_t c, auto rows_in_tile) __attribute__((always_inline)) {
+                            constexpr int ROWS = decltype(rows_in_tile)::value;
+                            Vec g[ROWS][VECS] = {};
+                            product<ROWS, 1, LANES>(reinterpret_cast<float *>(scaled) + c, d, n, g);
+                            store<ROWS>(du_kfp + c * LANES, false, ONES, g);
+                        });
+                    }
                 }
             }
 }
 
-// With g_i = v_i' dm_i, the gradient of image i's mixed filters: du[k] += sum_i a[i, k] g_i, and
-// da_parts[block, i, k] += <u[k], g_i> for the blocks of frequencies and channels that the threads share out.
-constexpr int64_t C_BLOCK = 48;  // with 16 outputs, K tiles of u and of du stay in the first-level cache
-
-void gradient_of_mixture(const Shape &s, int64_t F, int64_t n, int64_t first, const float *a, const float *u,
-                         const float *v, const float *dm, float *du, float *da_parts) {
-    const int64_t panels = s.Op / LANES, blocks = (s.C + C_BLOCK - 1) / C_BLOCK;
-    const int64_t size = s.C * LANES, per_expert = F * panels * size;
+// Image by image: with g = v' dm, du_k += a_k g, and dots[f, block, k, row], row the image's first, = <u_k, g>.
+void gradient_by_image(const Shape &s, int64_t F, const float *scales, const float *u, const Map &v, const Map &dm,
+                       float *du, float *dots) {
+    const int64_t rows = v.rows, per_expert = F * s.Ob * s.C * LANES;
 #pragma omp parallel for collapse(2) schedule(static)
     for (int64_t f = 0; f < F; ++f)
-        for (int64_t b = 0; b < blocks; ++b)
-            for (int64_t p = 0; p < panels; ++p) {
-                const int64_t c0 = b * C_BLOCK, rows = std::min(C_BLOCK, s.C - c0);
-                const int64_t offset = (f * panels + p) * size + c0 * LANES;
-                for (int64_t i = 0; i < n; ++i) {
-                    const float *vi = v + (f * n + i) * s.T * s.Cp + c0, *ai = a + i * s.K;
-                    const float *dmi = dm + (f * n + i) * s.T * s.Op + p * LANES;
-                    float *da = da_parts + ((f * blocks + b) * s.N + first + i) * s.K;
-                    in_register_tiles(rows, [&](int64_t r, auto rows_in_tile) {
+        for (int64_t b = 0; b < s.Cb; ++b) {
+            const int64_t channels = std::min(LANES, s.C - b * LANES);
+            float *dots_fb = dots + (f * s.Cb + b) * s.K * rows;
+            std::fill(dots_fb, dots_fb + s.K * rows, 0.f);
+            for (int64_t p = 0; p < s.Ob; ++p)
+                for (int64_t i = 0; i < rows; i += s.T) {
+                    const float *v_i = v.at(f, b) + i * LANES, *dm_i = dm.at(f, p) + i * LANES;
+                    in_register_tiles(channels, [&](int64_t c, auto rows_in_tile) __attribute__((always_inline)) {
                         constexpr int ROWS = decltype(rows_in_tile)::value;
+                        const int64_t offset = ((f * s.Ob + p) * s.C + b * LANES + c) * LANES;
                         Vec g[ROWS][VECS] = {};
-                        product<ROWS>(vi + r, 1, s.Cp, dmi, s.Op, s.T, g);
+                        product<ROWS, 1, LANES>(v_i + c, dm_i, s.T, g);
                         for (int64_t k = 0; k < s.K; ++k) {
-                            const Vec *uk = reinterpret_cast<const Vec *>(u + k * per_expert + offset + r * LANES);
-                            Vec *duk = reinterpret_cast<Vec *>(du + k * per_expert + offset + r * LANES);
+                            const Vec *u_k = reinterpret_cast<const Vec *>(u + k * per_expert + offset);
+                            Vec *du_k = reinterpret_cast<Vec *>(du + k * per_expert + offset);
                             Vec dot{};
 #pragma GCC unroll 8
                             for (int j = 0; j < ROWS; ++j)
 #pragma GCC unroll 4
                                 for (int q = 0; q < VECS; ++q) {
-                                    duk[j * VECS + q] += ai[k] * g[j][q];
-                                    dot += g[j][q] * uk[j * VECS + q];
+                                    du_k[j * VECS + q] += scales[k * rows + i] * g[j][q];
+                                    dot += g[j][q] * u_k[j * VECS + q];
                                 }
-                            float sum = 0;
-                            for (int64_t l = 0; l < VL; ++l) sum += dot[l];
-                            da[k] += sum;
+                            dots_fb[k * rows + i] += total(dot);
                         }
                     });
                 }
-            }
+        }
 }
 
+// How the images are shared out: `teams` threads (or one team of all threads) with chunks of `images`.
+struct Plan {
+    static constexpr int64_t MIN_FLOATS = 256 << 10, MAX_FLOATS = 2 << 20;  // of one chunk: 1 to 8 MiB
+    static constexpr int64_t MAX_SUMS = 64 << 20;                           // of all teams' gradients: 256 MiB
+    int64_t teams, images, chunks;
+
+    // per_image: floats of one image's frequencies; experts: floats of the transformed experts, which are read once
+    // a chunk, so large ones want large chunks.
+    Plan(const Shape &s, int64_t per_image, int64_t experts) {
+        const int64_t threads = omp_get_max_threads();
+        teams = s.N >= 4 * threads && threads * experts <= MAX_SUMS ? threads : 1;
+        const int64_t share = (s.N + teams - 1) / teams;
+        const int64_t most = std::max<int64_t>(1, std::clamp(experts / 2, MIN_FLOATS, MAX_FLOATS) / per_image);
+        const int64_t parts = std::max<int64_t>(1, (share + most - 1) / most);
+        images = std::max<int64_t>(1, (share + parts - 1) / parts);
+        chunks = (s.N + images - 1) / images;
+    }
+    int64_t team() const { return teams > 1 ? omp_get_thread_num() : 0; }
+};
+
+void routing_weights_of_rows(const Shape &s, int64_t first, int64_t n, const float *a, float *scales) {
+    for (int64_t k = 0; k < s.K; ++k)
+        for (int64_t i = 0; i < n; ++i)
+            std::fill_n(scales + (k * n + i) * s.T, s.T, a[(first + i) * s.K + k]);
+}
+
+// Measured on a CPU with AVX2: mixing and the use of one image's mixture in the cache cost as much as 4 + 2K rows of a
+// large product; with both gradients, 12K.
+bool mixes_first(const Shape &s) { return s.T + 4 + 2 * s.K < s.K * s.T; }
+bool takes_gradient_by_image(const Shape &s) { return 2 * s.T + 12 * s.K < 2 * s.K * s.T; }
+
 template <int M> void forward(const Shape &s, const float *x, const float *w, const float *a, float *y) {
-    using Tl = Tile<M>;
-    constexpr int t = Tl::t, F = t * t;
-    const int64_t n_max = s.chunk(F);
-    workspace.reserve(s.K * F * s.Op * s.C + n_max * F * s.T * (s.Cp + s.Op) + 64);
-    float *u = workspace.take(s.K * F * s.Op * s.C);
-    float *v = workspace.take(n_max * F * s.T * s.Cp), *m = workspace.take(n_max * F * s.T * s.Op);
+    constexpr int t = Tile<M>::t, F = t * t;
+    const int64_t u_size = s.K * F * s.Ob * LANES * s.C;
+    const Plan plan(s, F * s.T * (s.Cb + s.Ob) * LANES, u_size);
+    const int64_t rows = plan.images * s.T, edge = std::max(s.Cb, s.Ob) * LANES;
+    const int64_t v_size = F * Map::stride(s.Cb, rows), m_size = F * Map::stride(s.Ob, rows);
+    const int64_t team_size = v_size + m_size + Workspace::round_up(s.K * rows) + edge;
+    workspace.reserve(u_size + plan.teams * team_size + edge);
+    float *u = workspace.take(u_size), *zeros = workspace.take(edge), *teams = workspace.take(plan.teams * team_size);
+    std::fill(zeros, zeros + edge, 0.f);
     transform_experts<M, false>(s, w, u);
-    for (int64_t first = 0; first < s.N; first += n_max) {
-        const int64_t n = std::min(n_max, s.N - first);
+#pragma omp parallel for schedule(static) num_threads(plan.teams) if (plan.teams > 1)
+    for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+        const int64_t first = chunk * plan.images, n = std::min(plan.images, s.N - first);
+        float *v_data = teams + plan.team() * team_size, *m_data = v_data + v_size, *ignored = m_data + m_size;
+        float *scales = ignored + edge;
+        const Map v(v_data, s.Cb, n * s.T), m(m_data, s.Ob, n * s.T);
+        routing_weights_of_rows(s, first, n, a, scales);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n; ++i)
-            transform_map<t, t, false>([](int r, int c) { return Tl::BT[r][c]; },
-                                       const_cast<float *>(x) + (first + i) * s.H * s.W * s.C, s.H, s.W, s.C, s.Cp, M,
-                                       s.pad, s.tiles_down, s.tiles_across, v + i * s.T * s.Cp, n * s.T * s.Cp);
-        mix_and_multiply(F, n, s.T, s.K, a + first * s.K, u, v, s.C, s.Cp, m, s.Op);
+            transform_map<t, t, false>([](int r, int c) { return TILE<M>.BT[r][c]; },
+                                       const_cast<float *>(x) + (first + i) * s.H * s.W * s.C, zeros, s.H, s.W, s.C, M,
+                                       s.pad, s.tiles_down, s.tiles_across, v, i * s.T);
+        if (mixes_first(s))
+            mix_then_multiply(F, s.T, s.K, scales, u, v, s.C, m);
+        else
+            multiply_then_mix(F, s.K, scales, u, v, s.C, m, nullptr, nullptr);
 #pragma omp parallel for schedule(static)
-        for (int64_t i = 0; i < n; ++i) {
-            transform_map<M, t, true>([](int r, int c) { return Tl::AT[r][c]; }, y + (first + i) * s.R * s.S * s.O, s.R,
-                                      s.S, s.O, s.Op, M, 0, s.tiles_down, s.tiles_across, m + i * s.T * s.Op,
-                                      n * s.T * s.Op);
-        }
+        for (int64_t i = 0; i < n; ++i)
+            transform_map<M, t, true>([](int r, int c) { return TILE<M>.AT[r][c]; },
+                                      y + (first + i) * s.R * s.S * s.O, ignored, s.R, s.S, s.O, M, 0, s.tiles_down,
+                                      s.tiles_across, m, i * s.T);
     }
 }
 
 template <int M>
 void backward(const Shape &s, const float *x, const float *w, const float *a, const float *dy, float *dx, float *dw,
               float *da) {
-    using Tl = Tile<M>;
-    constexpr int t = Tl::t, F = t * t;
-    const int64_t n_max = s.chunk(F), blocks = (s.C + C_BLOCK - 1) / C_BLOCK;
-    const size_t u_size = s.K * F * s.Op * s.C, ut_size = dx ? s.K * F * s.Cp * s.O : 0;
-    const size_t da_size = F * blocks * s.N * s.K;
-    workspace.reserve(2 * u_size + ut_size + da_size + n_max * F * s.T * (s.Cp + s.Op) + 128);
-    float *u = workspace.take(u_size), *du = workspace.take(u_size), *ut = workspace.take(ut_size);
-    float *da_parts = workspace.take(da_size);
-    float *v = workspace.take(n_max * F * s.T * s.Cp), *dm = workspace.take(n_max * F * s.T * s.Op);
-    transform_experts<M, false>(s, w, u);
+    constexpr int t = Tile<M>::t, F = t * t;
+    // Without an input gradient, its products are not there to give the routing weights' gradients.
+    const bool by_image = !dx || takes_gradient_by_image(s);
+    const int64_t u_size = s.K * F * s.Ob * LANES * s.C, ut_size = dx ? s.K * F * s.Cb * LANES * s.O : 0;
+    const Plan plan(s, F * s.T * ((dx ? 2 : 1) * s.Cb + s.Ob) * LANES, u_size);
+    const int64_t max_rows = plan.images * s.T, edge = std::max(s.Cb, s.Ob) * LANES;
+    const int64_t v_size = F * Map::stride(s.Cb, max_rows), m_size = F * Map::stride(s.Ob, max_rows);
+    const int64_t dots_size = F * s.Cb * s.K * max_rows;
+    const int64_t team_size =
+        (dx ? 2 : 1) * v_size + m_size + edge + Workspace::round_up(s.K * max_rows) + Workspace::round_up(dots_size);
+    workspace.reserve((by_image + plan.teams) * u_size + ut_size + plan.teams * team_size + edge);
+    float *u = workspace.take(by_image ? u_size : 0), *ut = workspace.take(ut_size);
+    float *du = workspace.take(plan.teams * u_size), *zeros = workspace.take(edge);
+    float *teams = workspace.take(plan.teams * team_size);
+    std::fill(zeros, zeros + edge, 0.f);
+    if (by_image) transform_experts<M, false>(s, w, u);
     if (dx) transform_experts<M, true>(s, w, ut);
-    std::fill(du, du + u_size, 0.f);
-    std::fill(da_parts, da_parts + da_size, 0.f);
-    for (int64_t first = 0; first < s.N; first += n_max) {
-        const int64_t n = std::min(n_max, s.N - first);
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < plan.teams * u_size; ++i) du[i] = 0;
+#pragma omp parallel for schedule(static) num_threads(plan.teams) if (plan.teams > 1)
+    for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
+        const int64_t first = chunk * plan.images, n = std::min(plan.images, s.N - first), rows = n * s.T;
+        float *v_data = teams + plan.team() * team_size, *m_data = v_data + v_size, *ignored = m_data + m_size;
+        float *scales = ignored + edge, *dots = scales + Workspace::round_up(s.K * max_rows);
+        float *dv_data = dots + Workspace::round_up(dots_size), *team_du = du + plan.team() * u_size;
+        const Map v(v_data, s.Cb, rows), dm(m_data, s.Ob, rows), dv(dv_data, s.Cb, rows);
+        routing_weights_of_rows(s, first, n, a, scales);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n; ++i) {
-            transform_map<t, t, false>([](int r, int c) { return Tl::BT[r][c]; },
-                                       const_cast<float *>(x) + (first + i) * s.H * s.W * s.C, s.H, s.W, s.C, s.Cp, M,
-                                       s.pad, s.tiles_down, s.tiles_across, v + i * s.T * s.Cp, n * s.T * s.Cp);
-            transform_map<M, t, false>([](int r, int c) { return Tl::AT[c][r]; },
-                                       const_cast<float *>(dy) + (first + i) * s.R * s.S * s.O, s.R, s.S, s.O, s.Op, M,
-                                       0, s.tiles_down, s.tiles_across, dm + i * s.T * s.Op, n * s.T * s.Op);
+            transform_map<t, t, false>([](int r, int c) { return TILE<M>.BT[r][c]; },
+                                       const_cast<float *>(x) + (first + i) * s.H * s.W * s.C, zeros, s.H, s.W, s.C, M,
+                                       s.pad, s.tiles_down, s.tiles_across, v, i * s.T);
+            transform_map<M, t, false>([](int r, int c) { return TILE<M>.AT[c][r]; },
+                                       const_cast<float *>(dy) + (first + i) * s.R * s.S * s.O, zeros, s.R, s.S, s.O,
+                                       M, 0, s.tiles_down, s.tiles_across, dm, i * s.T);
         }
-        gradient_of_mixture(s, F, n, first, a + first * s.K, u, v, dm, du, da_parts);
+        if (by_image) {
+            gradient_by_image(s, F, scales, u, v, dm, team_du, dots);
+            if (dx) mix_then_multiply(F, s.T, s.K, scales, ut, dm, s.O, dv);
+        } else {
+            gradient_of_batch(s, F, scales, v, dm, team_du);
+            multiply_then_mix(F, s.K, scales, ut, dm, s.O, dv, &v, dots);
+        }
+        for (int64_t i = 0; i < n; ++i)
+            for (int64_t k = 0; k < s.K; ++k) {
+                float sum = 0;
+                for (int64_t b = 0; b < F * s.Cb; ++b)
+                    for (int64_t r = 0; r < (by_image ? 1 : s.T); ++r)
+                        sum += dots[(b * s.K + k) * rows + i * s.T + r];
+                da[(first + i) * s.K + k] = sum;
+            }
         if (!dx) continue;
-        mix_and_multiply(F, n, s.T, s.K, a + first * s.K, ut, dm, s.O, s.Op, v, s.Cp);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n; ++i) {
-            float *dxi = dx + (first + i) * s.H * s.W * s.C;
-            std::fill(dxi, dxi + s.H * s.W * s.C, 0.f);
-            transform_map<t, t, true>([](int r, int c) { return Tl::BT[c][r]; }, dxi, s.H, s.W, s.C, s.Cp, M, s.pad,
-                                      s.tiles_down, s.tiles_across, v + i * s.T * s.Cp, n * s.T * s.Cp);
+            float *dx_i = dx + (first + i) * s.H * s.W * s.C;
+            std::fill(dx_i, dx_i + s.H * s.W * s.C, 0.f);
+            transform_map<t, t, true>([](int r, int c) { return TILE<M>.BT[c][r]; }, dx_i, ignored, s.H, s.W, s.C, M,
+                                      s.pad, s.tiles_down, s.tiles_across, dv, i * s.T);
         }
     }
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < u_size; ++i)
+        for (int64_t team = 1; team < plan.teams; ++team) du[i] += du[team * u_size + i];
     gradient_of_experts<M>(s, du, dw);
-    for (int64_t i = 0; i < s.N * s.K; ++i) {
-        float sum = 0;
-        for (int64_t b = 0; b < F * blocks; ++b) sum += da_parts[b * s.N * s.K + i];
-        da[i] = sum;
+}
+
+// Calls f with the tile size as a compile-time constant. Returns 0, or 1 where there is not enough memory.
+template <class Fn> int with_tile(int64_t tile, Fn f) {
+    try {
+        switch (tile) {
+        case 2: f(std::integral_constant<int, 2>{}); break;
+        case 3: f(std::integral_constant<int, 3>{}); break;
+        case 4: f(std::integral_constant<int, 4>{}); break;
+        case 5: f(std::integral_constant<int, 5>{}); break;
+        case 6: f(std::integral_constant<int, 6>{}); break;
+        case 7: f(std::integral_constant<int, 7>{}); break;
+        }
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
     }
 }
 
 }  // namespace
 
-// The interface to Python. tile is 2 or 4; C and O are multiples of 8; arrays as described at the top; dx may be
-// null. Returns 0, or 1 where there is not enough memory.
+// The interface to Python. tile is 2 to 7; C and O are multiples of 8; arrays as described at the top; dx may be null.
 extern "C" int dynconv_winograd_forward(int64_t tile, int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K,
                                         int64_t pad, const float *x, const float *w, const float *a, float *y) {
-    try {
-        const Shape s(N, H, W, C, O, K, pad, tile);
-        tile == 2 ? forward<2>(s, x, w, a, y) : forward<4>(s, x, w, a, y);
-        return 0;
-    } catch (const std::bad_alloc &) {
-        return 1;
-    }
+    return with_tile(tile, [&](auto m) { forward<m()>(Shape(N, H, W, C, O, K, pad, m()), x, w, a, y); });
 }
 
 extern "C" int dynconv_winograd_backward(int64_t tile, int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K,
                                          int64_t pad, const float *x, const float *w, const float *a, const float *dy,
                                          float *dx, float *dw, float *da) {
-    try {
-        const Shape s(N, H, W, C, O, K, pad, tile);
-        tile == 2 ? backward<2>(s, x, w, a, dy, dx, dw, da) : backward<4>(s, x, w, a, dy, dx, dw, da);
-        return 0;
-    } catch (const std::bad_alloc &) {
-        return 1;
-    }
+    return with_tile(tile,
+                     [&](auto m) { backward<m()>(Shape(N, H, W, C, O, K, pad, m()), x, w, a, dy, dx, dw, da); });
 }
