@@ -6,6 +6,7 @@ import torch
 
 from dynconv.nn import DynamicConv2d
 from dynconv.nn.conv import Router, sparsemax
+from dynconv.nn.mixing import ALGORITHMS
 from nn.equation import mixture
 
 ACTIVATIONS = ("softmax", "sigmoid", "sparsemax")
@@ -192,3 +193,28 @@ def test_under_autocast_routing_stays_float32() -> None:
 
     assert a.dtype == torch.float32 and out.dtype == torch.bfloat16
     torch.testing.assert_close(out.float(), layer(x), rtol=0.05, atol=0.05)
+
+
+def test_the_choice_of_algorithm_is_explained() -> None:
+    layer = DynamicConv2d(16, 32, 3, padding=1, experts=4)
+
+    explanation = layer.explain_algorithm((64, 16, 12, 12))
+    text = str(explanation)
+
+    assert text.splitlines()[0] == (
+        "[64, 16, 12, 12] -> [64, 32, 12, 12], 4 experts 3x3, float32 on cpu, forward and backward"
+    )
+    assert f"-> {explanation.chosen}" in text
+    assert sorted(estimate.algorithm for estimate in explanation.estimates) == sorted(ALGORITHMS[1:])
+    strided = DynamicConv2d(16, 32, 3, stride=2, experts=4).eval().explain_algorithm((64, 16, 12, 12))
+    assert strided.chosen != "winograd" and "needs float32 on a CPU, 3x3 kernels" in str(strided)
+    assert "forward\n" in str(strided)
+    with pytest.raises(ValueError, match="needs"):
+        layer.explain_algorithm((64, 3, 12, 12))
+
+
+def test_explanations_are_of_what_is_computed() -> None:
+    """'same' padding of an even kernel and padding modes enlarge the input before the convolution."""
+    layer = DynamicConv2d(8, 8, 4, padding="same", experts=2)
+
+    assert layer.explain_algorithm((2, 8, 9, 9)).geometry.out_height == layer(torch.randn(2, 8, 9, 9)).shape[2]

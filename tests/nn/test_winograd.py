@@ -29,6 +29,18 @@ def test_is_registered_as_torch_wants_it(tile: int) -> None:
     )
 
 
+@pytest.mark.parametrize(("tile", "most"), [(2, 5e-7), (3, 1.5e-6), (4, 2e-6), (5, 5e-6), (6, 6e-6), (7, 2e-5)])
+def test_rounding_errors(tile: int, most: float) -> None:
+    """Root mean square, relative to the output's standard deviation, as the documentation states them."""
+    torch.manual_seed(0)
+    x, weight, a = torch.randn(20, 64, 14, 14), torch.randn(1, 64, 64, 3, 3), torch.ones(20, 1)
+    exact = torch.nn.functional.conv2d(x.double(), weight[0].double(), padding=1)
+
+    error = winograd.winograd(x, weight, a, 1, tile) - exact
+
+    assert error.square().mean().sqrt() <= most * exact.std()
+
+
 def test_same_bits_every_time() -> None:
     x, weight, a = inputs()
 

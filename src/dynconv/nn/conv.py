@@ -9,13 +9,16 @@ convolution (Chen et al. 2020, https://arxiv.org/abs/1912.03458). Needs torch al
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynconv.nn.mixing import Algorithm, Pair, mix_convolutions, pair
+from dynconv.nn import choice
+from dynconv.nn.geometry import Geometry, Pair, pair
+from dynconv.nn.mixing import Algorithm, mix_convolutions
 
 Activation = Literal["softmax", "sigmoid", "sparsemax"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -63,6 +66,11 @@ class Router(nn.Module):
         nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(hidden or channels))
         nn.init.zeros_(self.linear.bias)
         self.register_buffer("temperature", torch.tensor(float(temperature)))
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether the routing weights of every image sum to one."""
+        return self.activation != "sigmoid"
 
     def forward(self, x: Tensor) -> Tensor:
         # In float32 even under autocast: rounding a routing weight to 8 bits would move a whole image's kernel.
@@ -143,6 +151,13 @@ class DynamicConv2d(nn.Module):
         height, width = pair(padding, "padding")
         return width, width, height, height
 
+    def _explicit_padding(self) -> tuple[Pair, int, int]:
+        """The padding left to the convolution, and by how much the input is made higher and wider before it."""
+        left, right, top, bottom = self.padding
+        if self.padding_mode == "zeros" and (left, top) == (right, bottom):
+            return (top, left), 0, 0
+        return (0, 0), top + bottom, left + right
+
     @torch.no_grad()
     def reset_experts(self) -> None:
         """Draws each expert as `torch.nn.Conv2d` draws its kernel: uniform, by the fan-in of one expert."""
@@ -200,7 +215,7 @@ class DynamicConv2d(nn.Module):
         Raises:
             ValueError: they are not: K > 1 (or K = 1 with sigmoid) and the router's last layer is not zero.
         """
-        always_one = self.weight.shape[0] == 1 and self.router.activation != "sigmoid"
+        always_one = self.weight.shape[0] == 1 and self.router.sums_to_one
         if not always_one and self.router.linear.weight.count_nonzero():
             raise ValueError("collapse: the routing depends on the image, so there is no one convolution")
         weight = self.weight
@@ -225,11 +240,9 @@ class DynamicConv2d(nn.Module):
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
         """sum_k a_k Conv_k(x); a [N, K] is the layer's own router's unless routing_weights gives another."""
         a_NK = self.routing_weights(x) if routing_weights is None else routing_weights
-        left, right, top, bottom = self.padding
-        padding = (top, left)
-        if self.padding_mode != "zeros" or (left, top) != (right, bottom):
+        padding, *extra = self._explicit_padding()
+        if any(extra):
             x = F.pad(x, self.padding, "constant" if self.padding_mode == "zeros" else self.padding_mode)
-            padding = (0, 0)
         return mix_convolutions(
             x,
             self.weight,
@@ -241,6 +254,28 @@ class DynamicConv2d(nn.Module):
             groups=self.groups,
             algorithm=self.algorithm,
         )
+
+    def explain_algorithm(self, shape: Sequence[int], training: bool | None = None) -> choice.Explanation:
+        """What `auto` takes for an input of this shape, and the predicted times behind it; print it.
+
+        Args:
+            shape: of x: (N, C, H, W).
+            training: with gradients or without; as the layer is now (`layer.training`), if not given.
+
+        Raises:
+            ValueError: shape has not four dimensions, or another number of channels.
+        """
+        k, out_channels, channels, *_ = self.weight.shape
+        if len(shape) != 4 or shape[1] != channels * self.groups:
+            raise ValueError(f"shape: needs (N, {channels * self.groups}, H, W), not {tuple(shape)}")
+        batch, _, height, width = shape
+        padding, extra_height, extra_width = self._explicit_padding()
+        geometry = Geometry(
+            batch, shape[1], height + extra_height, width + extra_width, out_channels, k, self.kernel_size,
+            self.stride, padding, self.dilation, self.groups, self.weight.dtype, self.weight.device.type,
+            self.training if training is None else training,
+        )  # fmt: skip
+        return choice.explain(geometry)
 
     def extra_repr(self) -> str:
         k, o, c, *kernel = self.weight.shape

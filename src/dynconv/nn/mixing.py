@@ -1,43 +1,31 @@
-"""The mixture O = sum_k a_k Conv_k(X), by several exact algorithms, and the choice between them.
+"""The mixture O = sum_k a_k Conv_k(X), by several exact algorithms.
 
 Convolution is linear in its kernel and in its input, so the K convolutions need not be computed one by one:
 
     kernel    mix the kernels for each image, then one convolution with one group per image
     input     concatenate a_1 X, ..., a_K X on the channels, then one convolution K*C -> O
-    winograd  Winograd's minimal filtering, the kernels mixed in cache where they are used (winograd.cpp); CPU, 3x3
+    output    one convolution C -> K*O, then the weighted sum of the K outputs
+    unfold    mix the kernels for each image, unfold X into its patches, then one matrix product per image
+    winograd  Winograd's minimal filtering, mixed in the cache where it is used (winograd.cpp); CPU, 3x3
 
-Shape suffixes: N images, K experts, C input and O output channels, H x W spatial.
+`auto` takes the one that `choice.py` expects to be the fastest.
+
+Shape suffixes: N images, K experts, C input and O output channels, H x W spatial, L output pixels, G groups.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynconv.nn import winograd
+from dynconv.nn import choice, winograd
+from dynconv.nn.geometry import Geometry, Pair, pair
 
-Algorithm = Literal["auto", "kernel", "input", "winograd"]
+Algorithm = Literal["auto", "kernel", "input", "output", "unfold", "winograd"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
-
-Pair = tuple[int, int]
-"""Height, width."""
-
-
-def pair(value: int | Sequence[int], name: str) -> Pair:
-    """One number for both sides, or two.
-
-    Raises:
-        ValueError: other than two.
-    """
-    if isinstance(value, int):
-        return value, value
-    if len(value) != 2:
-        raise ValueError(f"{name}: needs one number, or two for height and width, not {tuple(value)}")
-    return value[0], value[1]
 
 
 def mix_convolutions(
@@ -69,44 +57,22 @@ def mix_convolutions(
     if torch.is_autocast_enabled(x_NCHW.device.type):
         dtype = torch.get_autocast_dtype(x_NCHW.device.type)
         x_NCHW, weight_KOCHW, a_NK = x_NCHW.to(dtype), weight_KOCHW.to(dtype), a_NK.to(dtype)
-    if algorithm == "auto":
-        algorithm = choose_algorithm(x_NCHW, weight_KOCHW, stride, padding, dilation, groups)
-    if algorithm == "winograd":
-        if not winograd.applies(x_NCHW, weight_KOCHW, stride, dilation, groups, padding):
-            raise ValueError(
-                "algorithm 'winograd' needs float32 on a CPU, 3x3 kernels, stride, dilation and groups 1, "
-                "padding up to 2 and channels in multiples of 8; use 'auto'"
-            )
-        tile = winograd.tile_size(x_NCHW, weight_KOCHW, padding[0])
+    if tuple(weight_KOCHW.shape[3:]) == (1, 1) and padding == (0, 0) and stride != (1, 1):
+        # The same pixels at stride 1. oneDNN's own strided 1x1 convolution gives wrong weight gradients, or crashes,
+        # for fewer than 8 channels, channels last: https://github.com/uxlfoundation/oneDNN/issues/6035
+        x_NCHW, stride = _as_input(x_NCHW[:, :, :: stride[0], :: stride[1]], x_NCHW), (1, 1)
+    geometry = Geometry.of(x_NCHW, weight_KOCHW, stride, padding, dilation, groups)
+    chosen: str = choice.choose(geometry) if algorithm == "auto" else algorithm
+    if chosen == "winograd":
+        if not winograd.applies(geometry):
+            raise ValueError(f"algorithm 'winograd' {winograd.DOMAIN}; use 'auto'")
+        tile, _ = winograd.best_tile(geometry)
         out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding[0], tile)
-    elif algorithm == "kernel":
-        out = _by_kernel(x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
-    elif algorithm == "input":
-        out = _by_input(x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
+    elif chosen in _BY:
+        out = _BY[chosen](x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
     else:
         raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
     return out if bias_KO is None else out + (a_NK @ bias_KO.to(a_NK.dtype))[:, :, None, None]
-
-
-_MIN_PIXELS = 256  # of output in the batch: fewer do not pay for Winograd's transformation of the experts
-
-
-def choose_algorithm(
-    x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
-) -> Algorithm:
-    """The algorithm that `auto` takes for this input: by the rules that the measurements in benchmarks/ support."""
-    # The smaller side of the output at stride 1.
-    out_size = min(x_NCHW.shape[i + 2] + 2 * padding[i] - dilation[i] * (weight_KOCHW.shape[i + 3] - 1) for i in (0, 1))
-    if (
-        out_size >= 2
-        and x_NCHW.shape[0] * out_size * out_size >= _MIN_PIXELS
-        and winograd.applies(x_NCHW, weight_KOCHW, stride, dilation, groups, padding)
-        and winograd.available()
-    ):
-        return "winograd"
-    if weight_KOCHW.shape[0] == 1 or out_size <= 12 * min(stride) or torch.onnx.is_in_onnx_export():
-        return "input"
-    return "kernel"
 
 
 def _by_kernel(
@@ -119,8 +85,7 @@ def _by_kernel(
     mixed = (a_NK @ weight_KOCHW.flatten(1)).view(n * o, *kernel)
     out = F.conv2d(x_NCHW.reshape(1, n * c, h, w), mixed, None, stride, padding, dilation, n * groups)
     out = out.view(n, o, *out.shape[2:])
-    channels_last = x_NCHW.is_contiguous(memory_format=torch.channels_last)
-    return out.contiguous(memory_format=torch.channels_last) if channels_last else out
+    return _as_input(out, x_NCHW)
 
 
 def _by_input(
@@ -137,3 +102,42 @@ def _by_input(
     scaled_NCHW = scaled.flatten(3).permute(0, 3, 1, 2)
     kernels = weight_KOCHW.transpose(0, 1).flatten(1, 2)
     return F.conv2d(scaled_NCHW, kernels, None, stride, padding, dilation, groups)
+
+
+def _by_output(
+    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    k, o, *kernel = weight_KOCHW.shape
+    # A group's output channels lie together, so its experts' have to.
+    kernels = weight_KOCHW.unflatten(1, (groups, o // groups)).transpose(0, 1).flatten(0, 2)
+    out = F.conv2d(x_NCHW, kernels, None, stride, padding, dilation, groups)
+    out_NGKOHW = out.unflatten(1, (groups, k, o // groups))
+    mixed = (a_NK[:, None, :, None, None, None] * out_NGKOHW).sum(2).flatten(1, 2)
+    return _as_input(mixed, x_NCHW)
+
+
+def _by_unfold(
+    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
+) -> Tensor:
+    n, c, h, w = x_NCHW.shape
+    _, o, _, *kernel = weight_KOCHW.shape
+    height, width = (
+        (side + 2 * padding[i] - dilation[i] * (kernel[i] - 1) - 1) // stride[i] + 1 for i, side in enumerate((h, w))
+    )
+    if tuple(kernel) == stride == (1, 1) and padding == (0, 0):
+        patches = x_NCHW.flatten(2)
+    else:
+        patches = F.unfold(x_NCHW, tuple(kernel), dilation, padding, stride)
+    mixed = (a_NK @ weight_KOCHW.flatten(1)).view(n * groups, o // groups, c // groups * kernel[0] * kernel[1])
+    out = torch.bmm(mixed, patches.reshape(n * groups, mixed.shape[-1], height * width))
+    return _as_input(out.view(n, o, height, width), x_NCHW)
+
+
+def _as_input(out: Tensor, x_NCHW: Tensor) -> Tensor:
+    """out in the memory format of x: contiguous or channels_last. vmap knows neither by name."""
+    if x_NCHW.shape[1] > 1 and x_NCHW.stride(1) == 1:
+        return out.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+    return out.contiguous()
+
+
+_BY = {"kernel": _by_kernel, "input": _by_input, "output": _by_output, "unfold": _by_unfold}

@@ -120,8 +120,7 @@ class Workspace {
     void reserve(size_t floats) {
         used_ = 0;
         if (floats <= size_) return;
-        std::free(data_);
-        size_ = 0;
+        release();
         const size_t page = size_t(2) << 20, bytes = (floats * sizeof(float) + page - 1) / page * page;
         data_ = static_cast<float *>(std::aligned_alloc(page, bytes));
         if (!data_) throw std::bad_alloc();
@@ -134,6 +133,11 @@ class Workspace {
         float *p = data_ + used_;
         used_ += round_up(floats);
         return p;
+    }
+    void release() {
+        std::free(data_);
+        data_ = nullptr;
+        size_ = 0;
     }
     static size_t round_up(size_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 };
@@ -605,3 +609,6 @@ extern "C" int dynconv_winograd_backward(int64_t tile, int64_t N, int64_t H, int
     return with_tile(tile,
                      [&](auto m) { backward<m()>(Shape(N, H, W, C, O, K, pad, m()), x, w, a, dy, dx, dw, da); });
 }
+
+// Frees what the calling thread's last calls left for the next one.
+extern "C" void dynconv_winograd_release() { workspace.release(); }

@@ -21,6 +21,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dynconv.nn.geometry import Geometry
+
 _SOURCE = Path(__file__).with_name("winograd.cpp")
 # Not -ffast-math: linking with it flushes denormals to zero in the whole process.
 _FLAGS = "-std=c++17 -O2 -march=native -fno-math-errno -fno-trapping-math -fno-signed-zeros -fopenmp -fPIC -shared"
@@ -82,6 +84,7 @@ def _load() -> ctypes.CDLL | str:
     return library
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """Whether the operator can be used here; builds it if that has not been done yet (about 20 seconds)."""
     return not isinstance(_load(), str)
@@ -93,48 +96,56 @@ def status() -> str:
     return f"not available: {library}" if isinstance(library, str) else "available"
 
 
-def applies(
-    x: Tensor,
-    weight: Tensor,
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    groups: int,
-    padding: tuple[int, int],
-) -> bool:
-    """Whether this convolution is one that the operator computes (3x3, float32, CPU, ...)."""
-    _, out_channels, in_channels, *size = weight.shape
+DOMAIN = (
+    "needs float32 on a CPU, 3x3 kernels, stride, dilation and groups 1, padding up to 2 and channels in multiples of 8"
+)
+
+
+def applies(geometry: Geometry) -> bool:
+    """Whether this convolution is one that the operator computes: what DOMAIN says."""
+    g = geometry
     return (
-        x.device.type == "cpu"
-        and x.dtype == weight.dtype == torch.float32
-        and tuple(size) == (3, 3)
-        and stride == dilation == (1, 1)
-        and groups == 1
-        and padding in ((0, 0), (1, 1), (2, 2))
-        and in_channels % 8 == out_channels % 8 == 0
-        and min(x.shape[2:]) + 2 * padding[0] >= 3
+        g.device == "cpu"
+        and g.dtype == torch.float32
+        and g.kernel == (3, 3)
+        and g.stride == g.dilation == (1, 1)
+        and g.groups == 1
+        and g.padding in ((0, 0), (1, 1), (2, 2))
+        and g.in_channels % 8 == g.out_channels % 8 == 0
+        and min(g.out_height, g.out_width) >= 1
     )
 
 
-def tile_size(x_NCHW: Tensor, weight_KOCHW: Tensor, padding: int) -> int:
-    """The M of F(M, 3) expected to be fastest: 2 to 7, by costs in multiplications of a large matrix product.
+def best_tile(geometry: Geometry) -> tuple[int, float]:
+    """The M of F(M, 3) expected to be fastest, 2 to 7, and its cost: multiplications of a large matrix product.
 
     Larger tiles need fewer multiplications, unless they stick out over the border. The two ways of mixing are those
     of winograd.cpp; 43 is what it costs to transform a number there and back, measured on a CPU with AVX2. Tiles of 7
-    round worst (about 4e-5 of the output's standard deviation, 4e-6 for 6, where float32 itself has 3e-7), so they
-    have to be faster by a fifth.
+    round worst (1.4e-5 of the output's standard deviation, 4e-6 for 6, where float32 itself has 3e-7), so they have to
+    be faster by a fifth.
     """
-    experts, out_channels, in_channels = weight_KOCHW.shape[:3]
-    height, width = (side + 2 * padding - 2 for side in x_NCHW.shape[2:])
+    experts, in_channels, out_channels = geometry.experts, geometry.in_channels, geometry.out_channels
 
     def cost(tile: int) -> float:
-        tiles = -(-height // tile) * -(-width // tile)
+        tiles = -(-geometry.out_height // tile) * -(-geometry.out_width // tile)
         forward = min(experts * tiles, tiles + 4 + 2 * experts)
         backward = min(2 * experts * tiles, 2 * tiles + 12 * experts)
         multiply = (forward + backward) / 3 * in_channels * out_channels
         transform = 43 * tiles * (in_channels + out_channels)
         return (tile + 2) ** 2 * (multiply + transform) * (1.2 if tile == 7 else 1)
 
-    return min(range(2, 8), key=cost)
+    best = 2
+    for tile in range(3, 8):  # torch.compile does not know min(..., key=...)
+        if cost(tile) < cost(best):
+            best = tile
+    return best, cost(best)
+
+
+def release_workspace() -> None:
+    """Gives back the memory that the operator keeps for its next call, as much as the largest call needed."""
+    library = _load()
+    if not isinstance(library, str):
+        library.dynconv_winograd_release()
 
 
 def _call(name: str, tile: int, x: Tensor, weight: Tensor, padding: int, *arrays: Tensor | None) -> None:
