@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from tyro.conf import Positional
 from tyro.constructors import (
     ConstructorRegistry,
@@ -88,6 +88,36 @@ class RunsArguments(_Arguments):
 
 class DoctorArguments(_Arguments):
     """Print what matters about this machine and its data, and what to do about it."""
+
+
+class BenchArguments(_Arguments):
+    """Measure what dynamic convolution costs on this machine: `layer`, or `step`, a training step of a preset.
+
+    `layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
+    libraries, forward and with gradients, and the memory. Leave the machine alone meanwhile.
+    """
+
+    what: Annotated[Positional[Literal["layer", "step"]], tyro.conf.arg(metavar="{layer,step}")]
+    """What to measure."""
+    shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56"], ...] = (
+        "quick",
+        "standard",
+        "resnet18-32",
+        "resnet18-56",
+    )
+    """layer: the convolutions of a preset, or of ResNet-18 with a first stage of 32x32 or 56x56."""
+    experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
+    """layer: numbers of experts."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """layer: types of numbers."""
+    preset: Literal["quick", "standard"] = "standard"
+    """step: the network."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """Images."""
+    rounds: Annotated[int, Field(ge=1)] = 5
+    """How often each method takes its turn; the median counts."""
+    output: Path | None = None
+    """JSON file for the figures; `layer` continues what it holds already and draws a plot beside it."""
 
 
 class PresetsArguments(_Arguments):

@@ -22,6 +22,7 @@ Train and use image classifiers with dynamic convolutions.
   runs [FOLDER]                           list runs in a table
   describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
   presets                                 list the named configurations
+  bench {layer,step}                      time the layer's algorithms, or a training step
   doctor                                  what matters about this machine and its data
 
   dynconv VERB --help                     all options of a verb
@@ -151,6 +152,22 @@ def presets(words: Sequence[str]) -> int:
     return 0
 
 
+def bench(words: Sequence[str]) -> int:
+    """Measures the layer or a training step; prints tables, and writes JSON and a plot where asked to."""
+    from dynconv.arguments import BenchArguments, parse
+
+    arguments = parse(BenchArguments, words, "bench")
+
+    from rich.console import Console
+
+    from dynconv.using.bench import Request, run
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for part in run(Request(**dict(arguments)), announce=_announce):
+        console.print(part, highlight=False)
+    return 0
+
+
 def doctor(words: Sequence[str]) -> int:
     """Prints what was found on this machine and what to do about it."""
     from dynconv.arguments import DoctorArguments, parse
@@ -171,6 +188,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "runs": runs,
     "describe": describe,
     "presets": presets,
+    "bench": bench,
     "doctor": doctor,
 }
 

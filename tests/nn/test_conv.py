@@ -173,6 +173,22 @@ def test_wrong_arguments_are_named(wrong: dict[str, object], reason: str) -> Non
         DynamicConv2d(4, 8, 3, **wrong)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_a_net_goes_to_channels_last_and_to_other_types_as_with_conv2d(algorithm: str) -> None:
+    torch.manual_seed(0)
+    layer = DynamicConv2d(8, 16, 3, padding=1, experts=3, algorithm=algorithm)  # type: ignore[arg-type]
+    x = torch.randn(4, 8, 12, 12)
+    expected = layer(x)
+
+    net = torch.nn.Sequential(layer).to(memory_format=torch.channels_last)
+    out = net(x.to(memory_format=torch.channels_last))
+    out.sum().backward()
+
+    assert out.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-4)
+    assert net.double()[0].weight.dtype == torch.float64 and layer.weight.shape == (3, 16, 8, 3, 3)
+
+
 def test_copies_pickles_and_states_keep_the_function() -> None:
     layer, x = DynamicConv2d(3, 5, 3, experts=2, activation="sparsemax", temperature=2.0), torch.randn(2, 3, 7, 7)
     stream = io.BytesIO()

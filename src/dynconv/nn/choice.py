@@ -4,7 +4,7 @@ The model predicts the time of one image, for each algorithm, type of numbers, a
 
     log milliseconds = w . (1, log K, log C, log O, log out pixels, log kernel pixels, log stride)
 
-so its coefficients are exponents; for `winograd` the one exponent is that of the multiplications of its best tile.
+so its coefficients are exponents; for `winograd` the last two are replaced by the log of its best tile's cost.
 They stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine
 that the file names. Where nothing was measured (another device), a rule of thumb decides.
 """
@@ -125,17 +125,16 @@ def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
 def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
     """What the model multiplies its coefficients with."""
     g = geometry
-    if algorithm == "winograd":
-        return 1.0, math.log(winograd.best_tile(g)[1])
-    return (
+    common = (
         1.0,
         math.log(g.experts),
         math.log(g.in_channels / g.groups),
         math.log(g.out_channels),
         math.log(max(1, g.out_height) * max(1, g.out_width)),
-        math.log(g.kernel[0] * g.kernel[1]),
-        math.log(g.stride[0] * g.stride[1]),
     )
+    if algorithm == "winograd":
+        return *common, math.log(winograd.best_tile(g)[1])
+    return *common, math.log(g.kernel[0] * g.kernel[1]), math.log(g.stride[0] * g.stride[1])
 
 
 def _coefficients(geometry: Geometry) -> dict[str, list[float]]:

@@ -9,8 +9,8 @@ convolution (Chen et al. 2020, https://arxiv.org/abs/1912.03458). Needs torch al
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
@@ -276,6 +276,13 @@ class DynamicConv2d(nn.Module):
             self.training if training is None else training,
         )  # fmt: skip
         return choice.explain(geometry)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # `to(memory_format=torch.channels_last)` fails on five dimensions, so the experts go through it as kernels.
+        def as_kernels(tensor: Tensor) -> Tensor:
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
+
+        return super()._apply(as_kernels, recurse)  # type: ignore[no-any-return, no-untyped-call]
 
     def extra_repr(self) -> str:
         k, o, c, *kernel = self.weight.shape

@@ -1,0 +1,106 @@
+"""What the layer and a training step cost, measured side by side."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from rich.console import RenderableType
+
+from dynconv.errors import DynconvError
+from dynconv.nn.device import pick_device
+from dynconv.presets import PRESETS
+from dynconv.training.rundir import environment
+from dynconv.using.bench import layer, report, step
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to measure; see `dynconv bench --help`."""
+
+    what: Literal["layer", "step"]
+    shapes: Sequence[str]
+    experts: Sequence[int]
+    dtypes: Sequence[str]
+    preset: str
+    batch: int
+    rounds: int
+    output: Path | None
+
+
+def run(request: Request, announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    """Measures, writes what is asked for and yields what to print; progress goes to `announce`.
+
+    Raises:
+        DynconvError: the output cannot be read or written, or is that of another machine.
+    """
+    machine = _machine()
+    yield from (_step if request.what == "step" else _layer)(request, machine, announce)
+
+
+def _layer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    cells = _earlier(request, machine)
+    taken: list[dict[str, Any]] = []
+    about: dict[str, Any] = {"machine": machine, "batch": request.batch, "rounds": request.rounds}
+
+    def done(cell: dict[str, Any], number: int, total: int) -> None:
+        taken.append(cell)
+        announce(f"{number}/{total}  {cell['shape']}, K = {cell['experts']}, {cell['dtype']}")
+        if request.output:
+            _write(
+                request.output, lambda path: layer.write_cells(path, about | {"summary": report.summary(taken)}, taken)
+            )
+
+    layer.measure(
+        request.shapes, request.experts, request.dtypes, request.batch, request.rounds, pick_device("auto"), cells, done
+    )
+    yield from report.tables(taken)
+    yield report.sentence(report.summary(taken))
+    if request.output:
+        picture = request.output.with_suffix(".png")
+        _write(picture, lambda path: report.plot(taken, path))
+        yield f"written: {request.output}, {picture}"
+
+
+def _earlier(request: Request, machine: dict[str, Any]) -> list[dict[str, Any]]:
+    if request.output is None or not request.output.exists():
+        return []
+    try:
+        found = json.loads(request.output.read_text())
+        same = (found["machine"]["processor"], found["batch"]) == (machine["processor"], request.batch)
+        cells: list[dict[str, Any]] = found["cells"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise DynconvError(f"{request.output}: is no measurement of the layer; choose another --output") from error
+    if not same:
+        raise DynconvError(f"{request.output}: is of another machine or batch size; choose another --output")
+    return cells
+
+
+def _step(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    config = PRESETS[request.preset]()
+    announce(f"{request.preset}, {config.image_sizes[-1]} px, batches of {request.batch}")
+    found = step.measure_step(config, request.batch, config.image_sizes[-1], request.rounds)
+    rates = found["images_per_second"]
+    for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
+        yield f"{name:9s} {rate:7.1f} images/s  {rates['auto'] / rate:5.2f} times slower than auto"
+    if request.output:
+        text = json.dumps({"machine": machine, "rounds": request.rounds} | found, indent=1) + "\n"
+        _write(request.output, lambda path: path.write_text(text))
+        yield f"written: {request.output}"
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    try:
+        write(path)
+    except OSError as error:
+        raise DynconvError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _machine() -> dict[str, Any]:
+    about = environment("none")
+    names = ("processor", "instruction_sets", "cores", "threads", "gpus", "system", "python", "packages", "command")
+    return {name: about[name] for name in names} | {"torch_threads": torch.get_num_threads()}

@@ -1,0 +1,72 @@
+"""`dynconv bench`, small: that it measures, writes, continues and says what is wrong. Its figures are not judged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynconv.cli import main
+from dynconv.using.bench.shapes import SETS, Shape, shapes
+
+SMALL = [
+    "bench",
+    "layer",
+    "--shapes",
+    "quick",
+    "--experts",
+    "2",
+    "--dtypes",
+    "float32",
+    "--rounds",
+    "1",
+    "--batch",
+    "2",
+]
+
+
+def test_layer_is_measured_once_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "layer.json"
+
+    assert main([*SMALL, "--output", str(output)]) == 0
+
+    found = json.loads(output.read_text())
+    assert len(found["cells"]) == len(shapes("quick"))
+    methods = found["cells"][0]["methods"]
+    assert {"static", "loop", "grouped", "kernel", "input", "output", "unfold"} <= set(methods)
+    assert all(figures[f"{mode}_ms"] > 0 for figures in methods.values() for mode in ("inference", "training"))
+    assert (tmp_path / "layer.png").stat().st_size > 10_000
+    assert "auto is within 5 % of the best algorithm in" in capsys.readouterr().out
+
+    assert main([*SMALL, "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["cells"] == found["cells"]
+
+
+def test_a_file_that_is_no_measurement_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "layer.json"
+    output.write_text("{}")
+
+    assert main([*SMALL, "--output", str(output)]) == 2
+
+    assert "is no measurement of the layer" in capsys.readouterr().err
+    assert output.read_text() == "{}"
+
+
+def test_step_compares_the_algorithms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "step.json"
+
+    assert main(["bench", "step", "--preset", "quick", "--batch", "4", "--rounds", "1", "--output", str(output)]) == 0
+
+    assert set(json.loads(output.read_text())["images_per_second"]) >= {"auto", "kernel", "input"}
+    assert "times slower than auto" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["layer", "--experts", "0"], ["layer", "--shapes", "vgg"]])
+def test_wrong_words_are_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *words]) == 2
+    assert capsys.readouterr().err.startswith("dynconv: error: ")
+
+
+def test_the_shapes_are_those_of_the_networks() -> None:
+    assert shapes("quick")[0] == Shape(24, 32, 31, 3, 1)
+    assert Shape(256, 512, 14, 3, 2) in shapes("resnet18-56")
+    assert all(shapes(name) for name in SETS)
