@@ -282,7 +282,7 @@ class DynamicConv2d(nn.Module):
         def as_kernels(tensor: Tensor) -> Tensor:
             return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
 
-        return super()._apply(as_kernels, recurse)  # type: ignore[no-any-return, no-untyped-call]
+        return super()._apply(as_kernels, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
         k, o, c, *kernel = self.weight.shape

@@ -91,8 +91,10 @@ def plot(cells: list[dict[str, Any]], path: Path) -> None:
                     ratio = cell["methods"][name]["training_ms"] / cell["methods"]["static"]["training_ms"]
                     points.append((names.index(f"{cell['shape']} ({cell['set']})"), ratio))
             if points:
-                style = {"linestyle": "-", "linewidth": 1.2} if method == "auto" else {"linestyle": "none"}
-                axes.plot(*zip(*points, strict=True), marker="o", markersize=4, color=colour, label=method, **style)
+                # auto is one of the algorithms: a ring around its point.
+                style = {"markersize": 9, "markerfacecolor": "none"} if method == "auto" else {"markersize": 4}
+                points_xy = zip(*points, strict=True)
+                axes.plot(*points_xy, marker="o", linestyle="none", color=colour, label=method, **style)
         axes.axhline(1, color="#999999", linewidth=0.8)
         axes.set(yscale="log", ylabel="time / static", title=f"K = {experts}, {dtype}")
         axes.set_yticks([0.5, 1, 2, 4, 8, 16], labels=["0.5", "1", "2", "4", "8", "16"])
