@@ -43,7 +43,7 @@ constexpr int64_t VECS = LANES / VL;
 #define INLINE inline __attribute__((always_inline))  // keeps register tiles in registers
 
 // The matrices of F(M, 3), after Toom and Cook: polynomials multiply point by point at t - 1 numbers and infinity.
-// The points are chosen for small rounding errors; tests/test_winograd.py says how large they are.
+// The points are chosen for small rounding errors; tests/nn/test_winograd.py says how large they are.
 template <int M> struct Tile {
     static constexpr int t = M + 2, F = t * t;
     float BT[t][t] = {}, G[t][3] = {}, AT[M][t] = {};

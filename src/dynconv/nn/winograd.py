@@ -13,6 +13,7 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -52,6 +53,8 @@ def _build() -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent) as folder:
             built = Path(folder) / target.name
             command = [compiler, *_FLAGS.split(), str(_SOURCE), "-o", str(built)]
+            # Nobody expects the first forward pass to take that long.
+            print("dynconv: compiling its Winograd operator, once, about 20 seconds", file=sys.stderr, flush=True)
             result = subprocess.run(command, capture_output=True, text=True, check=False)
             if result.returncode:
                 first = (result.stderr.strip().splitlines() or ["no message"])[0]
