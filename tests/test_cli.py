@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from dynconv import cli
 from dynconv.cli import VERBS, main
 from dynconv.data import shapes
 from dynconv.presets import PRESETS
@@ -51,6 +52,12 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "first"
     assert main([*TINY, "--run", str(run)]) == 0
     return run
+
+
+@pytest.fixture
+def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes longer than these trainings, and is looked at elsewhere."""
+    monkeypatch.setattr(cli, "_report_of", lambda run, dataset: None)
 
 
 def summary(run: Path) -> dict[str, object]:
@@ -97,7 +104,8 @@ def test_the_last_line_on_standard_output_is_the_run_which_holds_everything(
         "predictions.npz",
     ):
         assert (run / name).stat().st_size > 0, name
-    assert (run / "loss.png").exists() and (run / "accuracy.png").exists()
+    assert (run / "report" / "report.html").exists()
+    assert (run / "report" / "loss.png").exists() and (run / "report" / "accuracy.png").exists()
     assert list((run / "tensorboard").iterdir())
 
 
@@ -127,6 +135,7 @@ def test_runs_lists_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -
     assert "first" in text and "shapes" in text
 
 
+@pytest.mark.usefixtures("no_report")
 def test_the_same_seed_gives_the_same_network(trained: Path, tmp_path: Path) -> None:
     config = trained / "config.yaml"
 
@@ -136,6 +145,7 @@ def test_the_same_seed_gives_the_same_network(trained: Path, tmp_path: Path) -> 
     assert summary(tmp_path / "again")["test_loss"] == summary(trained)["test_loss"]
 
 
+@pytest.mark.usefixtures("no_report")
 def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -170,6 +180,7 @@ def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     )
 
 
+@pytest.mark.usefixtures("no_report")
 def test_held_out_images_are_reported_and_can_be_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     assert main([*TINY, "--epochs", "1", "--data.holdout", "500", "--run", str(run), "--no-tta"]) == 0

@@ -79,6 +79,30 @@ class EvaluateArguments(_Arguments):
     """Print the figures as JSON."""
 
 
+class ReportArguments(_Arguments):
+    """Write one self-contained page about a run, or about several side by side, and its plots as PNG and SVG."""
+
+    runs: Annotated[Positional[tuple[Path, ...]], Field(min_length=1), tyro.conf.arg(metavar="RUN [RUN ...]")]
+    """Run directories."""
+    output: Path | None = None
+    """Folder for the page and the plots. Default: report/ in the run, or beside the runs where there are several."""
+    data: str | None = None
+    """Of one run: cifar10, shapes, auto or a path. Default: the data that it was trained on."""
+
+
+class ExplainArguments(_Arguments):
+    """Show what the routing does with images: prediction, each block's routing weights, and which pixels counted."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run directory or weights file."""
+    images: Annotated[Positional[tuple[Path, ...]], Field(min_length=1), tyro.conf.arg(metavar="IMAGE ...")]
+    """PNG, JPEG or WebP files."""
+    output: Path = Path()
+    """Folder for a picture of each explanation, <image>-explained.png."""
+    data: str | None = None
+    """Where the class means come from. Default: the data that it was trained on."""
+
+
 class RunsArguments(_Arguments):
     """List runs in a table."""
 

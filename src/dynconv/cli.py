@@ -9,9 +9,14 @@ import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dynconv
 from dynconv.errors import DynconvError
+
+if TYPE_CHECKING:
+    from dynconv.data import Dataset
 
 USAGE = """usage: dynconv VERB ...
 
@@ -19,6 +24,8 @@ Train and use image classifiers with dynamic convolutions.
 
   train [PRESET] [--FIELD VALUE ...]      train a network; writes a run directory
   evaluate RUN [--data X]                 accuracy of a trained network, per class, confusion
+  report RUN [RUN ...]                    a page about a run, or about several side by side
+  explain RUN IMAGE ...                   what the routing does with images
   runs [FOLDER]                           list runs in a table
   describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
   presets                                 list the named configurations
@@ -48,7 +55,6 @@ def train(words: Sequence[str]) -> int:
     from dynconv.training.loop import fit
     from dynconv.training.progress import Progress
     from dynconv.training.rundir import RunDir
-    from dynconv.using.curves import plot_curves
     from dynconv.using.describe import headline
 
     config = arguments.settings
@@ -61,22 +67,75 @@ def train(words: Sequence[str]) -> int:
     _announce(f"run: {run.path}")
     with Progress() as progress:
         summary = fit(config, dataset, run, progress, resume=arguments.resume is not None)
-    plot_curves(run)
     with_tta = summary["test_accuracy_tta"]
     print(
         f"test accuracy on {dataset.name}: {summary['test_accuracy']:.2%}"
-        + ("" if with_tta is None else f", {with_tta:.2%} with test-time augmentation")
+        + ("" if with_tta is None else f", {with_tta:.2%} with test-time augmentation"),
+        flush=True,
     )
     stopped_by = summary["stopped_by"]
     if stopped_by:
         print(f"stopped by {stopped_by} after {summary['epochs']} of {summary['epochs_planned']} epochs")
+    page = None if stopped_by else _report_of(run.path, dataset)
     print("next:")
     if stopped_by == "interrupt":
         print(f"  dynconv train --resume {run.path}")
+    print(f"  open {page} in a browser" if page else f"  dynconv report {run.path}")
     print(f"  dynconv evaluate {run.path}")
     print(f"  tensorboard --logdir {run.tensorboard}")
     print(run.path)
     return {None: 0, "interrupt": 130}.get(stopped_by, 1)
+
+
+def _report_of(run: Path, dataset: Dataset) -> Path | None:
+    """The page about a run that has just ended. Where it cannot be written the run is none the worse for it."""
+    from dynconv.using.report import write_report
+
+    _announce("writing the report")
+    try:
+        return write_report([run], dataset=dataset, announce=_announce)
+    except DynconvError as error:
+        _announce(f"no report: {error}")
+        return None
+
+
+def report(words: Sequence[str]) -> int:
+    """Writes the page and prints its path."""
+    from dynconv.arguments import ReportArguments, parse
+
+    arguments = parse(ReportArguments, words, "report")
+
+    from dynconv.using.report import write_report
+
+    print(write_report(arguments.runs, arguments.output, arguments.data, announce=_announce))
+    return 0
+
+
+def explain(words: Sequence[str]) -> int:
+    """Prints an explanation of each image and writes its picture."""
+    from dynconv.arguments import ExplainArguments, parse
+
+    arguments = parse(ExplainArguments, words, "explain")
+
+    from rich.console import Console
+
+    from dynconv.using.classifier import Classifier
+    from dynconv.using.explanation import Explainer
+
+    explainer = Explainer(Classifier.load(arguments.run), arguments.data, announce=_announce)
+    console = Console()
+    failed = 0
+    for image in arguments.images:
+        try:
+            explanation = explainer.explain(image)
+            picture = explanation.save(arguments.output)
+        except DynconvError as error:
+            _announce(f"dynconv: error: {error}")
+            failed += 1
+            continue
+        console.print(explanation.table(), highlight=False)
+        print(picture)
+    return 2 if failed else 0
 
 
 def evaluate(words: Sequence[str]) -> int:
@@ -185,6 +244,8 @@ def doctor(words: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "report": report,
+    "explain": explain,
     "runs": runs,
     "describe": describe,
     "presets": presets,

@@ -143,6 +143,14 @@ class Net(nn.Module):
         logits: Tensor = self.classifier(self.backbone(self.input(x_N3HW)))
         return logits
 
+    def routing_weights(self, x_N3HW: Tensor) -> list[Tensor]:
+        """a of every block, [N, K] each, for images in [0, 1]."""
+        x, weights = self.input(x_N3HW), []
+        for block in self.backbone:
+            weights.append(block.conv.routing_weights(x))
+            x = block(x)
+        return weights
+
 
 def build_net(config: ModelConfig, classes: int) -> Net:
     """The network that `config` describes, freshly drawn from torch's generator."""

@@ -25,11 +25,16 @@ def batched_logits(net: nn.Module, images_NCHW: Tensor, *, tta: bool = False) ->
     try:
         parts = []
         for batch in images_NCHW.split(EVAL_BATCH):
-            x = batch.to(torch.float32, memory_format=torch.channels_last).div_(255)
+            x = to_input(batch)
             parts.append((tta_logits(net, x) if tta else net(x)).float())
     finally:
         net.train(was_training)
     return torch.cat(parts)
+
+
+def to_input(images_NCHW: Tensor) -> Tensor:
+    """The network's input, float32 in [0, 1] and channels_last, of uint8 images."""
+    return images_NCHW.to(torch.float32, memory_format=torch.channels_last).div_(255)
 
 
 def tta_logits(net: nn.Module, x_NCHW: Tensor) -> Tensor:

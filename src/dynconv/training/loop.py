@@ -180,17 +180,14 @@ def routing_statistics(net: Net, images_NCHW: Tensor) -> list[dict[str, Any]]:
     """Per block, over uint8 images [N,3,H,W]: mean routing weight of each expert, the entropy of those means (of their
     shares; 1 = uniform, 0 = one expert), and the standard deviation of the weights over images."""
     net.eval()  # `fit` sets training mode anew in every epoch
-    x = net.input(to_float(images_NCHW))
     statistics = []
-    for number, block in enumerate(net.backbone, 1):
-        a_NK = block.conv.routing_weights(x)
+    for number, a_NK in enumerate(net.routing_weights(to_float(images_NCHW)), 1):
         share_K = a_NK.mean(0) / a_NK.mean(0).sum().clamp_min(1e-12)
         entropy = torch.special.entr(share_K).sum() / math.log(len(share_K)) if len(share_K) > 1 else torch.ones(())
         spread = a_NK.std(0, correction=0).mean()
         statistics.append(
             {"block": number, "mean": a_NK.mean(0).tolist(), "entropy": float(entropy), "std": float(spread)}
         )
-        x = block(x)
     return statistics
 
 

@@ -8,7 +8,7 @@ state.pt             everything to resume from, after each epoch (checkpoint.py)
 predictions.npz      labels [N], probabilities float32 [N, classes], classes, data: of the test set
 summary.json         final figures; written last, so its presence says that the run has ended
 tensorboard/         event files
-loss.png, accuracy.png   the curves
+report/              the page about the run and its plots (using/report)
 """
 
 from __future__ import annotations
@@ -20,6 +20,9 @@ import shlex
 import subprocess
 import sys
 import time
+import zipfile
+import zlib
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,6 +38,16 @@ from dynconv.config import RunConfig
 from dynconv.errors import DynconvError
 from dynconv.nn.device import instruction_sets
 from dynconv.training.files import write_atomically
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the N test images: labels int64 [N], probabilities float32 [N, classes], class names, data set's name."""
+
+    labels: Tensor
+    probabilities: Tensor
+    classes: tuple[str, ...]
+    data_name: str
 
 
 class RunDir:
@@ -121,6 +134,15 @@ class RunDir:
         kept = [record for record in self.metrics() if record["step"] <= step]
         self._write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
 
+    def environment(self) -> dict[str, Any]:
+        """environment.json. Raises DynconvError where it is missing or damaged."""
+        file = self.path / "environment.json"
+        try:
+            found: dict[str, Any] = json.loads(file.read_text())
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: missing or damaged") from error
+        return found
+
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, adding the version and the command."""
         whole = summary | {"version": version("dynconv"), "command": command_line()}
@@ -157,6 +179,21 @@ class RunDir:
                 )
 
         write_atomically(self.path / "predictions.npz", write)
+
+    def predictions(self) -> Predictions:
+        """predictions.npz. Raises DynconvError where it is missing or damaged."""
+        file = self.path / "predictions.npz"
+        try:
+            # Opened here: np.load leaves the file that it opened itself open when it is damaged.
+            with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+                labels, probabilities = torch.from_numpy(arrays["labels"]), torch.from_numpy(arrays["probabilities"])
+                classes, data_name = tuple(map(str, arrays["classes"])), str(arrays["data"])
+        except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+            raise DynconvError(f"{file}: missing or damaged; `dynconv evaluate {self.path}` predicts anew") from error
+        whole = labels.dim() == 1 and len(labels) > 0 and probabilities.shape == (len(labels), len(classes))
+        if not whole or int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+            raise DynconvError(f"{file}: labels, probabilities and classes do not fit together")
+        return Predictions(labels, probabilities, classes, data_name)
 
     def _write_text(self, name: str, text: str) -> None:
         def write(file: Path) -> None:

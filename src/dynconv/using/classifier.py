@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import torch
@@ -48,7 +49,8 @@ class Classifier:
         precision = None
         if path.is_dir():
             run = RunDir.open(path)
-            precision = (run.summary() or {}).get("precision")  # what `auto` was when it was trained
+            with contextlib.suppress(DynconvError):  # a damaged summary does not make the weights useless
+                precision = (run.summary() or {}).get("precision")  # what `auto` was when it was trained
             path = run.weights
             if not path.exists():
                 raise DynconvError(f"{run.path}: the run has no weights yet; they are written when it ends")
