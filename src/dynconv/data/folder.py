@@ -1,25 +1,21 @@
 """Class folders of images: `train/CLASS/*.png` and `test/CLASS/*.png`, or `val/` for `test/`.
 
 Classes are the folders' names, sorted. Names that begin with a dot, and files that are no PNG, JPEG or WebP by their
-ending, are passed over. An image of another size than 32x32 has its shorter side resized to 32 (bilinear, anti-aliased)
-and its centre cut out; EXIF orientation is applied; everything becomes RGB.
+ending, are passed over. What becomes of an image of another size, transparent or grey, is said in `data.image`.
 """
 
 from __future__ import annotations
 
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split
+from dynconv.data.image import ENDINGS, read_image
 
-SIZE = 32
-_ENDINGS = {".png", ".jpg", ".jpeg", ".webp"}
 
 
 def find(path: Path) -> Path | None:
@@ -57,7 +53,7 @@ def _read_split(path: Path, classes: tuple[str, ...]) -> Split:
         found = sorted(
             file
             for file in (path / name).iterdir()
-            if file.suffix.lower() in _ENDINGS and file.name[0] != "." and file.is_file()
+            if file.suffix.lower() in ENDINGS and file.name[0] != "." and file.is_file()
         )
         if not found:
             raise DataError(f"{path / name}: holds no PNG, JPEG or WebP image")
@@ -66,26 +62,3 @@ def _read_split(path: Path, classes: tuple[str, ...]) -> Split:
     with ThreadPoolExecutor() as pool:
         images = np.stack(list(pool.map(read_image, files)))
     return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
-
-
-def read_image(path: Path) -> np.ndarray:
-    """One image file as uint8 [32, 32, 3].
-
-    Raises:
-        DataError: not an image, damaged, or so large that decoding it could exhaust the memory.
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as file:
-                image = ImageOps.exif_transpose(file).convert("RGB")
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: too large to decode safely ({error}); scale it down") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise DataError(f"{path}: damaged, or not an image; remove or replace it") from error
-    if image.size != (SIZE, SIZE):
-        scale = SIZE / min(image.size)
-        width, height = (max(SIZE, round(side * scale)) for side in image.size)
-        left, top = (width - SIZE) // 2, (height - SIZE) // 2
-        image = image.resize((width, height), Image.Resampling.BILINEAR).crop((left, top, left + SIZE, top + SIZE))
-    return np.asarray(image)

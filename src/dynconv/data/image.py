@@ -1,0 +1,66 @@
+"""Any picture -> RGB pixels of the network's size. Class folders, `predict` and the server all come here.
+
+- EXIF orientation is applied. Of an animation the first frame counts.
+- Transparent parts become white; grey, palette and CMYK images become RGB; 16-bit grey is scaled to 8 bits.
+- Another size than 32x32: the shorter side is resized to 32 (bilinear, anti-aliased) and the centre cut out.
+"""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dynconv.data.dataset import DataError
+
+SIZE = 32
+ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
+"""Of the files that are taken for images where a folder is searched."""
+
+
+def read_image(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
+    """One image file as uint8 [32, 32, 3].
+
+    Args:
+        source: a path, or an open file.
+        name: what an error calls it; by default the path.
+
+    Raises:
+        DataError: not an image, damaged, or so large that decoding it could exhaust the memory.
+    """
+    name = name or str(source)
+    try:
+        with _open(source) as file:
+            return from_pil(file)
+    except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
+        raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
+    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
+        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise DataError(f"{name}: damaged, or not an image; remove or replace it") from error
+
+
+_FILTERS = threading.Lock()
+
+
+def _open(source: Path | BinaryIO) -> Image.Image:
+    """Reads the header; the pixels are decoded later, outside of the lock. Filters of warnings are not per thread."""
+    with _FILTERS, warnings.catch_warnings():
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        return Image.open(source)
+
+
+def from_pil(image: Image.Image) -> np.ndarray:
+    """A PIL image as uint8 [32, 32, 3]."""
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I"):  # 16 or 32 bits of grey; convert() would cut them off at 255
+        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    return np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR))
