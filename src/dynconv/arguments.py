@@ -13,11 +13,11 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import tyro
 import yaml
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from tyro.conf import Positional
 from tyro.constructors import (
     ConstructorRegistry,
@@ -90,6 +90,34 @@ class ReportArguments(_Arguments):
     """Of one run: cifar10, shapes, auto or a path. Default: the data that it was trained on."""
 
 
+class PredictArguments(_Arguments):
+    """Classify images. Exit code 1 where some of them could not be read; the others are classified all the same.
+
+    Prints a table, or with --json a line for each image as it is done.
+    """
+
+    images: Annotated[Positional[tuple[str, ...]], Field(min_length=1), tyro.conf.arg(metavar="IMAGE|FOLDER|- ...")]
+    """Image files; folders, searched for PNG, JPEG and WebP files; - for an image on standard input."""
+    model: Path = Path("standard")
+    """Run directory, weights file, or standard: the weights that come with the package, trained on CIFAR-10."""
+    top: Annotated[int, Field(ge=1)] = 3
+    """Classes shown of each image."""
+    tta: bool = False
+    """Average over six views of each image: more accurate, six times as slow."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print one JSON object a line: image, and class, probability, top; or error."""
+    csv: bool = False
+    """Print comma-separated values: image, class, probability, and so on for --top classes."""
+    copy_to: Path | None = None
+    """Folder to copy each image into, under a folder with the name of its class. Nothing there is overwritten."""
+
+    @model_validator(mode="after")
+    def _one_format(self) -> Self:
+        if self.json_ and self.csv:
+            raise ValueError("json: choose one of --json and --csv")
+        return self
+
+
 class ExplainArguments(_Arguments):
     """Show what the routing does with images: prediction, each block's routing weights, and which pixels counted."""
 
@@ -115,13 +143,13 @@ class DoctorArguments(_Arguments):
 
 
 class BenchArguments(_Arguments):
-    """Measure what dynamic convolution costs on this machine: `layer`, or `step`, a training step of a preset.
+    """Measure this machine: `layer`, `step`, a training step of a preset, or `predict`, from PNG files to classes.
 
     `layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
     libraries, forward and with gradients, and the memory. Leave the machine alone meanwhile.
     """
 
-    what: Annotated[Positional[Literal["layer", "step"]], tyro.conf.arg(metavar="{layer,step}")]
+    what: Annotated[Positional[Literal["layer", "step", "predict"]], tyro.conf.arg(metavar="{layer,step,predict}")]
     """What to measure."""
     shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56"], ...] = (
         "quick",
@@ -136,8 +164,10 @@ class BenchArguments(_Arguments):
     """layer: types of numbers."""
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
+    model: Path = Path("standard")
+    """predict: run directory, weights file, or standard, the weights that come with the package."""
     batch: Annotated[int, Field(ge=1)] = 32
-    """Images."""
+    """layer, step: images."""
     rounds: Annotated[int, Field(ge=1)] = 5
     """How often each method takes its turn; the median counts."""
     output: Path | None = None

@@ -24,12 +24,13 @@ Train and use image classifiers with dynamic convolutions.
 
   train [PRESET] [--FIELD VALUE ...]      train a network; writes a run directory
   evaluate RUN [--data X]                 accuracy of a trained network, per class, confusion
+  predict IMAGE|FOLDER|- ... [--model M]  classify images, by default with the weights that come with the package
   report RUN [RUN ...]                    a page about a run, or about several side by side
   explain RUN IMAGE ...                   what the routing does with images
   runs [FOLDER]                           list runs in a table
   describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
   presets                                 list the named configurations
-  bench {layer,step}                      time the layer's algorithms, or a training step
+  bench {layer,step,predict}              time the layer's algorithms, a training step, or prediction
   doctor                                  what matters about this machine and its data
 
   dynconv VERB --help                     all options of a verb
@@ -42,7 +43,7 @@ examples:
   dynconv train --config run.yaml --data ~/cifar-10-batches-py
   dynconv train --resume runs/20250101-120000-quick-cifar10-seed0
 
-exit codes: 0 done, 1 training failed, 2 wrong input, 130 interrupted"""
+exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input, 130 interrupted"""
 
 
 def train(words: Sequence[str]) -> int:
@@ -109,6 +110,33 @@ def report(words: Sequence[str]) -> int:
 
     print(write_report(arguments.runs, arguments.output, arguments.data, announce=_announce))
     return 0
+
+
+def predict(words: Sequence[str]) -> int:
+    """Prints the classes of images as they are done, and which could not be read."""
+    from dynconv.arguments import PredictArguments, parse
+
+    arguments = parse(PredictArguments, words, "predict")
+
+    from dynconv.using import predict as using
+    from dynconv.using.classifier import Classifier
+
+    classifier = Classifier.load(arguments.model)
+    sources = using.find(arguments.images)
+    writer = using.writer(
+        "json" if arguments.json_ else "csv" if arguments.csv else "table", sources, classifier.classes, arguments.top
+    )
+    failed = 0
+    for outcome in using.predict(classifier, sources, top=arguments.top, tta=arguments.tta):
+        if outcome.error:
+            failed += 1
+            _announce(f"dynconv: {outcome.error}")
+        elif arguments.copy_to:
+            using.copy(outcome, arguments.copy_to)
+        writer(outcome)
+    if failed:
+        _announce(f"dynconv: {failed} of {len(sources)} images could not be read")
+    return 1 if failed else 0
 
 
 def explain(words: Sequence[str]) -> int:
@@ -244,6 +272,7 @@ def doctor(words: Sequence[str]) -> int:
 VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
+    "predict": predict,
     "report": report,
     "explain": explain,
     "runs": runs,

@@ -7,7 +7,6 @@ from PIL import Image
 
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read
-from dynconv.data.folder import read_image
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 32), colour: tuple[int, ...] = (200, 100, 50)) -> Path:
@@ -76,28 +75,3 @@ def test_a_decompression_bomb_is_refused(folder: Path, monkeypatch: pytest.Monke
 
     with pytest.raises(DataError, match=r"cat/2\.png: too large"):
         read(folder)
-
-
-def test_other_sizes_keep_their_shape_and_lose_their_edges(tmp_path: Path) -> None:
-    """Shorter side to 32, centre cut out: of an image twice as wide as high, the middle half stays."""
-    wide = np.zeros((64, 128, 3), np.uint8)
-    wide[:, 32:96, 0] = 255
-    Image.fromarray(wide).save(tmp_path / "wide.png")
-
-    image = read_image(tmp_path / "wide.png")
-
-    assert image.shape == (32, 32, 3)
-    assert image[:, 2:-2, 0].min() == 255 and image[..., 1:].max() == 0
-    assert read_image(picture(tmp_path / "tiny.png", (3, 5))).shape == (32, 32, 3)
-
-
-def test_grey_alpha_and_palette_become_rgb_and_exif_turns(tmp_path: Path) -> None:
-    for mode in ("L", "RGBA", "P", "1"):
-        Image.new(mode, (32, 32)).save(tmp_path / f"{mode}.png")
-        assert read_image(tmp_path / f"{mode}.png").shape == (32, 32, 3)
-    upper_red = np.zeros((32, 32, 3), np.uint8)
-    upper_red[:16, :, 0] = 255
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    Image.fromarray(upper_red).save(tmp_path / "turned.png", exif=exif)
-    assert read_image(tmp_path / "turned.png")[-1, :, 0].min() == 255

@@ -17,7 +17,6 @@ from dynconv.data.dataset import DataError, Dataset, Split
 from dynconv.data.image import ENDINGS, read_image
 
 
-
 def find(path: Path) -> Path | None:
     """`path` if it holds a folder `train` and one of `test` and `val`; else None."""
     splits = (path / "test").is_dir() or (path / "val").is_dir()

@@ -1,9 +1,9 @@
 """`shapes`, the built-in generated set: ten kinds of figure, drawn by code. No network, no files.
 
 32x32 RGB; the class is the figure's shape. Size, colours and the background's gradient, and within narrow limits
-position, tilt and noise, are drawn at random: a figure is as often lighter as darker than what is behind it, so no pixel
-says anything by itself, and a convolutional network learns it within a minute. It serves tests, demonstrations and
-machines without CIFAR-10; an accuracy on it says nothing about CIFAR-10.
+position, tilt and noise, are drawn at random: a figure is as often lighter as darker than what is behind it, so no
+pixel says anything by itself, and a convolutional network learns it within a minute. It serves tests, demonstrations
+and machines without CIFAR-10; an accuracy on it says nothing about CIFAR-10.
 
 Each figure is a signed distance d(u, v) in its own frame: negative inside, in units of its radius.
 """

@@ -15,10 +15,9 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
-from dynconv.data.folder import read_image
 from dynconv.errors import DynconvError
 from dynconv.using import explain
-from dynconv.using.classifier import Classifier
+from dynconv.using.classifier import Classifier, to_pixels
 from dynconv.using.evaluate import load_dataset
 from dynconv.using.report.style import COLOURS, draw, ink
 
@@ -128,7 +127,7 @@ class Explainer:
 
     def explain(self, path: Path) -> Explanation:
         """Raises DynconvError where `path` is no image that can be read."""
-        image = torch.from_numpy(read_image(path).copy()).permute(2, 0, 1).contiguous()
+        image = to_pixels(path)
         probabilities = self._classifier.probabilities(image[None])[0]
         label = int(probabilities.argmax())
         return Explanation(

@@ -1,4 +1,4 @@
-"""What the layer and a training step cost, measured side by side."""
+"""What the layer, a training step and prediction cost, measured side by side."""
 
 from __future__ import annotations
 
@@ -15,18 +15,20 @@ from dynconv.errors import DynconvError
 from dynconv.nn.device import pick_device
 from dynconv.presets import PRESETS
 from dynconv.training.rundir import environment
-from dynconv.using.bench import layer, report, step
+from dynconv.using.bench import layer, predict, report, step
+from dynconv.using.classifier import Classifier
 
 
 @dataclass(frozen=True)
 class Request:
     """What to measure; see `dynconv bench --help`."""
 
-    what: Literal["layer", "step"]
+    what: Literal["layer", "step", "predict"]
     shapes: Sequence[str]
     experts: Sequence[int]
     dtypes: Sequence[str]
     preset: str
+    model: Path
     batch: int
     rounds: int
     output: Path | None
@@ -39,7 +41,7 @@ def run(request: Request, announce: Callable[[str], None]) -> Iterator[Renderabl
         DynconvError: the output cannot be read or written, or is that of another machine.
     """
     machine = _machine()
-    yield from (_step if request.what == "step" else _layer)(request, machine, announce)
+    yield from {"layer": _layer, "step": _step, "predict": _predict}[request.what](request, machine, announce)
 
 
 def _layer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
@@ -87,6 +89,19 @@ def _step(request: Request, machine: dict[str, Any], announce: Callable[[str], N
     rates = found["images_per_second"]
     for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
         yield f"{name:9s} {rate:7.1f} images/s  {rates['auto'] / rate:5.2f} times slower than auto"
+    yield from _write_figures(request, machine, found)
+
+
+def _predict(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    classifier = Classifier.load(request.model)
+    announce(f"{request.model}, {predict.IMAGES} PNG files of 32x32 pixels, {classifier.precision}")
+    found = predict.measure_predict(classifier, request.rounds)
+    for name, rate in found["images_per_second"].items():
+        yield f"{name:17s} {rate:7.0f} images/s"
+    yield from _write_figures(request, machine, {"model": str(request.model)} | found)
+
+
+def _write_figures(request: Request, machine: dict[str, Any], found: dict[str, Any]) -> Iterator[RenderableType]:
     if request.output:
         text = json.dumps({"machine": machine, "rounds": request.rounds} | found, indent=1) + "\n"
         _write(request.output, lambda path: path.write_text(text))
