@@ -4,9 +4,10 @@ The model predicts the time of one image, for each algorithm, type of numbers, a
 
     log milliseconds = w . (1, log K, log C, log O, log out pixels, log kernel pixels, log stride)
 
-so its coefficients are exponents; for `winograd` the last two are replaced by the log of its best tile's cost.
-They stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine
-that the file names. Where nothing was measured (another device), a rule of thumb decides.
+so its coefficients are exponents; for `winograd` the last two are replaced by the log of its best tile's cost. For
+`fused`, which mixes a kernel for each image, MIXING * K pixels are added to those of the output. The coefficients
+stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machines that
+the file names. Where nothing was measured (another device), a rule of thumb decides.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from importlib import resources
 
 import torch
 
-from dynconv.nn import winograd
+from dynconv.nn import fused, winograd
 from dynconv.nn.geometry import Geometry
 
-FIXED = ("kernel", "input", "output", "unfold", "winograd")
+FIXED = ("kernel", "input", "output", "unfold", "fused", "winograd")
 """The algorithms themselves; `auto` is one of them."""
 
 
@@ -76,7 +77,7 @@ def choose(geometry: Geometry) -> str:
     if not _coefficients(geometry):
         return _by_rule(geometry)
     best, least = "", math.inf
-    for name in FIXED:  # torch.compile does not know min(..., key=...)
+    for name in _coefficients(geometry):  # torch.compile does not know min(..., key=...)
         if not obstacle(name, geometry) and _milliseconds_per_image(name, geometry) < least:
             best, least = name, _milliseconds_per_image(name, geometry)
     return best
@@ -84,10 +85,10 @@ def choose(geometry: Geometry) -> str:
 
 def explain(geometry: Geometry) -> Explanation:
     """The choice for `geometry` with the predictions behind it."""
-    known = bool(_coefficients(geometry))
     estimates = []
     for name in FIXED:
         problem = obstacle(name, geometry)
+        known = name in _coefficients(geometry)
         milliseconds = geometry.batch * _milliseconds_per_image(name, geometry) if known and not problem else None
         estimates.append(Estimate(name, milliseconds, problem))
     estimates.sort(key=lambda e: (bool(e.obstacle), math.inf if e.milliseconds is None else e.milliseconds))
@@ -96,23 +97,26 @@ def explain(geometry: Geometry) -> Explanation:
 
 def obstacle(algorithm: str, geometry: Geometry) -> str:
     """Why `auto` does not consider an algorithm for this geometry; empty if it does."""
-    if algorithm != "winograd":
+    if algorithm not in _OPERATORS:
         return ""
-    if not winograd.applies(geometry):
-        return winograd.DOMAIN
+    operator = _OPERATORS[algorithm]
+    if not operator.applies(geometry):
+        return operator.DOMAIN
     if geometry.batch * geometry.out_height * geometry.out_width < _MIN_PIXELS:
-        return "too few pixels in the batch to pay for transforming the experts"
+        return "too few pixels in the batch to pay for rearranging the experts"
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms know no custom operators"
-    return "" if winograd.available() else winograd.status()
+    return "" if operator.available() else operator.status()
 
 
+_OPERATORS = {"fused": fused, "winograd": winograd}
 _MIN_PIXELS = 256
 
 
 def _by_rule(geometry: Geometry) -> str:
-    if not obstacle("winograd", geometry):
-        return "winograd"
+    for operator in ("winograd", "fused"):
+        if not obstacle(operator, geometry):
+            return operator
     small = min(geometry.out_height, geometry.out_width) <= 12
     return "input" if geometry.experts == 1 or small else "kernel"
 
@@ -120,6 +124,10 @@ def _by_rule(geometry: Geometry) -> str:
 def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
     weights: list[float] = _coefficients(geometry)[algorithm]
     return math.exp(sum(w * f for w, f in zip(weights, features(algorithm, geometry), strict=True)))
+
+
+MIXING = 3
+"""What mixing one more expert for an image costs, in output pixels: measured on a CPU with AVX512-BF16."""
 
 
 def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
@@ -134,6 +142,9 @@ def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
     )
     if algorithm == "winograd":
         return *common, math.log(winograd.best_tile(g)[1])
+    if algorithm == "fused":
+        pixels = max(1, g.out_height) * max(1, g.out_width)
+        common = (*common[:4], math.log(pixels + MIXING * g.experts))
     return *common, math.log(g.kernel[0] * g.kernel[1]), math.log(g.stride[0] * g.stride[1])
 
 

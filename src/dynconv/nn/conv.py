@@ -262,6 +262,8 @@ class DynamicConv2d(nn.Module):
             shape: of x: (N, C, H, W).
             training: with gradients or without; as the layer is now (`layer.training`), if not given.
 
+        Under autocast it is what `auto` takes there.
+
         Raises:
             ValueError: shape has not four dimensions, or another number of channels.
         """
@@ -270,12 +272,14 @@ class DynamicConv2d(nn.Module):
             raise ValueError(f"shape: needs (N, {channels * self.groups}, H, W), not {tuple(shape)}")
         batch, _, height, width = shape
         padding, extra_height, extra_width = self._explicit_padding()
+        device = self.weight.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
         geometry = Geometry(
             batch, shape[1], height + extra_height, width + extra_width, out_channels, k, self.kernel_size,
-            self.stride, padding, self.dilation, self.groups, self.weight.dtype, self.weight.device.type,
+            self.stride, padding, self.dilation, self.groups, dtype, device,
             self.training if training is None else training,
         )  # fmt: skip
-        return choice.explain(geometry)
+        return choice.explain(geometry.computed())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         # `to(memory_format=torch.channels_last)` fails on five dimensions, so the experts go through it as kernels.

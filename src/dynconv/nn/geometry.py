@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -57,14 +57,24 @@ class Geometry:
     def of(
         cls, x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
     ) -> Geometry:
-        """That of mixing the experts weight_KOCHW for x_NCHW."""
+        """That of mixing the experts weight_KOCHW for x_NCHW, as it is computed: see `computed`."""
         batch, in_channels, height, width = x_NCHW.shape
         experts, out_channels, _, kernel_height, kernel_width = weight_KOCHW.shape
         return cls(
             batch, in_channels, height, width, out_channels, experts, (kernel_height, kernel_width),
             stride, padding, dilation, groups, x_NCHW.dtype, x_NCHW.device.type,
             torch.is_grad_enabled() and (x_NCHW.requires_grad or weight_KOCHW.requires_grad),
-        )  # fmt: skip
+        ).computed()  # fmt: skip
+
+    def computed(self) -> Geometry:
+        """This one, or for strided 1x1 kernels without padding that of the same pixels at stride 1.
+
+        oneDNN's own strided 1x1 convolution gives wrong weight gradients, or crashes, for fewer than 8 channels,
+        channels last: https://github.com/uxlfoundation/oneDNN/issues/6035
+        """
+        if self.kernel != (1, 1) or self.padding != (0, 0) or self.stride == (1, 1):
+            return self
+        return replace(self, height=self.out_height, width=self.out_width, stride=(1, 1))
 
     @property
     def out_height(self) -> int:

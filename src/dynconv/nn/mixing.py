@@ -6,7 +6,8 @@ Convolution is linear in its kernel and in its input, so the K convolutions need
     input     concatenate a_1 X, ..., a_K X on the channels, then one convolution K*C -> O
     output    one convolution C -> K*O, then the weighted sum of the K outputs
     unfold    mix the kernels for each image, unfold X into its patches, then one matrix product per image
-    winograd  Winograd's minimal filtering, mixed in the cache where it is used (winograd.cpp); CPU, 3x3
+    fused     mix the kernels tile by tile, in the cache where the tile is used (fused.cpp); CPU, 3x3 and 1x1
+    winograd  Winograd's minimal filtering, mixed in the cache as well (winograd.cpp); CPU, float32, 3x3
 
 `auto` takes the one that `choice.py` expects to be the fastest.
 
@@ -21,10 +22,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynconv.nn import choice, winograd
+from dynconv.nn import choice, fused, winograd
 from dynconv.nn.geometry import Geometry, Pair, pair
 
-Algorithm = Literal["auto", "kernel", "input", "output", "unfold", "winograd"]
+Algorithm = Literal["auto", "kernel", "input", "output", "unfold", "fused", "winograd"]
 ALGORITHMS: tuple[str, ...] = get_args(Algorithm)
 
 
@@ -51,28 +52,57 @@ def mix_convolutions(
         algorithm: all give the same values up to rounding; `auto` takes the one expected to be fastest.
 
     Raises:
-        ValueError: algorithm `winograd` for a convolution that it does not compute.
+        ValueError: shapes, types or devices that do not fit each other; algorithm `fused` or `winograd` for a
+            convolution that it does not compute.
     """
     stride, padding, dilation = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
     if torch.is_autocast_enabled(x_NCHW.device.type):
         dtype = torch.get_autocast_dtype(x_NCHW.device.type)
-        x_NCHW, weight_KOCHW, a_NK = x_NCHW.to(dtype), weight_KOCHW.to(dtype), a_NK.to(dtype)
-    if tuple(weight_KOCHW.shape[3:]) == (1, 1) and padding == (0, 0) and stride != (1, 1):
-        # The same pixels at stride 1. oneDNN's own strided 1x1 convolution gives wrong weight gradients, or crashes,
-        # for fewer than 8 channels, channels last: https://github.com/uxlfoundation/oneDNN/issues/6035
-        x_NCHW, stride = _as_input(x_NCHW[:, :, :: stride[0], :: stride[1]], x_NCHW), (1, 1)
+        x_NCHW, weight_KOCHW = x_NCHW.to(dtype), weight_KOCHW.to(dtype)
+    _check(x_NCHW, weight_KOCHW, a_NK, groups)
     geometry = Geometry.of(x_NCHW, weight_KOCHW, stride, padding, dilation, groups)
+    if geometry.stride != stride:  # the same pixels at stride 1, see Geometry.of
+        x_NCHW, stride = _as_input(x_NCHW[:, :, :: stride[0], :: stride[1]], x_NCHW), geometry.stride
     chosen: str = choice.choose(geometry) if algorithm == "auto" else algorithm
-    if chosen == "winograd":
+    if chosen == "fused":
+        if not fused.applies(geometry):
+            raise ValueError(f"algorithm 'fused' {fused.DOMAIN}; use 'auto'")
+        # It mixes in float32: rounding a routing weight to 8 bits would move a whole image's kernel.
+        out = fused.fused(x_NCHW, weight_KOCHW, a_NK.float(), stride[0], padding[0])
+    elif chosen == "winograd":
         if not winograd.applies(geometry):
             raise ValueError(f"algorithm 'winograd' {winograd.DOMAIN}; use 'auto'")
         tile, _ = winograd.best_tile(geometry)
-        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK, padding[0], tile)
+        out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK.float(), padding[0], tile)
     elif chosen in _BY:
-        out = _BY[chosen](x_NCHW, weight_KOCHW, a_NK, stride, padding, dilation, groups)
+        out = _BY[chosen](x_NCHW, weight_KOCHW, a_NK.to(x_NCHW.dtype), stride, padding, dilation, groups)
     else:
         raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
-    return out if bias_KO is None else out + (a_NK @ bias_KO.to(a_NK.dtype))[:, :, None, None]
+    return out if bias_KO is None else out + (a_NK @ bias_KO.to(a_NK.dtype)).to(out.dtype)[:, :, None, None]
+
+
+def _check(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, groups: int) -> None:
+    """The operators read memory by these shapes and types, so nothing else may pass."""
+    if x_NCHW.dim() != 4 or weight_KOCHW.dim() != 5 or x_NCHW.shape[1] != weight_KOCHW.shape[2] * groups:
+        raise ValueError(
+            f"x: needs [N, {weight_KOCHW.shape[2] * groups}, H, W] for experts {list(weight_KOCHW.shape)}, "
+            f"not {list(x_NCHW.shape)}"
+        )
+    if tuple(a_NK.shape) != (x_NCHW.shape[0], weight_KOCHW.shape[0]):
+        raise ValueError(
+            f"routing weights: need [{x_NCHW.shape[0]}, {weight_KOCHW.shape[0]}], one for each image and expert, "
+            f"not {list(a_NK.shape)}"
+        )
+    if x_NCHW.dtype != weight_KOCHW.dtype or not a_NK.is_floating_point():
+        raise ValueError(
+            f"types: x is {x_NCHW.dtype}, the experts are {weight_KOCHW.dtype}, the routing weights {a_NK.dtype}; "
+            "the first two have to agree, the last to be floating point"
+        )
+    if not x_NCHW.device == weight_KOCHW.device == a_NK.device:
+        raise ValueError(
+            f"devices: x is on {x_NCHW.device}, the experts on {weight_KOCHW.device}, the routing weights on "
+            f"{a_NK.device}; they have to agree"
+        )
 
 
 def _by_kernel(

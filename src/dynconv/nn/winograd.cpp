@@ -26,12 +26,10 @@
 //     v [F,Cb,rows,16], m [F,Ob,rows,16]: transformed input and output of a chunk (class Map)
 //     scales [K,rows]: the routing weight of each row's image
 
+#include "workspace.h"
+
 #include <algorithm>
-#include <cstdint>
-#include <cstdlib>
-#include <new>
 #include <omp.h>
-#include <sys/mman.h>
 #include <type_traits>
 
 namespace {
@@ -111,37 +109,9 @@ struct Shape {
           Cb((C + LANES - 1) / LANES), Ob((O + LANES - 1) / LANES) {}
 };
 
-// Memory for one call. Reused by the next call of the same thread: fresh pages cost as much as the arithmetic.
-class Workspace {
-    float *data_ = nullptr;
-    size_t size_ = 0, used_ = 0;
-
-  public:
-    void reserve(size_t floats) {
-        used_ = 0;
-        if (floats <= size_) return;
-        release();
-        const size_t page = size_t(2) << 20, bytes = (floats * sizeof(float) + page - 1) / page * page;
-        data_ = static_cast<float *>(std::aligned_alloc(page, bytes));
-        if (!data_) throw std::bad_alloc();
-#ifdef MADV_HUGEPAGE
-        madvise(data_, bytes, MADV_HUGEPAGE);
-#endif
-        size_ = bytes / sizeof(float);
-    }
-    float *take(size_t floats) {
-        float *p = data_ + used_;
-        used_ += round_up(floats);
-        return p;
-    }
-    void release() {
-        std::free(data_);
-        data_ = nullptr;
-        size_ = 0;
-    }
-    static size_t round_up(size_t floats) { return (floats + LANES - 1) / LANES * LANES; }
-};
 thread_local Workspace workspace;
+
+int64_t whole_blocks(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 
 // The frequencies of a chunk: [F, blocks, rows, 16], row = image * T + tile. Frequencies lie an odd number of cache
 // lines apart, so that those of one tile fall into different sets of the cache.
@@ -480,9 +450,9 @@ template <int M> void forward(const Shape &s, const float *x, const float *w, co
     const Plan plan(s, F * s.T * (s.Cb + s.Ob) * LANES, u_size);
     const int64_t rows = plan.images * s.T, edge = std::max(s.Cb, s.Ob) * LANES;
     const int64_t v_size = F * Map::stride(s.Cb, rows), m_size = F * Map::stride(s.Ob, rows);
-    const int64_t team_size = v_size + m_size + Workspace::round_up(s.K * rows) + edge;
-    workspace.reserve(u_size + plan.teams * team_size + edge);
-    float *u = workspace.take(u_size), *zeros = workspace.take(edge), *teams = workspace.take(plan.teams * team_size);
+    const int64_t team_size = v_size + m_size + whole_blocks(s.K * rows) + edge;
+    workspace.reserve((u_size + plan.teams * team_size + edge) * sizeof(float));
+    float *u = workspace.take<float>(u_size), *zeros = workspace.take<float>(edge), *teams = workspace.take<float>(plan.teams * team_size);
     std::fill(zeros, zeros + edge, 0.f);
     transform_experts<M, false>(s, w, u);
 #pragma omp parallel for schedule(static) num_threads(plan.teams) if (plan.teams > 1)
@@ -521,11 +491,11 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
     const int64_t v_size = F * Map::stride(s.Cb, max_rows), m_size = F * Map::stride(s.Ob, max_rows);
     const int64_t dots_size = F * s.Cb * s.K * max_rows;
     const int64_t team_size =
-        (dx ? 2 : 1) * v_size + m_size + edge + Workspace::round_up(s.K * max_rows) + Workspace::round_up(dots_size);
-    workspace.reserve((by_image + plan.teams) * u_size + ut_size + plan.teams * team_size + edge);
-    float *u = workspace.take(by_image ? u_size : 0), *ut = workspace.take(ut_size);
-    float *du = workspace.take(plan.teams * u_size), *zeros = workspace.take(edge);
-    float *teams = workspace.take(plan.teams * team_size);
+        (dx ? 2 : 1) * v_size + m_size + edge + whole_blocks(s.K * max_rows) + whole_blocks(dots_size);
+    workspace.reserve(((by_image + plan.teams) * u_size + ut_size + plan.teams * team_size + edge) * sizeof(float));
+    float *u = workspace.take<float>(by_image ? u_size : 0), *ut = workspace.take<float>(ut_size);
+    float *du = workspace.take<float>(plan.teams * u_size), *zeros = workspace.take<float>(edge);
+    float *teams = workspace.take<float>(plan.teams * team_size);
     std::fill(zeros, zeros + edge, 0.f);
     if (by_image) transform_experts<M, false>(s, w, u);
     if (dx) transform_experts<M, true>(s, w, ut);
@@ -535,8 +505,8 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
     for (int64_t chunk = 0; chunk < plan.chunks; ++chunk) {
         const int64_t first = chunk * plan.images, n = std::min(plan.images, s.N - first), rows = n * s.T;
         float *v_data = teams + plan.team() * team_size, *m_data = v_data + v_size, *ignored = m_data + m_size;
-        float *scales = ignored + edge, *dots = scales + Workspace::round_up(s.K * max_rows);
-        float *dv_data = dots + Workspace::round_up(dots_size), *team_du = du + plan.team() * u_size;
+        float *scales = ignored + edge, *dots = scales + whole_blocks(s.K * max_rows);
+        float *dv_data = dots + whole_blocks(dots_size), *team_du = du + plan.team() * u_size;
         const Map v(v_data, s.Cb, rows), dm(m_data, s.Ob, rows), dv(dv_data, s.Cb, rows);
         routing_weights_of_rows(s, first, n, a, scales);
 #pragma omp parallel for schedule(static)

@@ -51,7 +51,9 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     held_out = place(dataset.validation, fabric.device) if dataset.validation else None
 
     net = build_net(config.model, len(dataset.classes))
-    net.input.fit(to_float(dataset.train.images[:10_000]))
+    # Images at random: class folders are read class by class.
+    sample = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(config.seed))[:10_000]
+    net.input.fit(to_float(dataset.train.images[sample]))
     net = net.to(fabric.device)
     optimizers = build_optimizers(net, config.optim)
     average = None

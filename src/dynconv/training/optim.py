@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dynconv.config import OptimConfig
+from dynconv.nn.device import pick_precision
 from dynconv.nn.net import Net
 
 
@@ -46,17 +47,19 @@ class Muon(Optimizer):
 def orthogonalise(matrices_KRC: Tensor, steps: int = 3) -> Tensor:
     """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values within about 0.3 of 1.
 
-    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`).
+    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`), and so is bf16, used
+    where the device multiplies it natively.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
-    x = matrices_KRC.to(torch.bfloat16 if matrices_KRC.is_cuda else torch.float32)
+    precision, _ = pick_precision("auto", matrices_KRC.device)
+    x = matrices_KRC.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     tall = x.shape[1] > x.shape[2]
     if tall:
         x = x.mT
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(steps):
-        gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        gram = torch.bmm(x, x.mT)
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).to(matrices_KRC.dtype)
 
 

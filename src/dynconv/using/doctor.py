@@ -18,7 +18,7 @@ from rich.text import Text
 import dynconv
 from dynconv.data import find
 from dynconv.errors import DynconvError
-from dynconv.nn import winograd
+from dynconv.nn import fused, winograd
 from dynconv.nn.device import instruction_sets, pick_device, pick_precision
 
 MATTERING = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "asimd", "sve")
@@ -90,14 +90,17 @@ def _computing() -> list[Finding]:
     device = pick_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision, why = pick_precision("auto", device)
-    status = winograd.status()
-    built = status.startswith("available")
     advice = "training works without it, slower on a CPU; install a C++ compiler: apt install g++"
     return [
         Finding("device", f"{name} (what --device auto takes)"),
         Finding("precision", f"{precision} (what --precision auto takes): {why}"),
-        Finding("winograd operator", status, "ok" if built else "look", "" if built else advice),
+        *(_operator(name, operator.status(), advice) for name, operator in (("fused", fused), ("winograd", winograd))),
     ]
+
+
+def _operator(name: str, status: str, advice: str) -> Finding:
+    built = status.startswith("available")
+    return Finding(f"{name} operator", status, "ok" if built else "look", "" if built else advice)
 
 
 def _data() -> Finding:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynconv.nn import choice, winograd
+from dynconv.nn import choice, fused, winograd
 from dynconv.nn.geometry import Geometry
 from dynconv.nn.mixing import mix_convolutions
 from dynconv.using.bench.shapes import Shape, shapes
@@ -95,13 +95,10 @@ def measure(
 def geometry_of(cell: dict[str, Any], device: str, training: bool) -> Geometry:
     """The geometry of a measured cell."""
     kernel, stride, padding = cell["kernel"], cell["stride"], cell["kernel"] // 2
-    size = cell["size"]
-    if kernel == 1 and stride > 1:  # as mix_convolutions computes it
-        size, stride = (size - 1) // stride + 1, 1
     return Geometry(
-        cell["batch"], cell["in_channels"], size, size, cell["out_channels"], cell["experts"], (kernel, kernel),
+        cell["batch"], cell["in_channels"], cell["size"], cell["size"], cell["out_channels"], cell["experts"], (kernel, kernel),
         (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device, training,
-    )  # fmt: skip
+    ).computed()  # fmt: skip
 
 
 def _measure_cell(
@@ -178,7 +175,8 @@ def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
         yield lambda: peak[0]
         peak[0] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
         return
-    winograd.release_workspace()
+    for operator in (fused, winograd):
+        operator.release_workspace()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use
