@@ -57,10 +57,10 @@ def standard() -> RunConfig:
     """
     return RunConfig(
         preset="standard",
-        epochs=12,
+        epochs=11,
         batch_size=500,
         micro_batch=500,
-        image_sizes=(28,) * 5 + (32,) * 7,
+        image_sizes=(28,) * 4 + (32,) * 7,
         model=ModelConfig(widths=(64, 64, 256, 256, 256, 256), experts=2),
         optim=OptimConfig(lr=0.17, bias_lr=53.0, classifier_lr=0.035),
     )

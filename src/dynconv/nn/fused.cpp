@@ -105,7 +105,10 @@ template <class Number> INLINE void store(Number *to, const Vec (&sum)[2], int64
 #ifdef __AVX512BF16__
     if constexpr (std::is_same_v<Number, bf16>) {
         const __m512i rounded = (__m512i)_mm512_cvtne2ps_pbh(__m512(sum[1]), __m512(sum[0]));
-        _mm512_mask_storeu_epi16(to, count >= PANEL ? ~0u : (1u << count) - 1, rounded);
+        if (count >= PANEL)
+            _mm512_storeu_si512(to, rounded);
+        else
+            _mm512_mask_storeu_epi16(to, (1u << count) - 1, rounded);
         return;
     }
 #endif
@@ -474,7 +477,7 @@ INLINE void interleave(const Number *const (&pixels)[D], int64_t count, int64_t 
         };
         const __m512i pairs =
             _mm512_permutex2var_epi16(load(pixels[0]), _mm512_load_si512(order.data()), load(pixels[1]));
-        _mm512_mask_storeu_epi16(to, uint32_t((uint64_t(1) << 2 * size) - 1), pairs);
+        _mm512_mask_storeu_epi32(to, uint16_t((1u << size) - 1), pairs);
         return;
     }
 #endif
