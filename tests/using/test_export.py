@@ -12,6 +12,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 
 from dynconv.cli import main
 from dynconv.config import DataConfig, ModelConfig, RunConfig
@@ -84,6 +85,23 @@ def test_onnxruntime_gives_the_networks_outputs_for_any_number_of_images(
     assert json.loads(about["checked"])["batches"] == [1, 7]
     assert json.loads(about["checked"])["largest_difference"] < 1e-5
     assert ("[N, 32, 32, 3]" if layout == "nhwc" else "[N, 3, 32, 32]") in about["input"]
+
+
+def test_the_documented_example_runs(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pixels = shapes.generate(0).test.images[0].permute(1, 2, 0).numpy()
+    Image.fromarray(pixels.repeat(3, 0).repeat(4, 1)).save(tmp_path / "photo.jpg")
+    assert main(["export", str(run), "--output", str(tmp_path / "model.onnx")]) == 0
+    page = (Path(__file__).parents[2] / "docs/export.md").read_text()
+    capsys.readouterr()
+    monkeypatch.chdir(tmp_path)
+
+    exec(page.split("```python\n")[1].split("```")[0], {})
+
+    label, probability = capsys.readouterr().out.split()
+    expected = Classifier.load(run).predict("photo.jpg")
+    assert label == expected.label and float(probability) == pytest.approx(expected.probability, abs=1e-4)
 
 
 def test_torch_loads_a_pt2(run: Path) -> None:
