@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import io
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -23,20 +22,13 @@ from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.nn.conv import DynamicConv2d
 from dynconv.nn.net import Net
-from dynconv.nn.tta import batched_logits
 from dynconv.training.files import write_atomically
-from dynconv.using import onnxfile
+from dynconv.using import onnxfile, parity
 from dynconv.using.classifier import Classifier
+from dynconv.using.parity import Runner
 
 Format = Literal["onnx", "pt2"]
 Layout = Literal["nhwc", "nchw"]
-Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images in the file's layout -> logits, probabilities."""
-
-BATCHES = (1, 7)
-"""Batch sizes at which a file is compared with the network."""
-TOLERANCE = 1e-3
-"""Largest difference that the check lets pass: of a probability, and of a logit relative to the largest logit."""
 CALIBRATION = 512
 """Training images on which int8 ranges are measured."""
 
@@ -106,33 +98,31 @@ def export(
         int8: quantised; needs the format onnx.
 
     Raises:
-        DynconvError: packages are missing, the file cannot be written, computes something else, or fewer than seven
-            test images.
+        DynconvError: packages are missing, there are fewer than seven test images, the file cannot be written, or it
+            computes something else.
     """
-    images = _spread(dataset.test.images, max(BATCHES))
-    if len(images) < max(BATCHES):
-        raise DynconvError(f"{dataset.origin}: the check needs {max(BATCHES)} test images, there are {len(images)}")
-    program = trace(classifier.net, images, layout)
-    about = _about(classifier, images, layout)
-    describe, runner = _onnx(program) if form == "onnx" else (partial(_pt2, program), pt2_runner)
-    difference = compare(runner(describe(about)), classifier, images, layout)
+    most = max(parity.BATCHES)
+    images = _spread(dataset.test.images, most)
+    if len(images) < most:
+        raise DynconvError(f"{dataset.origin}: the check needs {most} test images, there are {len(images)}")
+    program, about = trace(classifier.net, images, layout), _about(classifier, images, layout)
+    describe = partial(onnxfile.describe, onnxfile.convert(program)) if form == "onnx" else partial(_pt2, program)
+    tolerance = None if int8 else parity.TOLERANCE
     accuracies = None
     if int8:
-        calibration = _arranged(_spread(dataset.train.images, CALIBRATION), layout)
-        whole = describe(about)
-        describe = partial(onnxfile.describe, onnxfile.quantize(whole, calibration))
-        run = runner(describe(about))
-        accuracies = (accuracy(runner(whole), dataset, layout), accuracy(run, dataset, layout))
-        difference = compare(run, classifier, images, layout, tolerance=None)
-        about["int8"] = {"calibration_images": len(calibration), "test_images": len(dataset.test.labels)} | dict(
-            zip(("accuracy_float32", "accuracy_int8"), accuracies, strict=True)
-        )
-    about["checked"] = {"batches": list(BATCHES), "data": dataset.name, "largest_difference": difference}
+        whole, calibration = describe(about), _spread(dataset.train.images, CALIBRATION)
+        describe = partial(onnxfile.describe, onnxfile.quantize(whole, _arranged(calibration, layout)))
+        before, after = (_load(content, form, layout) for content in (whole, describe(about)))
+        accuracies = parity.accuracy(before, dataset.test), parity.accuracy(after, dataset.test)
+        figures = dict(zip(("accuracy_float32", "accuracy_int8"), accuracies, strict=True))
+        about["int8"] = {"calibration_images": len(calibration), "test_images": len(dataset.test.labels)} | figures
+    difference = parity.compare(_load(describe(about), form, layout), classifier, images, tolerance)
+    about["checked"] = {"batches": parity.BATCHES, "data": dataset.name, "largest_difference": difference}
     content = describe(about)
 
     def write(file: Path) -> None:
         file.write_bytes(content)
-        compare(runner(file.read_bytes()), classifier, images, layout, tolerance=None if int8 else TOLERANCE)
+        parity.compare(_load(file.read_bytes(), form, layout), classifier, images, tolerance)
 
     write_atomically(path, write)
     return Written(path, difference, accuracies)
@@ -149,49 +139,6 @@ def trace(net: Net, images_NCHW: Tensor, layout: Layout) -> torch.export.Exporte
     return program
 
 
-def compare(
-    run: Runner, classifier: Classifier, images_NCHW: Tensor, layout: Layout, tolerance: float | None = TOLERANCE
-) -> float:
-    """The largest difference of a probability over batches of 1 and 7 images, from the classifier's own in float32.
-
-    Raises:
-        DynconvError: it is above the tolerance, or a logit's is.
-    """
-    largest = 0.0
-    for size in BATCHES:
-        batch = images_NCHW[:size]
-        logits, probabilities = run(_arranged(batch, layout))
-        expected = batched_logits(classifier.net, batch.to(classifier.device)).cpu()
-        difference = float((probabilities - expected.softmax(1)).abs().max())
-        of_logits = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
-        if tolerance is not None and not max(difference, of_logits) <= tolerance:  # NaN is above it too
-            raise DynconvError(
-                f"export: the file's outputs are not the network's: they differ by {difference:.2g} in a probability, "
-                f"{of_logits:.2g} in a logit, for {size} images; nothing was written"
-            )
-        largest = max(largest, difference)
-    return largest
-
-
-def accuracy(run: Runner, dataset: Dataset, layout: Layout) -> float:
-    """Share of the test images that a file classifies rightly, 0..1."""
-    test = dataset.test
-    predicted = torch.cat([run(_arranged(images, layout))[0].argmax(1) for images in test.images.split(100)])
-    return float((predicted == test.labels).double().mean())
-
-
-def pt2_runner(content: bytes) -> Runner:
-    """Has torch compute what a pt2 file says."""
-    module = torch.export.load(io.BytesIO(content)).module()
-
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.no_grad():
-            logits, probabilities = module(images)
-        return logits, probabilities
-
-    return run
-
-
 def _about(classifier: Classifier, images_NCHW: Tensor, layout: Layout) -> dict[str, Any]:
     """The metadata. Without the place of the run and of its data, which is of no use to others."""
     height, width = images_NCHW.shape[2:]
@@ -206,8 +153,16 @@ def _about(classifier: Classifier, images_NCHW: Tensor, layout: Layout) -> dict[
     }
 
 
-def _onnx(program: torch.export.ExportedProgram) -> tuple[Callable[[dict[str, Any]], bytes], Callable[[bytes], Runner]]:
-    return partial(onnxfile.describe, onnxfile.convert(program)), onnxfile.runner
+def _load(content: bytes, form: Format, layout: Layout) -> Runner:
+    """Has onnxruntime, or torch, compute on the CPU what a file says."""
+    run = onnxfile.runner(content) if form == "onnx" else torch.export.load(io.BytesIO(content)).module()
+
+    def run_NCHW(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits, probabilities = run(_arranged(images_NCHW, layout))
+        return logits, probabilities
+
+    return run_NCHW
 
 
 def _pt2(program: torch.export.ExportedProgram, about: dict[str, Any]) -> bytes:
