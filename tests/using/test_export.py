@@ -4,6 +4,7 @@ import errno
 import json
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import cache, partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from PIL import Image
 
 from dynconv.cli import main
 from dynconv.config import DataConfig, ModelConfig, RunConfig
-from dynconv.data import shapes
+from dynconv.data import Split, shapes
 from dynconv.nn.net import build_net
 from dynconv.training.checkpoint import save_weights
 from dynconv.training.rundir import RunDir
@@ -149,6 +150,27 @@ def test_int8_says_what_it_costs(run: Path, tmp_path: Path, capsys: pytest.Captu
     )
     kernels = [list(each.dims) for each in onnx.load(path).graph.initializer if each.data_type == onnx.TensorProto.INT8]
     assert [16, 24, 3, 3] in kernels and [16, 8, 3, 3] in kernels
+
+
+def test_calibration_sees_all_classes_where_the_images_are_sorted_by_class(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = shapes.generate(0)
+    order = dataset.train.labels.argsort()
+    train = Split(dataset.train.images[order], dataset.train.labels[order])
+    label_of = dict(zip((image.numpy().tobytes() for image in train.images), train.labels.tolist(), strict=True))
+    seen: set[int] = set()
+
+    def quantize(content: bytes, images: torch.Tensor) -> bytes:
+        seen.update(label_of[image.numpy().tobytes()] for image in images)
+        return content
+
+    monkeypatch.setattr(export, "CALIBRATION", 40)
+    monkeypatch.setattr(export.onnxfile, "quantize", quantize)
+    classifier = Classifier.load(run, device="cpu")
+    export.export(classifier, replace(dataset, train=train), tmp_path / "net.onnx", "onnx", "nchw", int8=True)
+
+    assert seen == set(range(10))
 
 
 def test_a_file_that_computes_something_else_is_not_written(

@@ -145,7 +145,7 @@ def _about(classifier: Classifier, images_NCHW: Tensor, layout: Layout) -> dict[
     shape = f"{height}, {width}, 3" if layout == "nhwc" else f"3, {height}, {width}"
     return {
         "classes": list(classifier.classes),
-        "input": f"images: uint8 [N, {shape}], RGB, 0 to 255; standardised and whitened by the network itself",
+        "input": f"images: uint8 [N, {shape}], RGB, 0 to 255; normalised by the network itself",
         "outputs": "logits, probabilities: float32 [N, classes]",
         "data": classifier.data_name,
         "config": classifier.config.model_dump(mode="json", exclude={"run": True, "data": True}),
