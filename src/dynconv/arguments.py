@@ -118,6 +118,32 @@ class PredictArguments(_Arguments):
         return self
 
 
+class ExportArguments(_Arguments):
+    """Write a trained network for other runtimes, preprocessing inside: uint8 images in, logits and probabilities out.
+
+    Before it is kept, the file is compared with the network on real images. Any number of images at once.
+    """
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run directory, weights file, or standard: the weights that come with the package."""
+    format: Literal["onnx", "pt2"] = "onnx"
+    """onnx: for onnxruntime and others. pt2: for torch.export.load."""
+    layout: Literal["nhwc", "nchw"] = "nhwc"
+    """Axes of the images: [N, H, W, 3], as image libraries give them, or [N, 3, H, W]."""
+    int8: bool = False
+    """Quantise the convolutions, on 512 training images; measures the accuracy before and after. Of onnx."""
+    output: Path | None = None
+    """File to write. Default: model.onnx (model-int8.onnx, model.pt2) in the run; of weights, their name, here."""
+    data: str | None = None
+    """Images to check on: cifar10, shapes, auto or a path. Default: the data that it was trained on."""
+
+    @model_validator(mode="after")
+    def _int8_is_onnx(self) -> Self:
+        if self.int8 and self.format != "onnx":
+            raise ValueError("int8: needs --format onnx")
+        return self
+
+
 class ExplainArguments(_Arguments):
     """Show what the routing does with images: prediction, each block's routing weights, and which pixels counted."""
 
@@ -143,13 +169,17 @@ class DoctorArguments(_Arguments):
 
 
 class BenchArguments(_Arguments):
-    """Measure this machine: `layer`, `step`, a training step of a preset, or `predict`, from PNG files to classes.
+    """Measure this machine: `layer`, `step`, a training step, `predict`, from PNG files to classes, or `infer`.
 
+    `infer` runs a network in torch, as it is and compiled, and in onnxruntime, in float32 and int8.
     `layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
     libraries, forward and with gradients, and the memory. Leave the machine alone meanwhile.
     """
 
-    what: Annotated[Positional[Literal["layer", "step", "predict"]], tyro.conf.arg(metavar="{layer,step,predict}")]
+    what: Annotated[
+        Positional[Literal["layer", "step", "predict", "infer"]],
+        tyro.conf.arg(metavar="{layer,step,predict,infer}"),
+    ]
     """What to measure."""
     shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56"], ...] = (
         "quick",
@@ -165,9 +195,9 @@ class BenchArguments(_Arguments):
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
     model: Path = Path("standard")
-    """predict: run directory, weights file, or standard, the weights that come with the package."""
+    """predict, infer: run directory, weights file, or standard, the weights that come with the package."""
     batch: Annotated[int, Field(ge=1)] = 32
-    """layer, step: images."""
+    """layer, step, infer: images. `infer` measures one image, too."""
     rounds: Annotated[int, Field(ge=1)] = 5
     """How often each method takes its turn; the median counts."""
     output: Path | None = None

@@ -25,12 +25,13 @@ Train and use image classifiers with dynamic convolutions.
   train [PRESET] [--FIELD VALUE ...]      train a network; writes a run directory
   evaluate RUN [--data X]                 accuracy of a trained network, per class, confusion
   predict IMAGE|FOLDER|- ... [--model M]  classify images, by default with the weights that come with the package
+  export RUN [--format onnx|pt2]          the network as a file for other runtimes, preprocessing inside
   report RUN [RUN ...]                    a page about a run, or about several side by side
   explain RUN IMAGE ...                   what the routing does with images
   runs [FOLDER]                           list runs in a table
   describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
   presets                                 list the named configurations
-  bench {layer,step,predict}              time the layer's algorithms, a training step, or prediction
+  bench {layer,step,predict,infer}        time the layer's algorithms, a training step, prediction, runtimes
   doctor                                  what matters about this machine and its data
 
   dynconv VERB --help                     all options of a verb
@@ -139,6 +140,30 @@ def predict(words: Sequence[str]) -> int:
     return 1 if failed else 0
 
 
+def export(words: Sequence[str]) -> int:
+    """Writes the network as a file for other runtimes; prints how it compares, and its path."""
+    from dynconv.arguments import ExportArguments, parse
+
+    arguments = parse(ExportArguments, words, "export")
+
+    from dynconv.using import export as using
+    from dynconv.using import onnxfile
+    from dynconv.using.classifier import Classifier
+    from dynconv.using.evaluate import load_dataset
+
+    path = using.target(arguments.run, arguments.format, arguments.int8, arguments.output)
+    if arguments.format == "onnx":
+        onnxfile.need()  # said before the work, not after it
+    classifier = Classifier.load(arguments.run, device="cpu")
+    dataset = load_dataset(classifier, arguments.data, announce=_announce)
+    written = using.export(classifier, dataset, path, arguments.format, arguments.layout, int8=arguments.int8)
+    print(f"largest difference from the network, of a probability: {written.difference:.2g}, for 1 and for 7 images")
+    if written.accuracies:
+        print("accuracy on {}: {:.2%} in float32, {:.2%} in int8".format(dataset.name, *written.accuracies))
+    print(written.path)
+    return 0
+
+
 def explain(words: Sequence[str]) -> int:
     """Prints an explanation of each image and writes its picture."""
     from dynconv.arguments import ExplainArguments, parse
@@ -240,7 +265,7 @@ def presets(words: Sequence[str]) -> int:
 
 
 def bench(words: Sequence[str]) -> int:
-    """Measures the layer or a training step; prints tables, and writes JSON and a plot where asked to."""
+    """Measures the layer, a training step or inference; prints tables, and writes JSON and a plot where asked to."""
     from dynconv.arguments import BenchArguments, parse
 
     arguments = parse(BenchArguments, words, "bench")
@@ -273,6 +298,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "train": train,
     "evaluate": evaluate,
     "predict": predict,
+    "export": export,
     "report": report,
     "explain": explain,
     "runs": runs,

@@ -23,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     except OSError as error:
         raise DynconvError(
-            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another --run"
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, overload
+from typing import BinaryIO, Self, overload
 
 import numpy as np
 import torch
@@ -68,7 +68,7 @@ class Classifier:
         self.precision = precision
 
     @classmethod
-    def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Classifier:
+    def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
         """From a run directory, a weights file, or the weights that come with the package.
 
         Args:

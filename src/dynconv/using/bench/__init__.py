@@ -1,4 +1,4 @@
-"""What the layer, a training step and prediction cost, measured side by side."""
+"""What the layer, a training step, prediction and inference in other runtimes cost, measured side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynconv.errors import DynconvError
 from dynconv.nn.device import pick_device
 from dynconv.presets import PRESETS
 from dynconv.training.rundir import environment
-from dynconv.using.bench import layer, predict, report, step
+from dynconv.using.bench import infer, layer, predict, report, step
 from dynconv.using.classifier import Classifier
 
 
@@ -23,7 +23,7 @@ from dynconv.using.classifier import Classifier
 class Request:
     """What to measure; see `dynconv bench --help`."""
 
-    what: Literal["layer", "step", "predict"]
+    what: Literal["layer", "step", "predict", "infer"]
     shapes: Sequence[str]
     experts: Sequence[int]
     dtypes: Sequence[str]
@@ -41,7 +41,8 @@ def run(request: Request, announce: Callable[[str], None]) -> Iterator[Renderabl
         DynconvError: the output cannot be read or written, or is that of another machine.
     """
     machine = _machine()
-    yield from {"layer": _layer, "step": _step, "predict": _predict}[request.what](request, machine, announce)
+    measure = {"layer": _layer, "step": _step, "predict": _predict, "infer": _infer}[request.what]
+    yield from measure(request, machine, announce)
 
 
 def _layer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
@@ -98,6 +99,17 @@ def _predict(request: Request, machine: dict[str, Any], announce: Callable[[str]
     found = predict.measure_predict(classifier, request.rounds)
     for name, rate in found["images_per_second"].items():
         yield f"{name:17s} {rate:7.0f} images/s"
+    yield from _write_figures(request, machine, {"model": str(request.model)} | found)
+
+
+def _infer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    classifier = Classifier.load(request.model, device="cpu")
+    announce(f"{request.model}, images of 32x32 pixels, float32 and int8, {torch.get_num_threads()} threads")
+    found = infer.measure_infer(classifier, request.batch, request.rounds, announce)
+    rates = found["images_per_second"]
+    yield " " * 22 + "".join(f"{f'batch of {size}':>15s}" for size in next(iter(rates.values())))
+    for name, by_size in rates.items():
+        yield f"{name:22s}" + "".join(f"{rate:6.0f} images/s" for rate in by_size.values())
     yield from _write_figures(request, machine, {"model": str(request.model)} | found)
 
 
