@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynconv.nn import winograd
+from dynconv.nn import fused, winograd
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
 
@@ -19,9 +19,10 @@ def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True, scope="session")
-def operator_is_built() -> None:
+def operators_are_built() -> None:
     """Before the first test, whose output and time the compilation would otherwise be part of."""
-    winograd.available()
+    for operator in (fused, winograd):
+        operator.available()
 
 
 @pytest.fixture(scope="session")

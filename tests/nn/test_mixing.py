@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from dynconv.nn import winograd
+from dynconv.nn import fused, winograd
 from dynconv.nn.mixing import ALGORITHMS, mix_convolutions
 from nn.equation import mixture, relative_error, with_gradients
 
@@ -96,7 +96,7 @@ def test_agrees_with_the_equation(
 def test_winograd_agrees_with_the_equation(
     n: int, k: int, c: int, o: int, height: int, width: int, padding: int, channels_last: bool, seed: int
 ) -> None:
-    needs_operator()
+    needs_operators()
     height, width = max(height, 3 - 2 * padding), max(width, 3 - 2 * padding)
     case = {"n": n, "k": k, "c": c, "o": o, "height": height, "width": width}
     case |= {"kernel": 3, "stride": 1, "padding": padding, "dilation": 1, "groups": 1}
@@ -106,8 +106,35 @@ def test_winograd_agrees_with_the_equation(
     compare(case, inputs, "winograd")
 
 
-def needs_operator() -> None:
-    assert winograd.available(), f"the operator is built in the tests, so they need a C++ compiler: {winograd.status()}"
+@settings(max_examples=80, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([1, 3, 8, 24, 33, 64]),
+    o=st.sampled_from([1, 5, 16, 40, 72]), height=st.integers(1, 17), width=st.integers(1, 33),
+    kernel=st.sampled_from([1, 3, 3]), padding=st.integers(0, 2), stride=st.sampled_from([1, 1, 2]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]), layout=st.sampled_from(["first", "last", "strided"]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_fused_agrees_with_the_equation(
+    n: int, k: int, c: int, o: int, height: int, width: int, kernel: int, padding: int, stride: int,
+    dtype: torch.dtype, layout: str, seed: int,
+) -> None:  # fmt: skip
+    needs_operators()
+    padding = min(padding, kernel - 1)
+    height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
+    case = {"n": n, "k": k, "c": c, "o": o, "height": height, "width": width, "kernel": kernel, "stride": stride}
+    case |= {"padding": padding, "dilation": 1, "groups": 1}
+    inputs = [tensor.to(dtype) for tensor in tensors(case, seed)]
+    if layout == "last":
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        inputs[0] = torch.stack((inputs[0], inputs[0]), dim=-1)[..., 0]
+    compare(case, inputs, "fused")
+
+
+def needs_operators() -> None:
+    for operator in (fused, winograd):
+        if not operator.available():
+            pytest.skip(f"an operator is {operator.status()}")
 
 
 EXTREMES = {
@@ -120,7 +147,7 @@ EXTREMES = {
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extreme_routing_weights(algorithm: str, name: str) -> None:
-    needs_operator()
+    needs_operators()
     case = dict(n=2, k=3, c=8, o=8, height=12, width=12, kernel=3, stride=1, padding=1, dilation=1, groups=1)
     inputs = tensors(case, 0, bias=False)
     inputs[2] = EXTREMES[name]
@@ -129,7 +156,7 @@ def test_extreme_routing_weights(algorithm: str, name: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
-    needs_operator()
+    needs_operators()
     case = dict(n=5, k=3, c=16, o=16, height=9, width=9, kernel=3, stride=1, padding=1, dilation=1, groups=1)
     x, weight, a, bias = tensors(case, 1)
     others = x + torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0])[:, None, None, None]
@@ -145,20 +172,67 @@ def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
 def test_channels_last_stays_channels_last(algorithm: str) -> None:
-    needs_operator()
+    needs_operators()
     x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
     out = mix_convolutions(x, torch.randn(2, 16, 8, 3, 3), torch.rand(2, 2), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
 
     assert out.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_winograd_refuses_what_it_does_not_compute() -> None:
-    for shape, geometry in (((2, 8, 8, 5, 5), {}), ((2, 8, 6, 3, 3), {}), ((2, 8, 8, 3, 3), {"stride": 2})):
-        weight = torch.randn(shape)
-        with pytest.raises(ValueError, match="algorithm 'winograd' needs"):
-            mix_convolutions(
-                torch.randn(1, shape[2], 8, 8), weight, torch.ones(1, 2), padding=1, algorithm="winograd", **geometry
-            )
+@pytest.mark.parametrize(
+    ("algorithm", "shape", "geometry"),
+    [
+        ("winograd", (2, 8, 8, 5, 5), {}),
+        ("winograd", (2, 8, 6, 3, 3), {}),
+        ("winograd", (2, 8, 8, 3, 3), {"stride": 2}),
+        ("fused", (2, 8, 8, 5, 5), {}),
+        ("fused", (2, 8, 8, 3, 3), {"stride": 3}),
+        ("fused", (2, 8, 4, 3, 3), {"groups": 2}),
+        ("fused", (2, 8, 8, 3, 3), {"dilation": 2}),
+        ("fused", (2, 8, 8, 1, 1), {}),
+    ],
+)
+def test_the_operators_refuse_what_they_do_not_compute(
+    algorithm: str, shape: tuple[int, ...], geometry: dict[str, int]
+) -> None:
+    x = torch.randn(1, shape[2] * geometry.get("groups", 1), 8, 8)
+    with pytest.raises(ValueError, match=f"algorithm '{algorithm}' needs"):
+        mix_convolutions(x, torch.randn(shape), torch.ones(1, 2), padding=1, algorithm=algorithm, **geometry)  # type: ignore[arg-type]
+
+
+WRONG = {
+    "channels": ((2, 6, 8, 8), (2, 3), "x: needs"),
+    "no batch": ((8, 8, 8), (2, 3), "x: needs"),
+    "one routing weight": ((2, 8, 8, 8), (2, 1), "routing weights: need"),
+    "too few images": ((2, 8, 8, 8), (1, 3), "routing weights: need"),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", WRONG)
+def test_shapes_that_do_not_fit_are_refused(algorithm: str, name: str) -> None:
+    x, a, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        mix_convolutions(torch.randn(x), torch.randn(3, 8, 8, 3, 3), torch.ones(a), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_types_that_do_not_fit_are_refused_and_routing_weights_of_any_type_taken(algorithm: str) -> None:
+    needs_operators()
+    x, weight, a = torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8, 3, 3), torch.rand(2, 3)
+    options = {"padding": 1, "algorithm": algorithm}
+    for wrong in ((x.double(), weight, a), (x, weight.double(), a), (x, weight, a.long())):
+        with pytest.raises(ValueError, match="types: "):
+            mix_convolutions(*wrong, **options)  # type: ignore[arg-type]
+
+    half = a.half()
+    expected = mix_convolutions(x, weight, half.float(), **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(mix_convolutions(x, weight, half, **options), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(mix_convolutions(x, weight, half.double(), **options), expected)  # type: ignore[arg-type]
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    weight = torch.randn(2, 8, 8, 3, 3)
     with pytest.raises(ValueError, match="'fast' is none of"):
         mix_convolutions(torch.randn(1, 8, 8, 8), weight, torch.ones(1, 2), algorithm="fast")  # type: ignore[arg-type]
 
@@ -178,17 +252,18 @@ def test_gradients_are_right_to_second_order() -> None:
         assert torch.autograd.gradgradcheck(mix, inputs)
 
 
+@pytest.mark.parametrize("algorithm", ["fused", "winograd"])
 @pytest.mark.parametrize("inputs_needed", [(0, 1, 2), (1, 2), (2,)])
-def test_winograd_differentiates_twice(inputs_needed: tuple[int, ...]) -> None:
+def test_the_operators_differentiate_twice(algorithm: str, inputs_needed: tuple[int, ...]) -> None:
     """The gradient of a gradient penalty, against `kernel`."""
-    needs_operator()
+    needs_operators()
     torch.manual_seed(0)
     given_ = [torch.randn(2, 8, 11, 11), torch.randn(3, 16, 8, 3, 3), torch.randn(2, 3)]
     found = []
-    for algorithm in ("winograd", "kernel"):
+    for name in (algorithm, "kernel"):
         tensors_ = [tensor.clone().requires_grad_(i in inputs_needed) for i, tensor in enumerate(given_)]
         wanted = [tensors_[i] for i in inputs_needed]
-        out = mix_convolutions(*tensors_, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        out = mix_convolutions(*tensors_, padding=1, algorithm=name)  # type: ignore[arg-type]
         first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
         found.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted))
 

@@ -31,7 +31,8 @@ def test_orthogonalise_brings_singular_values_near_one(shape: tuple[int, int, in
     values = torch.linalg.svdvals(orthogonalise(matrices, steps=5))
 
     assert values.min() > 0.6 and values.max() < 1.3
-    torch.testing.assert_close(orthogonalise(100 * matrices), orthogonalise(matrices), rtol=1e-3, atol=1e-3)
+    # Where it is computed in bf16, to its 8 bits.
+    torch.testing.assert_close(orthogonalise(100 * matrices), orthogonalise(matrices), rtol=0.02, atol=0.02)
 
 
 def test_each_expert_is_orthogonalised_by_itself() -> None:

@@ -28,6 +28,7 @@ def test_names_what_decides_the_speed_and_whether_it_can_run() -> None:
         "torch",
         "device",
         "precision",
+        "fused operator",
         "winograd operator",
         "free disk, here",
     } <= names

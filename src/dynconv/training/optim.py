@@ -47,8 +47,8 @@ class Muon(Optimizer):
 def orthogonalise(matrices_KRC: Tensor, steps: int = 3) -> Tensor:
     """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values within about 0.3 of 1.
 
-    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`), and so is bf16, used
-    where the device multiplies it natively.
+    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`). So is bf16, which is
+    used where the device multiplies it natively.
     """
     a, b, c = 3.4445, -4.7750, 2.0315
     precision, _ = pick_precision("auto", matrices_KRC.device)

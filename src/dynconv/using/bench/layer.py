@@ -96,8 +96,8 @@ def geometry_of(cell: dict[str, Any], device: str, training: bool) -> Geometry:
     """The geometry of a measured cell."""
     kernel, stride, padding = cell["kernel"], cell["stride"], cell["kernel"] // 2
     return Geometry(
-        cell["batch"], cell["in_channels"], cell["size"], cell["size"], cell["out_channels"], cell["experts"], (kernel, kernel),
-        (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device, training,
+        cell["batch"], cell["in_channels"], cell["size"], cell["size"], cell["out_channels"], cell["experts"],
+        (kernel, kernel), (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device, training,
     ).computed()  # fmt: skip
 
 
