@@ -1,7 +1,7 @@
 """The run directory: its files, their schema, who writes them. It is all that anything after training needs.
 
 config.yaml          every hyper-parameter (RunConfig)
-environment.json     versions, processor, threads, git commit, command line
+environment.json     versions, processor, threads, git commit, command line, the recipe's fixed numbers
 metrics.jsonl        one JSON object a line: {"kind": "step" | "epoch" | "warning", "data": ..., ...}
 weights.safetensors  the final weights, with configuration and class names (checkpoint.py)
 state.pt             everything to resume from, after each epoch (checkpoint.py)
@@ -34,7 +34,7 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from dynconv.config import RunConfig
+from dynconv.config import FIXED, RunConfig
 from dynconv.errors import DynconvError
 from dynconv.nn.device import instruction_sets
 from dynconv.training.files import write_atomically
@@ -110,9 +110,13 @@ class RunDir:
         return run
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Adds one line to metrics.jsonl. Raises DynconvError where the disk is full."""
+        file = self.path / "metrics.jsonl"
+        try:
+            with file.open("a") as stream:
+                stream.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise cannot_go_on(file, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
         """The records of metrics.jsonl; a last line that was cut off is left out."""
@@ -129,10 +133,11 @@ class RunDir:
                     raise DynconvError(f"{self.path}/metrics.jsonl: line {number} is damaged") from error
         return records
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drops the records of steps after `step`, which a resumed run makes again."""
+    def rewind(self, step: int) -> None:
+        """Drops what a resumed run makes again: the records of steps after `step`, and the summary."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         self._write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def environment(self) -> dict[str, Any]:
         """environment.json. Raises DynconvError where it is missing or damaged."""
@@ -146,7 +151,7 @@ class RunDir:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, adding the version and the command."""
         whole = summary | {"version": version("dynconv"), "command": command_line()}
-        self._write_text("summary.json", json.dumps(whole, indent=2) + "\n")
+        self._write_text("summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None where the run has not ended.
@@ -202,6 +207,17 @@ class RunDir:
         write_atomically(self.path / name, write)
 
 
+def cannot_go_on(file: Path, error: OSError) -> DynconvError:
+    """The line that ends a training whose record cannot be written."""
+    return DynconvError(
+        f"{file}: cannot be written ({_reason(error)}); free some space, then go on with --resume {file.parent}"
+    )
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else error.reason) or str(error)
+
+
 def _fresh_path(name: str) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
     path, suffix = Path("runs") / f"{stamp}-{name}", 1
@@ -235,6 +251,7 @@ def environment(data_name: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git_commit": _git_commit(),
+        "fixed": FIXED,
     }
 
 
