@@ -38,6 +38,7 @@ from dynconv.config import FIXED, RunConfig
 from dynconv.errors import DynconvError
 from dynconv.nn.device import instruction_sets
 from dynconv.training.files import write_atomically
+from dynconv.training.schema import Environment, EpochLine, Line, Summary, WarningLine, checked
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ class RunDir:
         Raises:
             DynconvError: it exists and is not empty, or cannot be made. A run is never overwritten.
         """
-        path = config.run or _fresh_path(f"{config.preset}-{data_name}-seed{config.seed}")
+        path = config.run or Path("runs")
         try:
+            if config.run is None:
+                path = _make_fresh(path, f"{config.preset}-{data_name}-seed{config.seed}")
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise DynconvError(
@@ -119,18 +122,30 @@ class RunDir:
             raise cannot_go_on(file, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; a last line that was cut off is left out."""
+        """The records of metrics.jsonl; a last line that was cut off is left out.
+
+        Of the kind `epoch` they can be of another version: `damage_of_epoch` says whether one is whole.
+
+        Raises:
+            DynconvError: the file cannot be read, or a line of it is damaged.
+        """
+        file = self.path / "metrics.jsonl"
         try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+            lines = file.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
-        records = []
+        except (OSError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: damaged, or cannot be read ({_reason(error)})") from error
+        records: list[dict[str, Any]] = []
         for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise DynconvError(f"{self.path}/metrics.jsonl: line {number} is damaged") from error
+                if number == len(lines):
+                    break
+                raise DynconvError(f"{file}: line {number} is damaged") from error
+            is_warning = isinstance(record, dict) and record.get("kind") == "warning"
+            records.append(checked(WarningLine if is_warning else Line, record, f"{file}: line {number} is damaged"))
         return records
 
     def rewind(self, step: int) -> None:
@@ -143,10 +158,10 @@ class RunDir:
         """environment.json. Raises DynconvError where it is missing or damaged."""
         file = self.path / "environment.json"
         try:
-            found: dict[str, Any] = json.loads(file.read_text())
+            found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DynconvError(f"{file}: missing or damaged") from error
-        return found
+        return checked(Environment, found, f"{file}: damaged")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, adding the version and the command."""
@@ -160,13 +175,14 @@ class RunDir:
             DynconvError: it is damaged.
         """
         file = self.path / "summary.json"
+        anew = f"`dynconv evaluate {self.path}` measures the accuracy anew"
         try:
-            summary: dict[str, Any] = json.loads(file.read_text())
+            summary = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DynconvError(f"{file}: damaged; `dynconv evaluate {self.path}` measures the accuracy anew") from error
-        return summary
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: damaged; {anew}") from error
+        return checked(Summary, summary, f"{file}: damaged", f"; {anew}")
 
     def write_predictions(
         self, data_name: str, labels_N: Tensor, probabilities_NK: Tensor, classes: tuple[str, ...]
@@ -191,13 +207,17 @@ class RunDir:
         try:
             # Opened here: np.load leaves the file that it opened itself open when it is damaged.
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                labels, probabilities = torch.from_numpy(arrays["labels"]), torch.from_numpy(arrays["probabilities"])
+                whole_numbers = arrays["labels"].dtype.kind in "iu"
+                labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+                probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float32))
                 classes, data_name = tuple(map(str, arrays["classes"])), str(arrays["data"])
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DynconvError(f"{file}: missing or damaged; `dynconv evaluate {self.path}` predicts anew") from error
         whole = labels.dim() == 1 and len(labels) > 0 and probabilities.shape == (len(labels), len(classes))
         if not whole or int(labels.min()) < 0 or int(labels.max()) >= len(classes):
             raise DynconvError(f"{file}: labels, probabilities and classes do not fit together")
+        if not whole_numbers or not probabilities.isfinite().all():
+            raise DynconvError(f"{file}: damaged: labels have to be whole numbers, probabilities finite")
         return Predictions(labels, probabilities, classes, data_name)
 
     def _write_text(self, name: str, text: str) -> None:
@@ -205,6 +225,15 @@ class RunDir:
             file.write_text(text)
 
         write_atomically(self.path / name, write)
+
+
+def damage_of_epoch(record: dict[str, Any]) -> str | None:
+    """What is wrong with a record of the kind `epoch`, in words; None where it is whole."""
+    try:
+        checked(EpochLine, record, "")
+    except DynconvError as error:
+        return str(error).strip()
+    return None
 
 
 def cannot_go_on(file: Path, error: OSError) -> DynconvError:
@@ -218,13 +247,19 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
     return (error.strerror if isinstance(error, OSError) else error.reason) or str(error)
 
 
-def _fresh_path(name: str) -> Path:
+def _make_fresh(folder: Path, name: str) -> Path:
+    """Makes folder/<time>-<name>, or one with a number where another process has just made that."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path, suffix = Path("runs") / f"{stamp}-{name}", 1
-    while path.exists():
-        suffix += 1
-        path = Path("runs") / f"{stamp}-{name}-{suffix}"
-    return path
+    folder.mkdir(parents=True, exist_ok=True)
+    path, suffix = folder / f"{stamp}-{name}", 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            suffix += 1
+            path = folder / f"{stamp}-{name}-{suffix}"
+        else:
+            return path
 
 
 def command_line() -> str:
