@@ -193,12 +193,6 @@ def _status(name: str) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
 
 
-def read_cells(path: Path) -> list[dict[str, Any]]:
-    """The cells of an earlier, perhaps interrupted measurement; none where there is no file."""
-    cells: list[dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else []
-    return cells
-
-
 def write_cells(path: Path, about: dict[str, Any], cells: list[dict[str, Any]]) -> None:
     """Writes the measurement as JSON, one cell a line, atomically."""
     lines = ",\n".join(f"  {json.dumps(cell)}" for cell in cells)
