@@ -110,7 +110,7 @@ def test_another_set_is_not_taken_for_cifar10(
 
     said: list[str] = []
     assert find.load("auto", announce=said.append).origin == str(origin)
-    assert said == [f"{where} holds 4 images of 4 classes, not CIFAR-10: training on these"]
+    assert said == [f"{where} holds 4 images of 4 classes, not CIFAR-10; auto takes it all the same"]
     assert find.load(str(origin), announce=said.append).origin == str(origin) and len(said) == 1
 
 

@@ -72,7 +72,7 @@ def _found(dataset: Dataset, source: str, place: str, announce: Callable[[str], 
     holds = f"{place} holds {len(dataset.train.labels):,} images of {len(dataset.classes)} classes, not CIFAR-10"
     if source == "cifar10":
         raise DataError(f"{holds}; use --data {dataset.origin}")
-    announce(f"{holds}: training on these")
+    announce(f"{holds}; auto takes it all the same")
     return dataset
 
 
