@@ -61,8 +61,11 @@ endef
 
 # ------------------------------------------------------------------------------------------------------ work
 
+# Where ARGS name no data, CIFAR-10 or else the generated set. A file or a run to go on with has data of its own.
+OWN_DATA := --data --data.source --config --resume
+
 train: .venv/.installed ## train a network: make train ARGS="standard --seed 3" (default: quick)
-	$(IN_VENV) dynconv train $(ARGS) $(if $(filter --data --data=%,$(ARGS)),,--data auto)
+	$(IN_VENV) dynconv train $(ARGS) $(if $(filter $(OWN_DATA) $(OWN_DATA:%=%=%),$(ARGS)),,--data auto)
 
 test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/nn -k conv")
 	$(IN_VENV) python -m pytest $(PYTEST_ARGS)

@@ -75,6 +75,7 @@ def test_the_config_of_a_run_gives_that_run_again(tmp_path: Path) -> None:
         (["--optim.ema", "1"], "optim.ema: must be a number, at least 0, below 1, not 1"),
         (["--optim.lr", "nan"], "optim.lr: must be a number, above 0, not nan"),
         (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 256, not 4"),
+        (["--seed", "4294967296"], "seed: must be a whole number, at least 0, at most 4294967295, not 4294967296"),
         (["--optim.name", "mun"], "optim.name: must be one of muon, sgd, adamw, not mun"),
         (["--batch-size", "30", "--micro-batch", "20"], "micro_batch: 20 does not divide batch_size 30"),
         (

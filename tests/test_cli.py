@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dynconv import cli
@@ -165,6 +166,8 @@ def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     assert "Traceback" not in err
     assert out.splitlines()[-1] == str(run) and f"dynconv train --resume {run}" in out
     assert summary(run)["stopped_by"] == "interrupt" and summary(run)["finished"] is False
+    assert all((run / "report" / f"{name}.png").stat().st_size > 1000 for name in ("loss", "accuracy"))
+    assert not (run / "report" / "report.html").exists()
     assert main(["evaluate", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == summary(run)["test_accuracy"]
 
@@ -178,6 +181,25 @@ def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     assert [record["step"] for record in steps if record["kind"] == "step"] == list(
         range(1, 1 + max(record["step"] for record in steps))
     )
+
+
+def test_a_run_that_breaks_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dynconv.training import loop
+
+    plain = loop.set_learning_rates
+
+    def breaking(optimizers: list[object], factor: float) -> dict[str, float]:
+        rates = plain(optimizers, factor)  # type: ignore[arg-type]
+        if factor < 0.2:
+            plain(optimizers, float("inf"))  # type: ignore[arg-type]
+        return rates
+
+    monkeypatch.setattr(loop, "set_learning_rates", breaking)
+
+    assert main([*TINY, "--no-tta", "--run", str(tmp_path / "run")]) == 1
+
+    assert summary(tmp_path / "run")["stopped_by"] == "non-finite loss" and summary(tmp_path / "run")["epochs"] == 1
+    assert all((tmp_path / "run/report" / name).exists() for name in ("report.html", "loss.png", "accuracy.png"))
 
 
 @pytest.mark.usefixtures("no_report")
@@ -224,6 +246,9 @@ def test_a_wrong_value_creates_nothing(
 
     assert error(capsys, *TINY, "--model.experts", "0").startswith("model.experts: must be")
     assert "block 1 changes the shape" in error(capsys, *TINY, "--model.residual", "true")
+    assert error(capsys, *TINY, "--seed", "1000000000000000").startswith("seed: must be")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert error(capsys, *TINY, "--device", "cuda").startswith("device: cuda is not available here")
     assert not list(tmp_path.iterdir())
 
 
@@ -272,10 +297,19 @@ def test_presets_are_listed_with_what_they_promise(capsys: pytest.CaptureFixture
     assert all(name in text for name in PRESETS) and text.count("\n") > len(PRESETS)
 
 
-def test_doctor_says_where_the_data_are(capsys: pytest.CaptureFixture[str]) -> None:
+def test_doctor_says_where_the_data_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}-images.npy", np.zeros((4, 32, 32, 3), np.uint8))
+        np.save(tmp_path / f"{split}-labels.npy", np.arange(4))
+    monkeypatch.setenv("DYNCONV_DATA", str(tmp_path))
+    monkeypatch.setenv("COLUMNS", "300")
+
     assert main(["doctor"]) == 0
 
-    assert "data" in capsys.readouterr().out
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["look", "data"])
+    assert line.split(maxsplit=2)[2] == f"{tmp_path.name}: {tmp_path}, 4 + 4 images"
 
 
 def test_help_and_version_load_nothing_heavy() -> None:

@@ -152,7 +152,7 @@ class ExplainArguments(_Arguments):
     images: Annotated[Positional[tuple[Path, ...]], Field(min_length=1), tyro.conf.arg(metavar="IMAGE ...")]
     """PNG, JPEG or WebP files."""
     output: Path = Path()
-    """Folder for a picture of each explanation, <image>-explained.png."""
+    """Folder for a picture of each explanation, <image>-explained.png; what is there already stays."""
     data: str | None = None
     """Where the class means come from. Default: the data that it was trained on."""
 

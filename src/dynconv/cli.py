@@ -54,12 +54,14 @@ def train(words: Sequence[str]) -> int:
     arguments = parse_training(TrainArguments, words, "train")
 
     from dynconv import data
+    from dynconv.nn.device import pick_device
     from dynconv.training.loop import fit
     from dynconv.training.progress import Progress
     from dynconv.training.rundir import RunDir
     from dynconv.using.describe import headline
 
     config = arguments.settings
+    pick_device(config.device)  # one that is not there is said before there is a directory
     run = RunDir.reopen(arguments.resume) if arguments.resume else None
     dataset = data.load(config.data.source, seed=config.seed, announce=_announce)
     if config.data.holdout:
@@ -78,9 +80,10 @@ def train(words: Sequence[str]) -> int:
     stopped_by = summary["stopped_by"]
     if stopped_by:
         print(f"stopped by {stopped_by} after {summary['epochs']} of {summary['epochs_planned']} epochs")
-    page = None if stopped_by else _report_of(run.path, dataset)
+    page = None if stopped_by == "interrupt" else _report_of(run.path, dataset)
     print("next:")
     if stopped_by == "interrupt":
+        _curves_of(run.path)
         print(f"  dynconv train --resume {run.path}")
     print(f"  open {page} in a browser" if page else f"  dynconv report {run.path}")
     print(f"  dynconv evaluate {run.path}")
@@ -99,6 +102,16 @@ def _report_of(run: Path, dataset: Dataset) -> Path | None:
     except DynconvError as error:
         _announce(f"no report: {error}")
         return None
+
+
+def _curves_of(run: Path) -> None:
+    """The plots of a run that was interrupted, by one who does not want to wait for the page."""
+    from dynconv.using.report import write_curves
+
+    try:
+        write_curves(run)
+    except DynconvError as error:
+        _announce(f"no curves: {error}")
 
 
 def report(words: Sequence[str]) -> int:
@@ -181,14 +194,14 @@ def explain(words: Sequence[str]) -> int:
     for image in arguments.images:
         try:
             explanation = explainer.explain(image)
-            picture = explanation.save(arguments.output)
         except DynconvError as error:
-            _announce(f"dynconv: error: {error}")
+            _announce(f"dynconv: {error}")
             failed += 1
             continue
+        picture = explanation.save(arguments.output)
         console.print(explanation.table(), highlight=False)
         print(picture)
-    return 2 if failed else 0
+    return 1 if failed else 0
 
 
 def evaluate(words: Sequence[str]) -> int:

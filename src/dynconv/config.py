@@ -11,6 +11,16 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+FIXED = {
+    "biases and classifier, muon": {"momentum": 0.85},
+    "routers, muon": {"beta1": 0.9, "beta2": 0.95, "epsilon": 1e-8},
+    "adamw": {"beta1": 0.9, "beta2": 0.999, "epsilon": 1e-8},
+    "newton-schulz": {"steps": 3, "a": 3.4445, "b": -4.7750, "c": 2.0315},
+    "batch norm": {"momentum": 0.1, "epsilon": 1e-5},
+    "whitening": {"epsilon": 5e-4},
+}
+"""The numbers of the recipe that are no options, by where they are used; each run's environment.json records them."""
+
 PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
@@ -20,13 +30,17 @@ class _Frozen(BaseModel):
 
 
 class DataConfig(_Frozen):
+    """The images."""
+
     source: str = "cifar10"
-    """cifar10 (found or downloaded, else an error), shapes (generated), auto (cifar10, else shapes), or a path."""
+    """cifar10 (found or downloaded, else an error), shapes (generated), auto (any found, else shapes), or a path."""
     holdout: int = Field(0, ge=0)
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
 
 
 class AugmentConfig(_Frozen):
+    """What is done to training images, at random."""
+
     flip: Literal["alternating", "random", "none"] = "alternating"
     """Horizontal flip. alternating: each image is flipped at random once, then in every other epoch."""
     translate: int = Field(2, ge=0, le=16)
@@ -40,6 +54,8 @@ class AugmentConfig(_Frozen):
 
 
 class ModelConfig(_Frozen):
+    """The network."""
+
     whiten: bool = True
     """Fixed input transform: 2x2 patches whitened by the training images' statistics, positive and negative parts."""
     widths: tuple[PositiveInt, ...] = (64, 64, 256, 256, 256, 256)
@@ -90,6 +106,8 @@ class ModelConfig(_Frozen):
 
 
 class OptimConfig(_Frozen):
+    """How its weights are learned."""
+
     name: Literal["muon", "sgd", "adamw"] = "muon"
     """muon: orthogonalised momentum for the experts, each by itself, SGD-Nesterov for biases and classifier, Adam for
     routers. sgd (Nesterov), adamw: one optimizer and one learning rate for all."""
@@ -116,9 +134,11 @@ class OptimConfig(_Frozen):
 
 
 class RunConfig(_Frozen):
+    """A training run."""
+
     preset: str = "custom"
     """The preset that this run started from."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of the weights, the order of the images and their augmentation."""
     run: Path | None = None
     """Directory to write; new, or empty. Default: runs/<time>-<preset>-<data>-seed<seed>."""

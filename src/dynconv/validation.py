@@ -60,9 +60,8 @@ def _range(field: FieldInfo) -> str:
     if name is None:
         return ""
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    limits = [
-        f"{words} {getattr(bound, sign):g}" for bound in bounds for sign, words in signs.items() if hasattr(bound, sign)
-    ]
+    found = [(words, getattr(bound, sign)) for bound in bounds for sign, words in signs.items() if hasattr(bound, sign)]
+    limits = [f"{words} {limit if isinstance(limit, int) else format(limit, 'g')}" for words, limit in found]
     return ", ".join([name, *limits])
 
 

@@ -3,9 +3,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read
+from dynconv.data.image import from_pil
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -43,7 +45,7 @@ def test_folder_and_npz_in_each_layout_agree(tmp_path: Path) -> None:
     [
         ("train-images", np.zeros((12, 32, 32, 3), np.float32), "need uint8"),
         ("train-images", np.zeros((12, 32, 32), np.uint8), "need uint8"),
-        ("test-images", np.zeros((6, 16, 16, 3), np.uint8), "give both one size"),
+        ("test-images", np.zeros((6, 3, 0, 16), np.uint8), "holds no images"),
         ("test-images", np.zeros((0, 32, 32, 3), np.uint8), "holds no images"),
         ("test-labels", np.zeros(5, np.int64), "need 6 whole numbers"),
         ("test-labels", np.zeros(6, np.float32), "need 6 whole numbers"),
@@ -74,3 +76,14 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
 
     with pytest.raises(DataError, match=r"test-labels\.npy"):
         read(tmp_path / "mine")
+
+
+@pytest.mark.parametrize("channels_last", [True, False])
+def test_images_of_another_size_become_what_they_become_elsewhere(tmp_path: Path, channels_last: bool) -> None:
+    images = RNG.integers(0, 256, (6, 48, 60, 3), dtype=np.uint8)
+    stored = images if channels_last else images.transpose(0, 3, 1, 2)
+
+    found = read(write(tmp_path / "mine", **{"test-images": stored})).test.images
+
+    expected = [from_pil(Image.fromarray(image)).transpose(2, 0, 1) for image in images]
+    assert np.array_equal(found.numpy(), np.stack(expected)) and found.shape == (6, 3, 32, 32)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dynconv.data import download, find
 from dynconv.data.dataset import DataError
@@ -44,9 +45,9 @@ def test_the_variable_comes_before_the_folder_before_the_cache(
     cache, here, named = arrays("cache"), arrays("here/data"), arrays("named")
 
     monkeypatch.setenv("DYNCONV_DATA", str(named))
-    assert find.load("cifar10").origin == str(named)
+    assert find.load("auto").origin == str(named)
     monkeypatch.delenv("DYNCONV_DATA")
-    assert find.load("cifar10").origin == "data"
+    assert find.load("auto").origin == "data"
     for file in here.iterdir():
         file.unlink()
     assert find.load("auto").origin == str(cache)
@@ -91,3 +92,43 @@ def test_a_folder_of_something_else_says_what_can_be_read(tmp_path: Path) -> Non
     for path in (tmp_path / "here", tmp_path / "here/notes.txt"):
         with pytest.raises(DataError, match=r"cifar-10-batches-py/.*train/ and test/"):
             find.load(str(path))
+
+
+@pytest.mark.parametrize("variable", [False, True])
+def test_another_set_is_not_taken_for_cifar10(
+    arrays: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, variable: bool
+) -> None:
+    place = arrays("mine") if variable else arrays("here/data")
+    if variable:
+        monkeypatch.setenv("DYNCONV_DATA", str(place))
+    where = f"$DYNCONV_DATA, {place}," if variable else "data"
+    origin = place if variable else "data"
+
+    with pytest.raises(DataError) as caught:
+        find.load("cifar10")
+    assert str(caught.value) == f"{where} holds 4 images of 4 classes, not CIFAR-10; use --data {origin}"
+
+    said: list[str] = []
+    assert find.load("auto", announce=said.append).origin == str(origin)
+    assert said == [f"{where} holds 4 images of 4 classes, not CIFAR-10; auto takes it all the same"]
+    assert find.load(str(origin), announce=said.append).origin == str(origin) and len(said) == 1
+
+
+def test_the_home_of_nobody_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataError, match=r"^~nosuchuser/x: there is no such home directory"):
+        find.load("~nosuchuser/x")
+    monkeypatch.setenv("DYNCONV_DATA", "~nosuchuser/x")
+    with pytest.raises(DataError, match=r"^~nosuchuser/x: there is no such home directory"):
+        find.load("auto")
+
+
+def test_validation_images_that_are_left_out_are_said(tmp_path: Path) -> None:
+    for split in ("train", "test", "val"):
+        for name in ("cat", "dog"):
+            (tmp_path / "mine" / split / name).mkdir(parents=True)
+            Image.new("RGB", (32, 32)).save(tmp_path / "mine" / split / name / "1.png")
+    said: list[str] = []
+
+    assert len(find.load(str(tmp_path / "mine"), announce=said.append).test.labels) == 2
+
+    assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'mine'}: val/ is left out")

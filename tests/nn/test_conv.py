@@ -112,6 +112,21 @@ def test_routers_start_near_uniform_but_not_equal_and_learn(activation: str, hid
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in router.parameters())
 
 
+def test_routers_are_their_formula() -> None:
+    """g of a linear map or of an MLP of the spatial mean, with g = 2/K sigmoid for `sigmoid`."""
+    torch.manual_seed(0)
+    x = torch.randn(6, 8, 3, 5, dtype=torch.float64)
+    f = x.mean((2, 3))
+    linear = Router(8, 4, 0, "sigmoid", temperature=0.5).double()
+    mlp = Router(8, 4, 5, "sigmoid").double()
+    assert mlp.hidden is not None
+    hidden = (f @ mlp.hidden.weight.T + mlp.hidden.bias).clamp_min(0)
+    logits = hidden @ mlp.linear.weight.T + mlp.linear.bias
+
+    torch.testing.assert_close(linear(x), 2 / 4 / (1 + (-2 * (f @ linear.linear.weight.T + linear.linear.bias)).exp()))
+    torch.testing.assert_close(mlp(x), 2 / 4 / (1 + (-logits).exp()))
+
+
 def test_temperature_sharpens_and_is_saved() -> None:
     torch.manual_seed(0)
     router, sharp = Router(8, 4), Router(8, 4, temperature=0.1)
@@ -166,11 +181,38 @@ def test_identity_keeps_the_experts_apart() -> None:
         ({"padding": "same", "stride": 2}, "'same' needs stride 1"),
         ({"stride": (1, 2, 3)}, "stride: needs one number, or two"),
         ({"padding_mode": "mirror"}, "padding_mode: 'mirror' is none of"),
+        ({"algorithm": "fast"}, "algorithm: 'fast' is none of auto, "),
+        ({"stride": 0}, "stride: must be at least 1, not 0"),
+        ({"dilation": (1, 0)}, r"dilation: must be at least 1, not \(1, 0\)"),
+        ({"kernel_size": 0}, "kernel_size: must be at least 1, not 0"),
+        ({"padding": -1}, "padding: must be at least 0, not -1"),
+        ({"groups": 0}, "groups: must be at least 1, not 0"),
+        ({"out_channels": 0}, "out_channels: must be at least 1, not 0"),
+        ({"temperature": float("nan")}, "temperature: must be positive and finite, not nan"),
+        ({"router_hidden": -1}, "router_hidden: must be at least 0, not -1"),
     ],
 )
 def test_wrong_arguments_are_named(wrong: dict[str, object], reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
-        DynamicConv2d(4, 8, 3, **wrong)  # type: ignore[arg-type]
+        DynamicConv2d(**{"in_channels": 4, "out_channels": 8, "kernel_size": 3, **wrong})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("padding_mode", ["zeros", "reflect"])
+def test_an_image_without_a_batch_is_taken_as_by_conv2d(padding_mode: str) -> None:
+    layer = DynamicConv2d(4, 8, 3, padding=1, padding_mode=padding_mode, experts=3)  # type: ignore[arg-type]
+    x, a = torch.randn(4, 9, 7), torch.tensor([0.5, 0.25, 0.25])
+
+    torch.testing.assert_close(layer(x), layer(x[None])[0])
+    torch.testing.assert_close(layer.routing_weights(x), layer.routing_weights(x[None])[0])
+    torch.testing.assert_close(layer(x, a), layer(x[None], a[None])[0])
+    with pytest.raises(ValueError, match=r"x: needs \[N, C, H, W\] or \[C, H, W\], not \[9, 7\]"):
+        layer(x[0])
+
+
+def test_routing_has_shapes_without_values() -> None:
+    layer = DynamicConv2d(4, 8, 3, experts=3, device="meta")
+
+    assert layer.routing_weights(torch.empty(2, 4, 9, 9, device="meta")).shape == (2, 3)
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

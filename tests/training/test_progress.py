@@ -18,7 +18,7 @@ def test_where_output_is_no_terminal_lines_are_plain(
     monkeypatch.setattr(module, "_PLAIN_INTERVAL", -1.0)
     with Progress() as progress:
         progress.start(total_steps=10, epochs=5)
-        progress.step(1, 2.5, 1000.0)
+        progress.step(1, 2.5, 0.125, 1000.0)
         progress.epoch(EPOCH)
         progress.warn("look [here]")
 
@@ -39,8 +39,10 @@ def test_on_a_terminal_a_bar_moves_and_epochs_stay(monkeypatch: pytest.MonkeyPat
     with Progress() as progress:
         progress.start(total_steps=10, epochs=5)
         for step in range(1, 5):
-            progress.step(step, 2.5, 1000.0)
+            progress.step(step, 2.5, 0.125, 1000.0)
         progress.epoch({**EPOCH, "validation_accuracy": 0.41})
+        progress.step(5, 2.5, 0.375, 1000.0)
 
     text = screen.getvalue()
+    assert "accuracy 37.5%, test 43.2%" in text
     assert "epoch   2/5" in text and "loss 2.500" in text and "validation accuracy 41.00%" in text

@@ -5,9 +5,17 @@ import numpy as np
 import pytest
 import torch
 
-from dynconv.config import RunConfig
+from dynconv.config import FIXED, RunConfig
 from dynconv.errors import DynconvError
+from dynconv.training import rundir
 from dynconv.training.rundir import RunDir
+
+SUMMARY = {
+    "preset": "quick", "data": "shapes", "seed": 3, "epochs": 2, "epochs_planned": 2, "finished": True,
+    "stopped_by": None, "test_accuracy": 0.9, "test_accuracy_tta": None, "test_loss": 0.5, "train_accuracy": 0.8,
+    "validation_accuracy": None, "train_seconds": 61.2, "total_seconds": 70.0,
+    "parameters": 1000, "multiply_adds": 10**6, "precision": "fp32",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -23,6 +31,7 @@ def test_configuration_and_environment_are_there_from_the_start(run: RunDir) -> 
     environment = json.loads((run.path / "environment.json").read_text())
     assert environment["data"] == "shapes" and environment["threads"] >= 1
     assert {"python", "packages", "processor", "git_commit", "command"} <= environment.keys()
+    assert environment["fixed"] == FIXED
 
 
 def test_default_names_say_what_the_run_is_and_never_collide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -31,6 +40,28 @@ def test_default_names_say_what_the_run_is_and_never_collide(tmp_path: Path, mon
 
     assert len(set(paths)) == 3
     assert all(path.parent == Path("runs") and "quick-cifar10-seed4" in path.name for path in paths)
+
+
+def test_a_name_that_another_process_takes_in_the_same_second_is_left_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It looked free, and is taken, empty, when the directory is made."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rundir.time, "strftime", lambda _: "now")
+    (tmp_path / "runs/now-quick-shapes-seed0").mkdir(parents=True)
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+
+    assert RunDir.create(RunConfig(preset="quick"), "shapes").path == Path("runs/now-quick-shapes-seed0-2")
+    assert list((tmp_path / "runs/now-quick-shapes-seed0").iterdir()) == []
+
+
+def test_numbers_that_are_not_finite_are_not_written(run: RunDir) -> None:
+    """JSON has none."""
+    with pytest.raises(ValueError, match="JSON"):
+        run.write_summary(SUMMARY | {"test_loss": float("nan")})
+    with pytest.raises(ValueError, match="JSON"):
+        run.append({"loss": float("inf")})
+    assert not (run.path / "summary.json").exists()
 
 
 def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
@@ -50,7 +81,7 @@ def test_metrics_survive_a_line_cut_off_at_the_end_but_not_damage_within(run: Ru
     file.write_text(file.read_text() + '{"kind": "st')
     assert [record["step"] for record in run.metrics()] == [1, 2, 3]
 
-    run.truncate_metrics(2)
+    run.rewind(2)
     assert [record["step"] for record in run.metrics()] == [1, 2]
 
     file.write_text('{"kind"\n{"step": 1}\n')
@@ -60,11 +91,11 @@ def test_metrics_survive_a_line_cut_off_at_the_end_but_not_damage_within(run: Ru
 
 def test_predictions_and_summary_come_back(run: RunDir) -> None:
     assert run.summary() is None
-    run.write_summary({"test_accuracy": 0.5})
+    run.write_summary(SUMMARY)
     run.write_predictions("shapes", torch.tensor([0, 1]), torch.eye(2), ("a", "b"))
 
     summary = run.summary()
-    assert summary is not None and summary["test_accuracy"] == 0.5 and {"version", "command"} <= summary.keys()
+    assert summary is not None and summary["test_accuracy"] == 0.9 and {"version", "command"} <= summary.keys()
     with np.load(run.path / "predictions.npz") as predictions:
         assert predictions["classes"].tolist() == ["a", "b"] and str(predictions["data"]) == "shapes"
         assert predictions["probabilities"].dtype == np.float32 and predictions["labels"].tolist() == [0, 1]

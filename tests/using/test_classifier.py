@@ -103,3 +103,11 @@ def test_what_is_neither_run_nor_weights_is_one_line_that_names_it(tmp_path: Pat
 def test_images_of_another_form_are_refused(weights: Path, bad: torch.Tensor, found: str) -> None:
     with pytest.raises(ValueError, match=rf"need uint8 \[N, 3, H, W\], not {found}"):
         Classifier.load(weights).logits(bad)
+
+
+def test_weights_that_name_a_network_that_cannot_be_are_refused(tmp_path: Path, net: Net) -> None:
+    impossible = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"residual": (True,)})})
+    save_weights(tmp_path / "w.safetensors", net.state_dict(), impossible, CLASSES, "shapes")
+
+    with pytest.raises(DynconvError, match=r"w\.safetensors: these weights do not fit"):
+        Classifier.load(tmp_path / "w.safetensors")

@@ -62,6 +62,9 @@ def test_data_are_found_where_training_would_find_them(monkeypatch: pytest.Monke
         np.save(tmp_path / f"{split}-labels.npy", np.arange(count) % 10)
 
     assert "20 + 10 images" in found()["data"].found
+    assert found()["data"].advice == f"this is not CIFAR-10: to train on it, --data {tmp_path}"
+    monkeypatch.setenv("DYNCONV_DATA", "~nosuchuser/x")
+    assert "no such home directory" in found()["data"].found
 
 
 def test_no_data_says_where_it_looked_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -115,3 +115,4 @@ def test_without_its_data_set_an_image_is_explained_without_class_means(classifi
     assert "nowhere" in said[0] and explanation.class_routing == []
     assert [a_K.shape for a_K in explanation.routing] == [(3,), (3,)]
     assert explanation.save(tmp_path).name == "red-explained.png"
+    assert explanation.save(tmp_path).name == "red-explained-2.png"  # another red.png, from another folder

@@ -18,7 +18,7 @@ from dynconv.cli import main
 from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.training.checkpoint import Weights, load_weights, save_weights
-from dynconv.using import predict
+from dynconv.using import evaluate, predict
 from dynconv.using.classifier import Classifier, Prediction, packaged_weights, to_pixels
 from dynconv.using.predict import Outcome
 
@@ -251,3 +251,20 @@ def test_the_packaged_weights_know_cifar10(
     assert float(right.float().mean()) > 0.9
     card = packaged_weights("standard").with_suffix(".md").read_text()
     assert all(name in card for name in classifier.classes) and "{" not in card
+
+
+def test_predict_and_evaluate_agree_on_images_of_another_size(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), dtype=np.uint8)
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}-images.npy", images)
+        np.save(tmp_path / f"{split}-labels.npy", np.arange(20) % 10)
+    classifier = Classifier.load(run)
+    classifier.classes = tuple(f"class {i}" for i in range(10))  # arrays carry no names
+
+    evaluated = evaluate.evaluate(classifier, evaluate.load_dataset(classifier, str(tmp_path)).test)
+    predicted = classifier.predict(list(images), top=10)
+
+    for row, prediction in zip(evaluated.probabilities.tolist(), predicted, strict=True):
+        assert dict(prediction.top) == dict(zip(classifier.classes, row, strict=True))

@@ -7,6 +7,13 @@ from dynconv.errors import DynconvError
 from dynconv.training.rundir import RunDir
 from dynconv.using import runs
 
+SUMMARY = {
+    "preset": "quick", "data": "shapes", "seed": 3, "epochs": 2, "epochs_planned": 2, "finished": True,
+    "stopped_by": None, "test_accuracy": 0.9, "test_accuracy_tta": None, "test_loss": 0.5, "train_accuracy": 0.8,
+    "validation_accuracy": None, "train_seconds": 61.2, "total_seconds": 70.0,
+    "parameters": 1000, "multiply_adds": 10**6, "precision": "fp32",
+}  # fmt: skip
+
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
@@ -19,15 +26,16 @@ def run(tmp_path: Path) -> RunDir:
 
 def cells(table: object) -> dict[str, list[str]]:
     columns = [list(column.cells) for column in table.columns]  # type: ignore[attr-defined]
-    return {row[0]: list(row[1:]) for row in zip(*columns, strict=True)}
+    return {str(row[0]): list(map(str, row[1:])) for row in zip(*columns, strict=True)}
 
 
 def test_the_table_of_runs_tells_finished_from_cut_off_from_damaged(run: RunDir, tmp_path: Path) -> None:
     done = RunDir.create(RunConfig(run=tmp_path / "done"), "shapes")
-    done.write_summary({
-        "preset": "quick", "data": "shapes", "seed": 3, "epochs": 2, "epochs_planned": 2, "test_accuracy": 0.9,
-        "test_accuracy_tta": None, "train_seconds": 61.2, "finished": True, "stopped_by": None,
-    })  # fmt: skip
+    done.write_summary(SUMMARY)
+    odd = RunDir.create(RunConfig(run=tmp_path / "[bold]odd"), "shapes")
+    odd.write_summary(SUMMARY | {"data": "[red]x[/red]"})
+    wrong = RunDir.create(RunConfig(run=tmp_path / "wrong"), "shapes")
+    wrong.write_summary(SUMMARY | {"test_accuracy": "high"})
     damaged = RunDir.create(RunConfig(run=tmp_path / "damaged"), "shapes")
     (damaged.path / "summary.json").write_text("{}")
 
@@ -36,5 +44,7 @@ def test_the_table_of_runs_tells_finished_from_cut_off_from_damaged(run: RunDir,
     assert rows["done"] == ["quick", "shapes", "3", "2/2", "90.00%", "-", "61 s", "finished"]
     assert rows["one"][3] == "2/2" and rows["one"][-1] == "unfinished"
     assert rows["damaged"][-1].startswith("damaged")
+    assert "test_accuracy: Input should be a valid number" in rows["wrong"][-1]
+    assert rows["[bold]odd"][1] == "[red]x[/red]"  # no markup
     with pytest.raises(DynconvError, match="does not exist"):
         runs.runs_table(tmp_path / "nowhere")

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split
+from dynconv.data.image import SIZE, from_pil
 
 _SPELLINGS = (
     ("train-images", "train-labels", "test-images", "test-labels"),
@@ -28,7 +30,8 @@ def find(path: Path) -> Path | None:
 def read(path: Path) -> Dataset:
     """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], and labels, whole numbers [N] or [N,1].
 
-    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are taken for CIFAR-10.
+    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are taken for CIFAR-10. What
+    becomes of images of another size is said in `data.image`.
 
     Raises:
         DataError: an array is missing, damaged or of another shape; names it.
@@ -47,17 +50,11 @@ def read(path: Path) -> Dataset:
         labels = _labels(f"{path}/{labels_name}", arrays[labels_name], len(images))
         parts.append(Split(images, labels))
     train, test = parts
-    if train.images.shape[1:] != test.images.shape[1:]:
-        raise DataError(f"{path}: training images are {_size(train)}, test images {_size(test)}; give both one size")
     counts = train.labels.bincount()
-    official = train.images.shape == (50_000, 3, 32, 32) and counts.tolist() == [5000] * 10
+    official = sorted(arrays[names[0]].shape) == [3, 32, 32, 50_000] and counts.tolist() == [5000] * 10
     count = max(len(counts), int(test.labels.max()) + 1)
     classes = CLASSES if official else tuple(f"class {i}" for i in range(count))
     return Dataset("cifar10" if official else path.stem, classes, train, test, str(path))
-
-
-def _size(split: Split) -> str:
-    return "x".join(str(side) for side in split.images.shape[2:])
 
 
 def _load_folder(path: Path) -> dict[str, np.ndarray]:
@@ -84,11 +81,13 @@ def _load(path: Path) -> np.ndarray:
 def _images(where: str, array: np.ndarray) -> torch.Tensor:
     if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
         raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, need uint8 [N,H,W,3] or [N,3,H,W]")
-    if len(array) == 0:
-        raise DataError(f"{where}: holds no images")
-    if array.shape[3] == 3:
-        array = array.transpose(0, 3, 1, 2)
-    return torch.from_numpy(np.ascontiguousarray(array))
+    if array.size == 0:
+        raise DataError(f"{where}: is {list(array.shape)}, holds no images")
+    if array.shape[3] != 3:
+        array = array.transpose(0, 2, 3, 1)
+    if array.shape[1:3] != (SIZE, SIZE):
+        array = np.stack([from_pil(Image.fromarray(np.ascontiguousarray(image))) for image in array])
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 
 def _labels(where: str, array: np.ndarray, count: int) -> torch.Tensor:

@@ -20,28 +20,38 @@ def cache_folder() -> Path:
     return user_cache_path("dynconv")
 
 
+def expand(path: str) -> Path:
+    """The path with `~` replaced. Raises DataError where there is no such user."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(f"{path}: there is no such home directory; write the path in full") from error
+
+
 def load(source: str, *, seed: int = 0, announce: Callable[[str], None] = print) -> Dataset:
     """The data set that `source` names.
 
     Args:
-        source: `cifar10`: from $DYNCONV_DATA, else ./data, else the cache, else downloaded. `auto`: the same, else
-            `shapes`. `shapes`: the generated set. Anything else: a path to a folder or an archive.
+        source: `cifar10`: from $DYNCONV_DATA, else ./data, else the cache, else downloaded. `auto`: whichever set is in
+            these places, else CIFAR-10 downloaded, else `shapes`. `shapes`: the generated set. Anything else: a path to
+            a folder or an archive.
         seed: of the generated set.
         announce: takes lines for the user.
 
     Raises:
-        DataError: nothing found, or what is there is damaged. Damaged data is never passed over for the next place.
+        DataError: nothing found, or what is there is damaged or, for `cifar10`, another set. It is never passed over
+            for the next place.
     """
     if source == "shapes":
         return shapes.generate(seed)
     if source not in ("cifar10", "auto"):
-        return read(Path(source).expanduser())
-    if os.environ.get(VARIABLE):
-        return read(Path(os.environ[VARIABLE]).expanduser())
+        return _read(expand(source), announce)
+    if named := os.environ.get(VARIABLE):
+        return _found(_read(expand(named), announce), source, f"${VARIABLE}, {named},", announce)
     places = (Path("data"), cache_folder())
     for place in places:
         if _form_of(place):
-            return read(place)
+            return _found(_read(place, announce), source, str(place), announce)
     try:
         return read(download.download(cache_folder(), announce))
     except DataError as error:
@@ -53,6 +63,24 @@ def load(source: str, *, seed: int = 0, announce: Callable[[str], None] = print)
             f"--data PATH; put {download.FILE} into {cache_folder()} or set {VARIABLE}; or --data shapes, "
             "generated images"
         ) from error
+
+
+def _found(dataset: Dataset, source: str, place: str, announce: Callable[[str], None]) -> Dataset:
+    """The data set, where it is one that `source` means; `auto` takes any, and says so."""
+    if dataset.name == "cifar10":
+        return dataset
+    holds = f"{place} holds {len(dataset.train.labels):,} images of {len(dataset.classes)} classes, not CIFAR-10"
+    if source == "cifar10":
+        raise DataError(f"{holds}; use --data {dataset.origin}")
+    announce(f"{holds}; auto takes it all the same")
+    return dataset
+
+
+def _read(path: Path, announce: Callable[[str], None]) -> Dataset:
+    dataset = read(path)
+    if folder.find(path) and all((path / split).is_dir() for split in ("test", "val")):
+        announce(f"{path}: val/ is left out, since there is test/; to hold images out for validation: --data.holdout")
+    return dataset
 
 
 def read(path: Path) -> Dataset:

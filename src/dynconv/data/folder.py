@@ -1,4 +1,4 @@
-"""Class folders of images: `train/CLASS/*.png` and `test/CLASS/*.png`, or `val/` for `test/`.
+"""Class folders of images: `train/CLASS/*.png` and `test/CLASS/*.png`; `val/` where there is no `test/`.
 
 Classes are the folders' names, sorted. Names that begin with a dot, and files that are no PNG, JPEG or WebP by their
 ending, are passed over. What becomes of an image of another size, transparent or grey, is said in `data.image`.

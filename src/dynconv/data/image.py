@@ -1,4 +1,4 @@
-"""Any picture -> RGB pixels of the network's size. Class folders, `predict` and the server all come here.
+"""Any picture -> RGB pixels of the network's size. Class folders, arrays, `predict` and the server all come here.
 
 - EXIF orientation is applied. Of an animation the first frame counts.
 - Transparent parts become white; grey, palette and CMYK images become RGB; 16-bit grey is scaled to 8 bits.

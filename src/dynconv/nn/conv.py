@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -18,7 +19,7 @@ from torch.nn import functional as F
 
 from dynconv.nn import choice
 from dynconv.nn.geometry import Geometry, Pair, pair
-from dynconv.nn.mixing import Algorithm, mix_convolutions
+from dynconv.nn.mixing import ALGORITHMS, Algorithm, mix_convolutions
 
 Activation = Literal["softmax", "sigmoid", "sparsemax"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
@@ -58,8 +59,10 @@ class Router(nn.Module):
         super().__init__()
         if activation not in ("softmax", "sigmoid", "sparsemax"):
             raise ValueError(f"activation: {activation!r} is none of softmax, sigmoid, sparsemax")
-        if temperature <= 0:
-            raise ValueError(f"temperature: must be positive, not {temperature}")
+        if not 0 < temperature < math.inf:
+            raise ValueError(f"temperature: must be positive and finite, not {temperature}")
+        if hidden < 0:
+            raise ValueError(f"router_hidden: must be at least 0, not {hidden}")
         self.activation = activation
         self.hidden = nn.Linear(channels, hidden) if hidden else None
         self.linear = nn.Linear(hidden or channels, experts)
@@ -73,8 +76,7 @@ class Router(nn.Module):
         return self.activation != "sigmoid"
 
     def forward(self, x: Tensor) -> Tensor:
-        # In float32 even under autocast: rounding a routing weight to 8 bits would move a whole image's kernel.
-        with torch.autocast(x.device.type, enabled=False):
+        with _no_autocast(x.device):
             features = x.float().mean((2, 3)).to(self.linear.weight.dtype)
             if self.hidden is not None:
                 features = F.relu(self.hidden(features))
@@ -86,8 +88,15 @@ class Router(nn.Module):
             return sparsemax(logits)
 
 
+def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """In float32 even under autocast: rounding a routing weight to 8 bits would move a whole image's kernel."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # meta has none
+
+
 class DynamicConv2d(nn.Module):
     """A convolution whose kernel is mixed from K experts, for each image by itself. x [N,C,H,W] -> [N,O,H',W'].
+
+    As `Conv2d` it also takes one image without a batch, [C,H,W] -> [O,H',W'].
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
@@ -95,6 +104,9 @@ class DynamicConv2d(nn.Module):
         experts: K >= 1.
         router_hidden, activation, temperature: see `Router`.
         algorithm: how the mixture is computed, see `dynconv.nn.mixing`; the values agree up to rounding.
+
+    Raises:
+        ValueError: a value that its argument does not take; names it.
     """
 
     def __init__(
@@ -118,14 +130,21 @@ class DynamicConv2d(nn.Module):
         algorithm: Algorithm = "auto",
     ) -> None:
         super().__init__()
-        if experts < 1:
-            raise ValueError(f"experts: must be at least 1, not {experts}")
+        counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups, "experts": experts}
+        for name, count in counts.items():
+            if count < 1:
+                raise ValueError(f"{name}: must be at least 1, not {count}")
         if in_channels % groups or out_channels % groups:
             raise ValueError(f"groups: {groups} does not divide {in_channels} and {out_channels} channels")
         if padding_mode not in get_args(PaddingMode):
             raise ValueError(f"padding_mode: {padding_mode!r} is none of {', '.join(get_args(PaddingMode))}")
         self.kernel_size = pair(kernel_size, "kernel_size")
         self.stride, self.dilation, self.groups = pair(stride, "stride"), pair(dilation, "dilation"), groups
+        for name, sides in {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}.items():
+            if min(pair(sides, name)) < 1:
+                raise ValueError(f"{name}: must be at least 1, not {sides}")
+        if algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
         self.padding = self._padding(padding)
         self.padding_mode: PaddingMode = padding_mode
         self.algorithm: Algorithm = algorithm
@@ -149,6 +168,8 @@ class DynamicConv2d(nn.Module):
         if isinstance(padding, str):
             raise ValueError(f"padding: {padding!r} is neither numbers nor 'same' nor 'valid'")
         height, width = pair(padding, "padding")
+        if min(height, width) < 0:
+            raise ValueError(f"padding: must be at least 0, not {padding}")
         return width, width, height, height
 
     def _explicit_padding(self) -> tuple[Pair, int, int]:
@@ -233,12 +254,19 @@ class DynamicConv2d(nn.Module):
         return conv
 
     def routing_weights(self, x: Tensor) -> Tensor:
-        """a, [N, K], for x [N, C, H, W]."""
-        routing: Tensor = self.router(x)
+        """a, [N, K], for x [N, C, H, W]; [K] for [C, H, W]."""
+        routing: Tensor = self.router(x) if x.dim() == 4 else self.router(x[None])[0]
         return routing
 
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
-        """sum_k a_k Conv_k(x); a [N, K] is the layer's own router's unless routing_weights gives another."""
+        """sum_k a_k Conv_k(x); a [N, K] is the layer's own router's unless routing_weights gives another.
+
+        Without a batch, x [C, H, W], a is [K].
+        """
+        if x.dim() == 3:
+            return self.forward(x[None], None if routing_weights is None else routing_weights[None])[0]
+        if x.dim() != 4:
+            raise ValueError(f"x: needs [N, C, H, W] or [C, H, W], not {list(x.shape)}")
         a_NK = self.routing_weights(x) if routing_weights is None else routing_weights
         padding, *extra = self._explicit_padding()
         if any(extra):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynconv.config import ModelConfig
+from dynconv.config import FIXED, ModelConfig
 from dynconv.nn.conv import DynamicConv2d
 
 
@@ -41,7 +41,7 @@ class InputTransform(nn.Module):
         return 24 if self.whiten else 3
 
     @torch.no_grad()
-    def fit(self, images_N3HW: Tensor, eps: float = 5e-4) -> None:
+    def fit(self, images_N3HW: Tensor, eps: float = FIXED["whitening"]["epsilon"]) -> None:
         """Takes the statistics from training images in [0, 1]; the patches' from the first 5,000 of them."""
         self.mean.copy_(images_N3HW.mean((0, 2, 3)))
         self.std.copy_(images_N3HW.std((0, 2, 3)))
@@ -85,7 +85,8 @@ class Block(nn.Module):
         if config.identity_init:
             self.conv.add_identity()
         self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
-        self.norm = nn.BatchNorm2d(out_channels) if config.norm == "batch" else nn.Identity()
+        eps, momentum = FIXED["batch norm"]["epsilon"], FIXED["batch norm"]["momentum"]
+        self.norm = nn.BatchNorm2d(out_channels, eps, momentum) if config.norm == "batch" else nn.Identity()
         if config.norm == "batch":
             self.norm.weight.requires_grad_(False)
         self.act = nn.GELU() if config.nonlinearity == "gelu" else nn.ReLU()

@@ -11,7 +11,6 @@ from lightning_fabric import Fabric
 
 from dynconv.config import RunConfig
 from dynconv.data.dataset import Split
-from dynconv.errors import DynconvError
 from dynconv.nn.device import pick_device, pick_precision
 
 
@@ -21,10 +20,7 @@ def launch(config: RunConfig) -> tuple[Any, str]:
     Raises:
         DynconvError: a device that is not there.
     """
-    try:
-        device = pick_device(config.device)
-    except ValueError as error:
-        raise DynconvError(str(error)) from error
+    device = pick_device(config.device)
     precision, _ = pick_precision(config.precision, device)
     fabric = Fabric(accelerator=device.type, devices=1, precision="bf16-mixed" if precision == "bf16" else "32-true")
     fabric.launch()
@@ -32,7 +28,12 @@ def launch(config: RunConfig) -> tuple[Any, str]:
 
 
 def place(split: Split, device: torch.device) -> Split:
-    """The split with its images and labels on `device`; uint8, so CIFAR-10 takes 180 MB."""
+    """The split with its images and labels on `device`; uint8, so CIFAR-10 takes 180 MB.
+
+    Where that would take more than half of what is free on a GPU, which the network needs too, it stays where it is.
+    """
+    if device.type == "cuda" and 2 * split.images.nbytes > torch.cuda.mem_get_info(device)[0]:
+        return split
     return Split(split.images.to(device), split.labels.to(device))
 
 

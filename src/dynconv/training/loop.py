@@ -1,7 +1,7 @@
 """The one training loop: a configuration and a data set in, a filled run directory out. Reads downward.
 
 Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a
-resumed run sees the same batches as one that was never interrupted.
+resumed run sees the same batches, and drops the same channels, as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -36,12 +36,16 @@ from dynconv.training.rundir import RunDir
 COLLAPSED = 0.02
 """A router whose mean routing weights have less than this entropy (1 = uniform) uses one expert for every image."""
 
+IDLE = 0.002
+"""Routing weights whose standard deviation over images is below this are in effect the same for every image."""
+NON_FINITE = "non-finite loss"
+
 
 def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, resume: bool = False) -> dict[str, Any]:
     """Trains `config` on `dataset`, writes everything into `run`, returns its summary (see rundir).
 
-    Ctrl-C ends the run after the current step, with the weights as they are. So does a loss that is not finite, with
-    the weights of the last whole epoch. Either is named in the summary's `stopped_by`.
+    Ctrl-C ends the run after the current step, with the weights as they are. So does a loss or a weight that is not
+    finite, with the weights of the last whole epoch. Either is named in the summary's `stopped_by`.
     """
     began = time.perf_counter()
     keep_freed_memory()
@@ -49,6 +53,8 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     torch.manual_seed(config.seed)
     train, test = place(dataset.train, fabric.device), place(dataset.test, fabric.device)
     held_out = place(dataset.validation, fabric.device) if dataset.validation else None
+    if train.images.device.type != fabric.device.type:
+        progress.message(f"the images stay in main memory: {fabric.device} has too little for them")
 
     net = build_net(config.model, len(dataset.classes))
     # Images at random: class folders are read class by class.
@@ -69,7 +75,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     start_epoch, seconds = 0, 0.0
     if resume:
         start_epoch, seconds = _restore(run, net, optimizers, average)
-        run.truncate_metrics(start_epoch * steps_per_epoch)
+        run.rewind(start_epoch * steps_per_epoch)
     else:  # so that there is something to go back to in the first epoch too
         _save(run, net, optimizers, average, 0, 0.0)
     step, epochs_done, stopped_by = start_epoch * steps_per_epoch, start_epoch, None
@@ -86,6 +92,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
     with _interruptible() as interrupted:
         for epoch in range(start_epoch, config.epochs):
             net.train()
+            torch.manual_seed(config.seed * 100_003 + epoch)  # for dropout, which takes no generator
             image_size = config.image_size(epoch)
             totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
             epoch_began = time.perf_counter()
@@ -96,6 +103,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
                 step_began = time.perf_counter()
                 rates = set_learning_rates(optimizers, lr_factor(step, steps, config.optim))
                 sums = torch.zeros(2, device=fabric.device)
+                images, target = images.to(fabric.device), target.to(fabric.device)
                 for x, y in zip(images.split(micro_batch), target.split(micro_batch), strict=True):
                     logits = model(x)
                     loss = F.cross_entropy(logits, y, label_smoothing=config.optim.label_smoothing)
@@ -103,7 +111,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
                     sums += torch.stack((loss.detach() * len(x), _correct(logits.detach(), y)))
                 loss_sum, correct = sums.tolist()
                 if not math.isfinite(loss_sum):
-                    stopped_by = "non-finite loss"
+                    stopped_by, broken = NON_FINITE, (step + 1, "the loss is not finite at")
                     break
                 for optimizer in fabric_optimizers:
                     optimizer.step()
@@ -118,38 +126,38 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
                     "lr": rates, "image_size": image_size, "images_per_second": speed,
                     "seconds": seconds + time.perf_counter() - epoch_began,
                 })  # fmt: skip
-                progress.step(step, loss_sum / batch_size, speed)
+                progress.step(step, loss_sum / batch_size, float(totals[1] / totals[2]), speed)
                 if interrupted():
                     stopped_by = "interrupt"
                     break
             seconds += time.perf_counter() - epoch_began
-            if stopped_by == "non-finite loss":
-                where = f"step {step + 1} (epoch {epoch + 1})"
-                progress.warn(
-                    f"the loss is not finite at {where}: stopped; the weights are those after epoch {epochs_done}"
-                )
-                record({"kind": "warning", "step": step + 1, "text": f"non-finite loss at {where}"})
+            if stopped_by != NON_FINITE:
+                logits = _logits(evaluated, test, fabric)
+                figures = _metrics("test", logits, test)
+                if held_out:
+                    figures |= _metrics("validation", _logits(evaluated, held_out, fabric), held_out)
+                if not (all(map(math.isfinite, figures.values())) and _finite(net) and _finite(evaluated)):
+                    stopped_by, broken = NON_FINITE, (step, "the weights are not finite after")
+            if stopped_by == NON_FINITE:
+                text = f"{broken[1]} step {broken[0]} (epoch {epoch + 1})"
+                progress.warn(f"{text}: stopped; the weights are those after epoch {epochs_done}")
+                record({"kind": "warning", "step": broken[0], "text": text})
                 _restore(run, net, optimizers, average)
                 logits = None
                 break
             epochs_done += stopped_by is None
             mean = totals / totals[2].clamp_min(1)
-            logits = _logits(evaluated, test, fabric)
             last = {
                 "kind": "epoch", "epoch": epoch + 1, "step": step, "train_loss": float(mean[0]),
-                "train_accuracy": float(mean[1]), **_metrics("test", logits, test),
-                **(_metrics("validation", _logits(evaluated, held_out, fabric), held_out) if held_out else {}),
-                "lr": rates, "image_size": image_size, "seconds": seconds,
+                "train_accuracy": float(mean[1]), **figures, "lr": rates, "image_size": image_size, "seconds": seconds,
                 "images_per_second": float(totals[2]) / (time.perf_counter() - epoch_began),
-                "routing": routing_statistics(evaluated, test.images[:EVAL_BATCH]),
+                "routing": routing_statistics(evaluated, test.images[:EVAL_BATCH].to(fabric.device)),
             }  # fmt: skip
             record(last)
             progress.epoch(last)
-            for block in last["routing"]:
-                if len(block["mean"]) > 1 and block["entropy"] < COLLAPSED:
-                    text = f"block {block['block']}: the router has collapsed onto one expert; lower optim.router_lr"
-                    progress.warn(text)
-                    record({"kind": "warning", "step": step, "text": text})
+            for text in _useless_routing(last["routing"], trained=epochs_done == config.epochs):
+                progress.warn(text)
+                record({"kind": "warning", "step": step, "text": text})
             if stopped_by:
                 break
             _save(run, net, optimizers, average, epochs_done, seconds)
@@ -193,9 +201,33 @@ def routing_statistics(net: Net, images_NCHW: Tensor) -> list[dict[str, Any]]:
     return statistics
 
 
+def _useless_routing(routing: list[dict[str, Any]], trained: bool) -> list[str]:
+    """A line for each block of several experts that is used as one. Before it is `trained`, routing may yet begin."""
+    found = []
+    for block in routing:
+        name = f"block {block['block']}"
+        if len(block["mean"]) > 1 and block["entropy"] < COLLAPSED:
+            found.append(f"{name}: the router has collapsed onto one expert; lower optim.router_lr")
+        elif len(block["mean"]) > 1 and trained and block["std"] < IDLE:
+            found.append(
+                f"{name}: the routing weights are the same for every image (standard deviation {block['std']:.4f}), so "
+                "its experts act as one; raise optim.router_lr, or train for longer"
+            )
+    return found
+
+
 def _logits(net: Net, split: Split, fabric: Any, tta: bool = False) -> Tensor:
+    """On the device of the split, wherever the network is."""
     with fabric.autocast():
-        return batched_logits(net, split.images, tta=tta)
+        parts = [
+            batched_logits(net, images.to(fabric.device), tta=tta).to(images.device)
+            for images in split.images.split(EVAL_BATCH)
+        ]
+    return torch.cat(parts)
+
+
+def _finite(net: Net) -> bool:
+    return all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
 
 
 def _metrics(name: str, logits: Tensor, split: Split) -> dict[str, float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dynconv.config import OptimConfig
+from dynconv.config import FIXED, OptimConfig
 from dynconv.nn.device import pick_precision
 from dynconv.nn.net import Net
 
@@ -44,13 +45,13 @@ class Muon(Optimizer):
                 parameter.add_(orthogonalise(update).view_as(parameter), alpha=-group["lr"])
 
 
-def orthogonalise(matrices_KRC: Tensor, steps: int = 3) -> Tensor:
+def orthogonalise(matrices_KRC: Tensor, steps: int = int(FIXED["newton-schulz"]["steps"])) -> Tensor:
     """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values within about 0.3 of 1.
 
     The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`). So is bf16, which is
     used where the device multiplies it natively.
     """
-    a, b, c = 3.4445, -4.7750, 2.0315
+    a, b, c = (FIXED["newton-schulz"][name] for name in "abc")
     precision, _ = pick_precision("auto", matrices_KRC.device)
     x = matrices_KRC.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     tall = x.shape[1] > x.shape[2]
@@ -86,8 +87,8 @@ def build_optimizers(net: Net, config: OptimConfig) -> list[Optimizer]:
         by_sgd = [_group(name, groups[name], config, lr) for name, lr in rates.items() if name in groups]
         optimizers = [
             Muon(groups["experts"], config.lr, config.momentum),
-            SGD(by_sgd, momentum=0.85, nesterov=True),
-            AdamW(groups["routers"], config.router_lr, betas=(0.9, 0.95), weight_decay=0.0),
+            SGD(by_sgd, momentum=FIXED["biases and classifier, muon"]["momentum"], nesterov=True),
+            AdamW(groups["routers"], config.router_lr, weight_decay=0.0, **_adam("routers, muon")),
         ]
         for optimizer, name in ((optimizers[0], "experts"), (optimizers[2], "routers")):
             optimizer.param_groups[0]["name"] = name
@@ -95,7 +96,8 @@ def build_optimizers(net: Net, config: OptimConfig) -> list[Optimizer]:
         all_groups = [_group(name, params, config, config.lr) for name, params in groups.items()]
         optimizers = [SGD(all_groups, momentum=config.momentum, nesterov=config.momentum > 0)]
     else:
-        optimizers = [AdamW([_group(name, params, config, config.lr) for name, params in groups.items()])]
+        by_adamw = [_group(name, params, config, config.lr) for name, params in groups.items()]
+        optimizers = [AdamW(by_adamw, **_adam("adamw"))]
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["peak_lr"] = group["lr"]
@@ -105,6 +107,11 @@ def build_optimizers(net: Net, config: OptimConfig) -> list[Optimizer]:
 def _group(name: str, params: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, object]:
     # torch multiplies weight_decay by the learning rate.
     return {"name": name, "params": params, "lr": lr, "weight_decay": config.weight_decay / lr}
+
+
+def _adam(where: str) -> dict[str, Any]:
+    constants = FIXED[where]
+    return {"betas": (constants["beta1"], constants["beta2"]), "eps": constants["epsilon"]}
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:

@@ -20,8 +20,8 @@ class Progress:
         self._console = Console(stderr=True, highlight=False)
         self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
-            BarColumn(bar_width=24),
-            TextColumn("loss {task.fields[loss]}  {task.fields[speed]} images/s"),
+            BarColumn(bar_width=16),
+            TextColumn("loss {task.fields[loss]}  {task.fields[accuracy]}  {task.fields[speed]} images/s"),
             TimeElapsedColumn(),
             TextColumn("left"),
             TimeRemainingColumn(),
@@ -29,6 +29,7 @@ class Progress:
             disable=not self._console.is_terminal,
         )
         self._steps = self._epochs = self._first_step = 0
+        self._test_accuracy = ""  # of the last epoch that has ended, in words
         self._began = self._last_line = time.monotonic()
 
     def __enter__(self) -> Self:
@@ -45,13 +46,15 @@ class Progress:
         self._steps, self._epochs, self._first_step = total_steps, epochs, start_step
         self._began = self._last_line = time.monotonic()
         self._task = self._bar.add_task(
-            "", total=total_steps, completed=start_step, epoch=1, epochs=epochs, loss="-", speed="-"
+            "", total=total_steps, completed=start_step, epoch=1, epochs=epochs, loss="-", accuracy="-", speed="-"
         )
 
-    def step(self, step: int, loss: float, images_per_second: float) -> None:
-        """After step `step` (from 1)."""
+    def step(self, step: int, loss: float, accuracy: float, images_per_second: float) -> None:
+        """After step `step` (from 1); `accuracy` on the training images of its epoch so far, 0..1."""
         epoch = (step - 1) * self._epochs // self._steps + 1
-        self._bar.update(self._task, completed=step, epoch=epoch, loss=f"{loss:.3f}", speed=f"{images_per_second:,.0f}")
+        shown = f"accuracy {accuracy:.1%}{self._test_accuracy}"
+        speed = f"{images_per_second:,.0f}"
+        self._bar.update(self._task, completed=step, epoch=epoch, loss=f"{loss:.3f}", accuracy=shown, speed=speed)
         if not self._console.is_terminal and time.monotonic() - self._last_line > _PLAIN_INTERVAL:
             left = (time.monotonic() - self._began) / (step - self._first_step) * (self._steps - step)
             self.message(
@@ -59,7 +62,8 @@ class Progress:
             )
 
     def epoch(self, record: dict[str, Any]) -> None:
-        """After an epoch: a line that stays."""
+        """After an epoch: a line that stays, and the test accuracy for the bar."""
+        self._test_accuracy = f", test {record['test_accuracy']:.1%}"
         validation = record.get("validation_accuracy")
         self.message(
             f"epoch {record['epoch']:>3}/{self._epochs}  {record['image_size']} px"

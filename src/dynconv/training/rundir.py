@@ -1,7 +1,7 @@
 """The run directory: its files, their schema, who writes them. It is all that anything after training needs.
 
 config.yaml          every hyper-parameter (RunConfig)
-environment.json     versions, processor, threads, git commit, command line
+environment.json     versions, processor, threads, git commit, command line, the recipe's fixed numbers
 metrics.jsonl        one JSON object a line: {"kind": "step" | "epoch" | "warning", "data": ..., ...}
 weights.safetensors  the final weights, with configuration and class names (checkpoint.py)
 state.pt             everything to resume from, after each epoch (checkpoint.py)
@@ -34,10 +34,11 @@ import yaml
 from pydantic import ValidationError
 from torch import Tensor
 
-from dynconv.config import RunConfig
+from dynconv.config import FIXED, RunConfig
 from dynconv.errors import DynconvError
 from dynconv.nn.device import instruction_sets
 from dynconv.training.files import write_atomically
+from dynconv.training.schema import Environment, EpochLine, Line, Summary, WarningLine, checked
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,10 @@ class RunDir:
         Raises:
             DynconvError: it exists and is not empty, or cannot be made. A run is never overwritten.
         """
-        path = config.run or _fresh_path(f"{config.preset}-{data_name}-seed{config.seed}")
+        path = config.run or Path("runs")
         try:
+            if config.run is None:
+                path = _make_fresh(path, f"{config.preset}-{data_name}-seed{config.seed}")
             path.mkdir(parents=True, exist_ok=True)
             if any(path.iterdir()):
                 raise DynconvError(
@@ -110,43 +113,60 @@ class RunDir:
         return run
 
     def append(self, record: dict[str, Any]) -> None:
-        """Adds one line to metrics.jsonl."""
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        """Adds one line to metrics.jsonl. Raises DynconvError where the disk is full."""
+        file = self.path / "metrics.jsonl"
+        try:
+            with file.open("a") as stream:
+                stream.write(json.dumps(record, allow_nan=False) + "\n")
+        except OSError as error:
+            raise cannot_go_on(file, error) from error
 
     def metrics(self) -> list[dict[str, Any]]:
-        """The records of metrics.jsonl; a last line that was cut off is left out."""
+        """The records of metrics.jsonl; a last line that was cut off is left out.
+
+        Of the kind `epoch` they can be of another version: `damage_of_epoch` says whether one is whole.
+
+        Raises:
+            DynconvError: the file cannot be read, or a line of it is damaged.
+        """
+        file = self.path / "metrics.jsonl"
         try:
-            lines = (self.path / "metrics.jsonl").read_text().splitlines()
+            lines = file.read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return []
-        records = []
+        except (OSError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: damaged, or cannot be read ({_reason(error)})") from error
+        records: list[dict[str, Any]] = []
         for number, line in enumerate(lines, 1):
             try:
-                records.append(json.loads(line))
+                record = json.loads(line)
             except json.JSONDecodeError as error:
-                if number < len(lines):
-                    raise DynconvError(f"{self.path}/metrics.jsonl: line {number} is damaged") from error
+                if number == len(lines):
+                    break
+                raise DynconvError(f"{file}: line {number} is damaged") from error
+            is_warning = isinstance(record, dict) and record.get("kind") == "warning"
+            records.append(checked(WarningLine if is_warning else Line, record, f"{file}: line {number} is damaged"))
         return records
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drops the records of steps after `step`, which a resumed run makes again."""
+    def rewind(self, step: int) -> None:
+        """Drops what a resumed run makes again: the records of steps after `step`, and the summary."""
         kept = [record for record in self.metrics() if record["step"] <= step]
         self._write_text("metrics.jsonl", "".join(json.dumps(record) + "\n" for record in kept))
+        (self.path / "summary.json").unlink(missing_ok=True)
 
     def environment(self) -> dict[str, Any]:
         """environment.json. Raises DynconvError where it is missing or damaged."""
         file = self.path / "environment.json"
         try:
-            found: dict[str, Any] = json.loads(file.read_text())
+            found = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise DynconvError(f"{file}: missing or damaged") from error
-        return found
+        return checked(Environment, found, f"{file}: damaged")
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Writes summary.json, adding the version and the command."""
         whole = summary | {"version": version("dynconv"), "command": command_line()}
-        self._write_text("summary.json", json.dumps(whole, indent=2) + "\n")
+        self._write_text("summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
     def summary(self) -> dict[str, Any] | None:
         """summary.json, or None where the run has not ended.
@@ -155,13 +175,14 @@ class RunDir:
             DynconvError: it is damaged.
         """
         file = self.path / "summary.json"
+        anew = f"`dynconv evaluate {self.path}` measures the accuracy anew"
         try:
-            summary: dict[str, Any] = json.loads(file.read_text())
+            summary = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise DynconvError(f"{file}: damaged; `dynconv evaluate {self.path}` measures the accuracy anew") from error
-        return summary
+        except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise DynconvError(f"{file}: damaged; {anew}") from error
+        return checked(Summary, summary, f"{file}: damaged", f"; {anew}")
 
     def write_predictions(
         self, data_name: str, labels_N: Tensor, probabilities_NK: Tensor, classes: tuple[str, ...]
@@ -186,13 +207,17 @@ class RunDir:
         try:
             # Opened here: np.load leaves the file that it opened itself open when it is damaged.
             with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-                labels, probabilities = torch.from_numpy(arrays["labels"]), torch.from_numpy(arrays["probabilities"])
+                whole_numbers = arrays["labels"].dtype.kind in "iu"
+                labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+                probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float32))
                 classes, data_name = tuple(map(str, arrays["classes"])), str(arrays["data"])
         except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
             raise DynconvError(f"{file}: missing or damaged; `dynconv evaluate {self.path}` predicts anew") from error
         whole = labels.dim() == 1 and len(labels) > 0 and probabilities.shape == (len(labels), len(classes))
         if not whole or int(labels.min()) < 0 or int(labels.max()) >= len(classes):
             raise DynconvError(f"{file}: labels, probabilities and classes do not fit together")
+        if not whole_numbers or not probabilities.isfinite().all():
+            raise DynconvError(f"{file}: damaged: labels have to be whole numbers, probabilities finite")
         return Predictions(labels, probabilities, classes, data_name)
 
     def _write_text(self, name: str, text: str) -> None:
@@ -202,13 +227,39 @@ class RunDir:
         write_atomically(self.path / name, write)
 
 
-def _fresh_path(name: str) -> Path:
+def damage_of_epoch(record: dict[str, Any]) -> str | None:
+    """What is wrong with a record of the kind `epoch`, in words; None where it is whole."""
+    try:
+        checked(EpochLine, record, "")
+    except DynconvError as error:
+        return str(error).strip()
+    return None
+
+
+def cannot_go_on(file: Path, error: OSError) -> DynconvError:
+    """The line that ends a training whose record cannot be written."""
+    return DynconvError(
+        f"{file}: cannot be written ({_reason(error)}); free some space, then go on with --resume {file.parent}"
+    )
+
+
+def _reason(error: OSError | UnicodeDecodeError) -> str:
+    return (error.strerror if isinstance(error, OSError) else error.reason) or str(error)
+
+
+def _make_fresh(folder: Path, name: str) -> Path:
+    """Makes folder/<time>-<name>, or one with a number where another process has just made that."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    path, suffix = Path("runs") / f"{stamp}-{name}", 1
-    while path.exists():
-        suffix += 1
-        path = Path("runs") / f"{stamp}-{name}-{suffix}"
-    return path
+    folder.mkdir(parents=True, exist_ok=True)
+    path, suffix = folder / f"{stamp}-{name}", 1
+    while True:
+        try:
+            path.mkdir()
+        except FileExistsError:
+            suffix += 1
+            path = folder / f"{stamp}-{name}-{suffix}"
+        else:
+            return path
 
 
 def command_line() -> str:
@@ -235,6 +286,7 @@ def environment(data_name: str) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())],
         "git_commit": _git_commit(),
+        "fixed": FIXED,
     }
 
 

@@ -91,10 +91,10 @@ class Classifier:
                 raise DynconvError(f"{run.path}: the run has no weights yet; they are written when it ends")
         weights = load_weights(path)
         target = pick_device(device)
-        net = build_net(weights.config.model, len(weights.classes))
         try:
+            net = build_net(weights.config.model, len(weights.classes))
             net.load_state_dict(weights.state)
-        except RuntimeError as error:
+        except (RuntimeError, ValueError) as error:
             raise DynconvError(f"{path}: these weights do not fit the network that they name") from error
         return cls(net, weights, target, pick_precision(precision or weights.config.precision, target)[0])
 

@@ -106,14 +106,17 @@ def _operator(name: str, status: str, advice: str) -> Finding:
 def _data() -> Finding:
     """Looks where `--data cifar10` looks, and reads what is there; downloads nothing."""
     named = os.environ.get(find.VARIABLE)
-    places = [Path(named).expanduser()] if named else [Path("data"), find.cache_folder()]
     advice = "dynconv train downloads it (170 MB); or give --data PATH, or --data shapes for generated images"
     try:
+        places = [find.expand(named)] if named else [Path("data"), find.cache_folder()]
         for place in places:
             if named or find._form_of(place):
                 dataset = find.read(place)
                 counts = f"{len(dataset.train.labels)} + {len(dataset.test.labels)} images"
-                return Finding("data", f"{dataset.name}: {dataset.origin}, {counts}")
+                found = f"{dataset.name}: {dataset.origin}, {counts}"
+                if dataset.name == "cifar10":
+                    return Finding("data", found)
+                return Finding("data", found, "look", f"this is not CIFAR-10: to train on it, --data {dataset.origin}")
     except DynconvError as error:
         source = f"{find.VARIABLE} names it; " if named else ""
         return Finding("data", str(error), "look", f"{source}put it right, or remove it: it is not passed over")

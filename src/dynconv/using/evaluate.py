@@ -54,8 +54,8 @@ def load_dataset(classifier: Classifier, source: str | None = None, announce: Ca
     """
     config = classifier.config
     source = source or config.data.source
-    if source == "auto":  # whatever it found then, not what it would find now
-        source = "shapes" if classifier.data_name == "shapes" else "cifar10"
+    if source == "auto" and classifier.data_name in ("shapes", "cifar10"):  # what it found then, not what is there now
+        source = classifier.data_name
     dataset = data.load(source, seed=config.seed, announce=announce)
     if tuple(dataset.classes) != classifier.classes:
         raise DynconvError(

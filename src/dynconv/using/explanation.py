@@ -68,10 +68,17 @@ class Explanation:
         return Group(Text(f"{self.path}: {first}", style="bold"), table)
 
     def save(self, folder: Path) -> Path:
-        """Draws it into folder/<image>-explained.png. Raises DynconvError where that is impossible."""
-        path = folder / f"{self.path.stem}-explained.png"
+        """Draws it into folder/<image>-explained.png; where that name is taken, under the name with a number.
+
+        Raises:
+            DynconvError: it cannot be written.
+        """
+        path, number = folder / f"{self.path.stem}-explained.png", 1
         try:
             folder.mkdir(parents=True, exist_ok=True)
+            while path.exists():
+                number += 1
+                path = folder / f"{self.path.stem}-explained-{number}.png"
             path.write_bytes(draw("explanation", f"{self.path.name} explained", self._paint, 9, 3.2).png)
         except OSError as error:
             raise DynconvError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from dynconv.errors import DynconvError
 from dynconv.training.rundir import RunDir
@@ -27,7 +28,7 @@ def runs_table(folder: Path) -> Table:
         table.add_column(name, justify="left" if name in ("preset", "data") else "right", no_wrap=True)
     table.add_column("state", overflow="fold", min_width=8)
     for path in sorted(entry.parent for entry in folder.glob("*/config.yaml")):
-        table.add_row(path.name, *_cells(path))
+        table.add_row(*map(Text, (path.name, *_cells(path))))  # a name is no markup
     return table
 
 

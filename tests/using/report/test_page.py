@@ -5,7 +5,7 @@ import html
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,9 @@ from dynconv.cli import main
 from dynconv.config import RunConfig
 from dynconv.data import shapes
 from dynconv.training.rundir import Predictions
-from dynconv.using.report import curves, one, style
+from dynconv.using.corruptions import CORRUPTIONS
+from dynconv.using.explain import Ablation
+from dynconv.using.report import curves, one, plots, results, style
 from dynconv.using.report.record import Record, read_record
 
 CHROMIUM = next(
@@ -72,6 +74,7 @@ def test_training_ends_with_a_page_that_says_what_the_run_did(run: Path, page: s
     for name, value in {"model.widths": "8, 8", "optim.lr": "0.17", "augment.flip": "alternating"}.items():
         assert f"{name} {value}" in found
     assert re.search(r"(The mixture matters|No use of the routing can be shown|The routing does harm): with", found)
+    assert "biases and classifier, muon: momentum 0.85" in found and "whitening: epsilon 0.0005" in found
     for name in shapes.CLASSES:
         assert name in found
 
@@ -118,6 +121,15 @@ def test_a_browser_shows_it_light_dark_and_narrow_without_complaint(run: Path) -
                 for what, which in (("body", "backgroundColor"), ("querySelector('#loss svg text')", "fill"))
             )
             colours[scheme] = paper, ink
+            if scheme == "dark":
+                tab.emulate_media(media="print")
+                background = "getComputedStyle(document.body).backgroundColor"
+                assert tab.evaluate(background) == "rgb(255, 255, 255)"  # no dark paper
+                assert tab.evaluate("getComputedStyle(document.querySelector('nav')).display") == "none"
+                pdf = tab.pdf(prefer_css_page_size=True)
+                assert pdf.startswith(b"%PDF") and len(re.findall(rb"/Type\s*/Page\b", pdf)) > 3
+                sheets = {tuple(map(float, box.split())) for box in re.findall(rb"/MediaBox \[([^]]*)\]", pdf)}
+                assert [tuple(map(round, sheet)) for sheet in sheets] == [(0, 0, 595, 842)]  # A4, in points
         browser.close()
     assert said == []
     brightness = {name: [sum(map(int, re.findall(r"\d+", one))) for one in pair] for name, pair in colours.items()}
@@ -142,6 +154,95 @@ def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(
     shown = {path.stem for path in (copy / "report").glob("*.png")}
     assert shown == {"loss", "accuracy", "time", "schedule", "architecture", "routing-epochs"}
     assert "Traceback" not in said.err
+
+
+def rewrite_json(name: str, **changes: object) -> Callable[[Path], object]:
+    """Has fields of a JSON file changed; those that become `...` are left out."""
+
+    def change(run: Path) -> None:
+        content = json.loads((run / name).read_text()) | changes
+        (run / name).write_text(json.dumps({key: value for key, value in content.items() if value is not ...}))
+
+    return change
+
+
+def rewrite_epochs(change: Callable[[dict[str, Any]], object]) -> Callable[[Path], object]:
+    def rewrite(run: Path) -> None:
+        records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        for record in records:
+            if record["kind"] == "epoch" and record["epoch"] == 2:
+                change(record)
+        (run / "metrics.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+
+    return rewrite
+
+
+def rewrite_predictions(name: str, change: Callable[[Any], Any]) -> Callable[[Path], object]:
+    def rewrite(run: Path) -> None:
+        with np.load(run / "predictions.npz") as arrays:
+            found = dict(arrays)
+        np.savez(run / "predictions.npz", **(found | {name: change(found[name])}))
+
+    return rewrite
+
+
+def one_nan(probabilities: Any) -> Any:
+    changed = probabilities.copy()
+    changed[3, 1] = np.nan
+    return changed
+
+
+@pytest.mark.parametrize("several", [False, True])
+@pytest.mark.parametrize(
+    ("damage", "said", "lost"),
+    [
+        (lambda run: (run / "metrics.jsonl").write_bytes(b"\xff\xfe"), "metrics.jsonl: damaged", "curves"),
+        (lambda run: (run / "metrics.jsonl").write_text("[1]\n{}\n"), "metrics.jsonl: line 1 is damaged", "curves"),
+        (
+            lambda run: (run / "metrics.jsonl").write_text('{"kind": "warning", "step": 1}\n'),
+            "metrics.jsonl: line 1 is damaged (text: Field required)",
+            "curves",
+        ),
+        (lambda run: (run / "environment.json").write_text("[]"), "environment.json: damaged", ""),
+        (lambda run: (run / "environment.json").unlink(), "environment.json: missing", ""),
+        (rewrite_json("environment.json", gpus="none"), "environment.json: damaged (gpus: ", ""),
+        (rewrite_json("summary.json", train_seconds=...), "summary.json: damaged (train_seconds: Field required)", ""),
+        (rewrite_json("summary.json", test_accuracy="high"), "summary.json: damaged (test_accuracy: ", ""),
+        (rewrite_json("summary.json", test_loss=float("nan")), "summary.json: damaged (test_loss: ", ""),
+        (lambda run: (run / "summary.json").write_text("[]"), "summary.json: damaged", ""),
+        (
+            rewrite_epochs(lambda epoch: epoch["routing"][1].pop("entropy")),
+            "1 epochs are damaged and left out (routing.1.entropy: Field required)",
+            "",
+        ),
+        (rewrite_epochs(lambda epoch: epoch.update(test_accuracy="high")), "left out (test_accuracy: ", ""),
+        (rewrite_epochs(lambda epoch: epoch["routing"].pop()), "epochs of another network are left out", ""),
+        (rewrite_predictions("labels", lambda labels: labels + 0.5), "predictions.npz: damaged", "results"),
+        (rewrite_predictions("probabilities", one_nan), "predictions.npz: damaged", "results"),
+    ],
+)
+def test_a_damaged_file_names_itself_and_the_rest_is_shown(
+    run: Path, copy: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    damage: Callable[[Path], object], said: str, lost: str, several: bool,
+) -> None:  # fmt: skip
+    """Plots are painted and not rendered, and nothing is computed by the network: both take long."""
+    monkeypatch.setattr(Figure, "savefig", lambda _, file, format, **__: format == "svg" and file.write("<svg ></svg>"))
+    (copy / "weights.safetensors").unlink()
+    damage(copy)
+    folder = copy / "report"
+
+    assert main(["report", *([str(run)] if several else []), str(copy), "--output", str(folder)]) == 0
+
+    page = text(html.unescape((folder / "report.html").read_text()))
+    assert said in capsys.readouterr().err and said in page
+    shown = {path.stem for path in folder.glob("*.png")}
+    if several:
+        assert shown == {"runs-accuracy", "runs-loss", "pareto"} and "2 runs" in page
+    else:
+        lost_plots = {"curves": {"loss", "accuracy", "time", "schedule", "routing-epochs"}}
+        of_network = {"corruptions", "ablation", "routing-classes", "kernels"}
+        of_results = {"confusion", "reliability"} if lost == "results" else set()
+        assert shown == PLOTS - of_network - of_results - lost_plots.get(lost, set())
 
 
 def test_without_metrics_there_are_no_curves_but_results(copy: Path) -> None:
@@ -206,14 +307,21 @@ def test_names_are_text_not_markup() -> None:
     assert page.count("&lt;script&gt;alert(1)&lt;/script&gt;") >= 3  # table and both axes of the confusion
 
 
-def test_the_curves_show_the_recorded_figures(monkeypatch: pytest.MonkeyPatch) -> None:
-    figures: dict[str, Figure] = {}
+@pytest.fixture
+def figures(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """The painted figures by name."""
+    painted: dict[str, Figure] = {}
 
     def keep(name: str, caption: str, paint: Any, *size: float) -> str:
-        paint(figures.setdefault(name, Figure()))
+        paint(painted.setdefault(name, Figure()))
         return name
 
     monkeypatch.setattr(curves, "draw", keep)
+    monkeypatch.setattr(plots, "draw", keep)
+    return painted
+
+
+def test_the_curves_show_the_recorded_figures(figures: dict[str, Figure]) -> None:
     epochs = [
         {"epoch": n, "seconds": 10.0 * n, "lr": {"all": 0.1 / n}, "image_size": 24}
         | {f"{split}_{what}": n / 10 for split in ("train", "test") for what in ("loss", "accuracy")}
@@ -236,6 +344,63 @@ def test_the_curves_show_the_recorded_figures(monkeypatch: pytest.MonkeyPatch) -
     assert lines("runs-loss", 1)["one (n = 2)"] == ([10, 20], [0.1, 0.2])
 
 
+def test_the_confusion_shows_counts_and_colours_mistakes(figures: dict[str, Figure]) -> None:
+    labels, predicted = torch.tensor([0, 0, 0, 1, 1, 2]), torch.tensor([0, 0, 1, 1, 0, 2])
+    made = Predictions(labels, torch.eye(3)[predicted], ("cat", "dog", "owl"), "made up")
+
+    plots.confusion(results.results(made))
+
+    axes = figures["confusion"].axes[0]
+    counts = {(round(text.get_position()[1]), round(text.get_position()[0])): text.get_text() for text in axes.texts}
+    assert counts == {
+        (0, 0): "2", (0, 1): "1", (0, 2): "0", (1, 0): "1", (1, 1): "1", (1, 2): "0", (2, 0): "0", (2, 1): "0",
+        (2, 2): "1",
+    }  # fmt: skip
+    shares = np.ma.filled(axes.collections[0].get_array(), np.nan).reshape(3, 3)
+    np.testing.assert_allclose(shares, [[np.nan, 100 / 3, 0], [50, np.nan, 0], [0, 0, np.nan]])
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["cat", "dog", "owl"]
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted class", "true class")
+
+
+def test_the_reliability_diagram_shows_each_bin(figures: dict[str, Figure]) -> None:
+    before = results.Calibration(0.2, 1.0, [(0.5, 0.25, 0.5), (0.9, 0.75, 0.5)])
+    after = results.Calibration(0.01, 0.5, [(0.4, 0.375, 1.0)])
+
+    plots.reliability(before, after)
+
+    lines = {str(line.get_label()): line.get_xydata().tolist() for line in figures["reliability"].axes[0].lines}  # type: ignore[union-attr]
+    assert lines["as it is: ECE 20.0 %"] == [[50, 25], [90, 75]]
+    assert lines["temperature scaled: ECE 1.0 %"] == [[40, 37.5]]
+    assert lines["perfectly calibrated"] == [[0, 0], [100, 100]]
+
+
+def test_corruptions_are_bars_from_mild_to_strong(figures: dict[str, Figure]) -> None:
+    accuracies = {name: [0.75 - n / 16, 0.5 - n / 16, 0.25 - n / 16] for n, name in enumerate(CORRUPTIONS)}
+
+    plots.robustness(0.875, accuracies)
+
+    axes = figures["corruptions"].axes[0]
+    bars = sorted((bar.get_x(), bar.get_height()) for bar in axes.patches)  # type: ignore[attr-defined]
+    assert [height for _, height in bars] == [100 * value for values in accuracies.values() for value in values]
+    written = [text.get_text() for text in axes.texts]
+    assert sorted(written) == sorted(f"{value:g}" for _, strengths, _ in CORRUPTIONS.values() for value in strengths)
+    assert axes.lines[-1].get_ydata()[0] == 87.5  # type: ignore[index]
+
+
+def test_the_ablation_shows_each_replacement_with_its_interval(figures: dict[str, Figure]) -> None:
+    mean, shuffled, uniform = Ablation(0.5, 0.25, 0.125), Ablation(0.25, 0.5, 0.0625), Ablation(0.625, 0.125, 0)
+
+    plots.ablation(0.75, {"mean": mean, "shuffled": shuffled, "uniform": uniform})
+
+    axes = figures["ablation"].axes[0]
+    assert [bar.get_width() for bar in axes.patches] == [75, 50, 25, 62.5]  # type: ignore[attr-defined]
+    assert [label.get_text() for label in axes.get_yticklabels()] == [
+        "as it is: 75.0%", "their mean: 50.0%", "another image's: 25.0%", "uniform, 1/K: 62.5%",
+    ]  # fmt: skip
+    intervals = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]  # type: ignore[attr-defined]
+    assert intervals == [[75, 75], [37.5, 62.5], [18.75, 31.25], [62.5, 62.5]]
+
+
 def test_a_plot_takes_the_colour_of_its_page() -> None:
     plot = style.draw("name", "a < b", lambda figure: figure.add_subplot().set_title("$x$"), 2, 1)
 
@@ -252,7 +417,7 @@ def test_explain_draws_an_image_and_goes_on_past_what_is_none(
     (tmp_path / "none.png").write_text("no image")
     words = [str(run), str(tmp_path / "none.png"), str(tmp_path / "one.png"), "--output", str(tmp_path)]
 
-    assert main(["explain", *words]) == 2
+    assert main(["explain", *words]) == 1
 
     said = capsys.readouterr()
     assert "none.png: damaged, or not an image" in said.err

@@ -97,7 +97,8 @@ def geometry_of(cell: dict[str, Any], device: str, training: bool) -> Geometry:
     kernel, stride, padding = cell["kernel"], cell["stride"], cell["kernel"] // 2
     return Geometry(
         cell["batch"], cell["in_channels"], cell["size"], cell["size"], cell["out_channels"], cell["experts"],
-        (kernel, kernel), (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device, training,
+        (kernel, kernel), (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device,
+        training,
     ).computed()  # fmt: skip
 
 
@@ -189,12 +190,6 @@ def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
 def _status(name: str) -> int:
     lines = Path(f"/proc/{os.getpid()}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(name))
-
-
-def read_cells(path: Path) -> list[dict[str, Any]]:
-    """The cells of an earlier, perhaps interrupted measurement; none where there is no file."""
-    cells: list[dict[str, Any]] = json.loads(path.read_text())["cells"] if path.exists() else []
-    return cells
 
 
 def write_cells(path: Path, about: dict[str, Any], cells: list[dict[str, Any]]) -> None:

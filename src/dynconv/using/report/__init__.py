@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.using.report import compare, curves
-from dynconv.using.report.one import again, report_run
+from dynconv.using.report.one import again, report_run, title
 from dynconv.using.report.record import Record, load_images, load_network, read_record
 from dynconv.using.report.style import Plot
 
@@ -53,14 +53,30 @@ def write_report(
     for record in records:
         for problem in record.problems:
             announce(problem)
+    _save(plots, folder, page)
+    return folder / PAGE
+
+
+def write_curves(run: Path) -> None:
+    """Writes the plots over epochs and time alone, into report/ in the run; nothing where no epoch has ended.
+
+    Raises:
+        DynconvError: `run` is no run, or cannot be written.
+    """
+    record = read_record(run)
+    plots = curves.curves(record.epochs, title(record))
+    _save(plots, run / "report")
+
+
+def _save(plots: list[Plot], folder: Path, page: str | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for plot in plots:
             plot.save(folder)
-        (folder / PAGE).write_text(page, encoding="utf-8")
+        if page is not None:
+            (folder / PAGE).write_text(page, encoding="utf-8")
     except OSError as error:
         raise DynconvError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
-    return folder / PAGE
 
 
 def _one(

@@ -88,6 +88,11 @@ class RunReport:
     counts: tuple[int, int] = (0, 0)
 
 
+def title(record: Record) -> str:
+    """Of the page and of the curves."""
+    return f"{record.config.preset} on {record.data_name}, seed {record.config.seed}"
+
+
 def report_run(record: Record, classifier: Classifier | None, dataset: Dataset | None) -> RunReport:
     """Computes the report of a run from its record, its network and its images, as far as they are at hand."""
     classes = classifier.classes if classifier else record.predictions.classes if record.predictions else ()
@@ -96,9 +101,9 @@ def report_run(record: Record, classifier: Classifier | None, dataset: Dataset |
     found = results(record.predictions) if record.predictions else None
     report = RunReport(
         record=record,
-        title=f"{record.config.preset} on {record.data_name}, seed {record.config.seed}",
+        title=title(record),
         facts=_facts(record, found),
-        settings=settings(record.config),
+        settings=[*settings(record.config), *_fixed(record)],
         environment=_environment(record),
         command=record.environment.get("command"),
         layers=[(row, describe.PARTS[row.part]) for row in rows],
@@ -235,6 +240,16 @@ def settings(config: RunConfig) -> list[tuple[str, list[tuple[str, str, str]]]]:
     return found
 
 
+def _fixed(record: Record) -> list[tuple[str, list[tuple[str, str, str]]]]:
+    """The topic of the recipe's numbers that are no options, by the run's own record; nothing where it has none."""
+    constants = [
+        (f"{where}: {name}", f"{value:g}", "")
+        for where, values in record.environment.get("fixed", {}).items()
+        for name, value in values.items()
+    ]
+    return [("Fixed, no options", constants)] if constants else []
+
+
 def _setting(prefix: str, model: BaseModel, name: str) -> tuple[str, str, str]:
     return prefix + name, _text(getattr(model, name)), type(model).model_fields[name].description or ""
 
@@ -250,7 +265,7 @@ def _environment(record: Record) -> list[tuple[str, str]]:
             text = ", ".join(f"{package} {version}" for package, version in value.items())
         else:
             text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
-        if name != "command":
+        if name not in ("command", "fixed"):
             found.append((name.replace("_", " "), text or "none"))
     return found
 

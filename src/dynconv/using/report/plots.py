@@ -106,9 +106,8 @@ def ablation(accuracy: float, ablations: dict[str, Ablation]) -> Plot:
             ecolor=ink(),
             capsize=3,
         )
-        for place, value in zip(places, values, strict=True):
-            axes.text(1.5, place, f"{value:.1%}", va="center", color="white", fontweight="bold", fontsize=8)
-        axes.set_yticks(places, labels=["as it is", *labels.values()])
+        names = [f"{name}: {value:.1%}" for name, value in zip(["as it is", *labels.values()], values, strict=True)]
+        axes.set_yticks(places, labels=names)
         axes.invert_yaxis()
         axes.set(xlabel="test accuracy (%)", ylabel="routing weights", xlim=(0, 100))
 

@@ -12,14 +12,11 @@ import torch
 from dynconv.config import RunConfig
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
-from dynconv.training.rundir import Predictions, RunDir
+from dynconv.training.rundir import Predictions, RunDir, damage_of_epoch
 from dynconv.using.classifier import Classifier
 from dynconv.using.evaluate import load_dataset
 
 Value = TypeVar("Value")
-_EPOCH_FIELDS = {
-    "epoch", "seconds", "train_loss", "train_accuracy", "test_loss", "test_accuracy", "lr", "image_size", "routing",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -69,22 +66,32 @@ def read_record(path: Path) -> Record:
     if summary is None and not problems:
         problems.append(f"{run.path}/summary.json: missing, so the run has not ended")
     metrics: list[dict[str, Any]] = _read(run.metrics, [], problems)
-    epochs = [record for record in metrics if record.get("kind") == "epoch"]
-    whole = [record for record in epochs if record.keys() >= _EPOCH_FIELDS]
+    epochs = [record for record in metrics if record["kind"] == "epoch"]
+    damages = [damage_of_epoch(record) for record in epochs]
+    whole = [record for record, damage in zip(epochs, damages, strict=True) if damage is None]
+    if any(damages):
+        first = next(filter(None, damages))
+        problems.append(f"{run.path}/metrics.jsonl: {len(epochs) - len(whole)} epochs are damaged and left out {first}")
     if not whole:
         problems.append(f"{run.path}/metrics.jsonl: holds no whole epoch")
-    elif len(whole) < len(epochs):
-        problems.append(f"{run.path}/metrics.jsonl: {len(epochs) - len(whole)} epochs lack fields and are left out")
+    alike = [record for record in whole if _groups(record) == _groups(whole[0])]
+    if len(alike) < len(whole):
+        problems.append(f"{run.path}/metrics.jsonl: epochs of another network are left out")
     return Record(
         path=path,
         config=run.config,
         environment=_read(run.environment, {}, problems),
         summary=summary or {},
-        epochs=whole,
-        warnings=[record for record in metrics if record.get("kind") == "warning"],
+        epochs=alike,
+        warnings=[record for record in metrics if record["kind"] == "warning"],
         predictions=_read(run.predictions, None, problems),
         problems=problems,
     )
+
+
+def _groups(record: dict[str, Any]) -> tuple[list[str], int]:
+    """What the curves of an epoch are drawn by: its learning rates' names, and how many blocks it routes."""
+    return list(record["lr"]), len(record["routing"])
 
 
 def load_network(record: Record) -> Classifier | None:
