@@ -30,7 +30,7 @@ Weights of dynconv's preset `standard`, trained by its own code on CIFAR-10's 50
 | classes | {classes} |
 | recipe | {epochs} epochs; every hyper-parameter is in the file's header; `dynconv train standard --seed 0` |
 | test accuracy of this file | {accuracy:.2%}, {tta:.2%} with test-time augmentation |
-| of the recipe | {mean:.2f} ± {sd:.2f} %, {mean_tta:.2f} ± {sd_tta:.2f} % with test-time augmentation (n = {n} seeds) |
+| of the recipe | {recipe}, {recipe_tta} with test-time augmentation |
 
 Accuracy on the test images of each class, without test-time augmentation:
 
@@ -75,6 +75,12 @@ def main() -> None:
     print(f"{target}: {target.stat().st_size:,} bytes, {plain.accuracy:.2%}, {tta.accuracy:.2%}")
 
 
+def _spread(figure: dict[str, float | None]) -> str:
+    """Mean, standard deviation where there is one, and number, in percent."""
+    mean, sd, n = (figure[name] for name in ("mean", "sd", "n"))
+    return f"{mean:.2%} (n = {n})" if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} % (n = {n})"
+
+
 def _card(run: Path, classifier: Classifier, plain: Metrics, tta: Metrics) -> str:
     summary = json.loads((run / "summary.json").read_text())
     recipe = json.loads((HERE / "standard.json").read_text())
@@ -88,11 +94,8 @@ def _card(run: Path, classifier: Classifier, plain: Metrics, tta: Metrics) -> st
         epochs=classifier.config.epochs,
         accuracy=plain.accuracy,
         tta=tta.accuracy,
-        mean=100 * recipe["test_accuracy"]["mean"],
-        sd=100 * recipe["test_accuracy"]["sd"],
-        mean_tta=100 * recipe["test_accuracy_tta"]["mean"],
-        sd_tta=100 * recipe["test_accuracy_tta"]["sd"],
-        n=recipe["test_accuracy"]["n"],
+        recipe=_spread(recipe["test_accuracy"]),
+        recipe_tta=_spread(recipe["test_accuracy_tta"]),
         rows="\n".join(f"| {name} | {accuracy:.1%} |" for name, accuracy in rows),
     )
 

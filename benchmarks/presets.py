@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 HERE = Path(__file__).parent
 FIGURES = ("test_accuracy", "test_accuracy_tta", "process_seconds", "train_seconds", "peak_memory_bytes")
 MACHINE = ("processor", "instruction_sets", "cores", "threads", "gpus", "system", "python", "packages")
@@ -28,24 +30,19 @@ def train(preset: str, seed: int, data: str, runs: Path) -> dict[str, Any]:
     run = runs / f"{preset}-seed{seed}"
     timing = runs / f"{preset}-seed{seed}.seconds"
     if not timing.exists():
-        words = [
-            sys.executable,
-            "-m",
-            "dynconv",
-            "train",
-            preset,
-            "--seed",
-            str(seed),
-            "--data",
-            data,
-            "--run",
-            str(run),
-        ]
+        words = [sys.executable, "-m", "dynconv", "train", preset]
+        words += ["--seed", str(seed), "--data", data, "--run", str(run)]
         began = time.monotonic()
         subprocess.run(words, check=True)
         timing.write_text(f"{time.monotonic() - began:.1f}")
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return summary | {"process_seconds": float(timing.read_text())}
+
+
+def config_of(run: Path) -> dict[str, Any]:
+    """All of a run's configuration but its seed, place and data."""
+    config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
+    return {name: value for name, value in config.items() if name not in ("seed", "run", "data")}
 
 
 def spread(values: list[float | None]) -> dict[str, float | None] | None:
@@ -77,6 +74,7 @@ def main() -> None:
             "machine": {name: environment[name] for name in MACHINE},
             "git_commit": environment["git_commit"],
             "date": environment["started"][:10],
+            "config": config_of(arguments.runs / f"{arguments.preset}-seed0"),
             **{name: results[0][name] for name in ("parameters", "multiply_adds", "device", "precision", "epochs")},
             **{name: spread([result[name] for result in results]) for name in FIGURES},
             "runs": [{name: result[name] for name in ("seed", *FIGURES)} for result in results],

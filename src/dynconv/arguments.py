@@ -181,13 +181,13 @@ class BenchArguments(_Arguments):
         tyro.conf.arg(metavar="{layer,step,predict,infer}"),
     ]
     """What to measure."""
-    shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56"], ...] = (
+    shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56", "maps"], ...] = (
         "quick",
         "standard",
         "resnet18-32",
         "resnet18-56",
     )
-    """layer: the convolutions of a preset, or of ResNet-18 with a first stage of 32x32 or 56x56."""
+    """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, or of five map sizes."""
     experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
     """layer: numbers of experts."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")

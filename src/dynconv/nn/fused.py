@@ -32,8 +32,8 @@ def status() -> str:
 
 
 DOMAIN = (
-    "needs float32 or bfloat16 on a CPU, kernels of 1x1 or 3x3, one stride of 1 or 2 for both sides, dilation and groups "
-    "1, and padding below the kernel's side"
+    "needs float32 or bfloat16 on a CPU, kernels of 1x1 or 3x3, one stride of 1 or 2 for both sides, dilation and "
+    "groups 1, and padding below the kernel's side"
 )
 
 

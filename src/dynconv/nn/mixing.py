@@ -56,7 +56,8 @@ def mix_convolutions(
             convolution that it does not compute.
     """
     stride, padding, dilation = pair(stride, "stride"), pair(padding, "padding"), pair(dilation, "dilation")
-    if torch.is_autocast_enabled(x_NCHW.device.type):
+    # Asking about autocast on the meta device is an error.
+    if x_NCHW.device.type != "meta" and torch.is_autocast_enabled(x_NCHW.device.type):
         dtype = torch.get_autocast_dtype(x_NCHW.device.type)
         x_NCHW, weight_KOCHW = x_NCHW.to(dtype), weight_KOCHW.to(dtype)
     _check(x_NCHW, weight_KOCHW, a_NK, groups)

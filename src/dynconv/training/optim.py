@@ -48,8 +48,8 @@ class Muon(Optimizer):
 def orthogonalise(matrices_KRC: Tensor, steps: int = int(FIXED["newton-schulz"]["steps"])) -> Tensor:
     """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values within about 0.3 of 1.
 
-    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`). So is bf16, which is
-    used where the device multiplies it natively.
+    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`). So is bf16, taken
+    where the device multiplies it natively.
     """
     a, b, c = (FIXED["newton-schulz"][name] for name in "abc")
     precision, _ = pick_precision("auto", matrices_KRC.device)

@@ -1,4 +1,4 @@
-"""The convolutions to measure: those of our presets and of ResNet-18."""
+"""The convolutions to measure: those of our presets, of ResNet-18, and a row of smaller and smaller maps."""
 
 from __future__ import annotations
 
@@ -26,11 +26,15 @@ class Shape:
         return f"{self.in_channels}->{self.out_channels} {kind} @{self.size}"
 
 
-SETS = ("quick", "standard", "resnet18-32", "resnet18-56")
+SETS = ("quick", "standard", "resnet18-32", "resnet18-56", "maps")
+MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4))
+"""Channels in and out and side of `maps`: 3x3 at stride 1, from many pixels and few channels to the reverse."""
 
 
 def shapes(name: str) -> list[Shape]:
     """The different convolutions of a set, from the first layer to the last."""
+    if name == "maps":
+        return [Shape(*shape, kernel=3, stride=1) for shape in MAPS]
     found = _of_resnet18(int(name.removeprefix("resnet18-"))) if name.startswith("resnet18-") else _of_preset(name)
     return list(dict.fromkeys(found))
 
