@@ -131,6 +131,36 @@ class ExplainArguments(_Arguments):
     """Where the class means come from. Default: the data that it was trained on."""
 
 
+class ServeArguments(_Arguments):
+    """Serve a trained network over HTTP: a page at /, an interface for programs, described at /docs.
+
+    The environment variable DYNCONV_API_KEY sets a key that clients must send. Ctrl-C finishes what was accepted.
+    """
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="[RUN]")] = Path("standard")
+    """Run directory, weights file, or standard: the weights that come with the package, trained on CIFAR-10."""
+    host: str = "127.0.0.1"
+    """Address to listen at. The default is reached from this machine only, 0.0.0.0 from everywhere."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen at; 0 for any that is free."""
+    data: str | None = None
+    """Where the class means of the routing come from. Default: the data that it was trained on, where it is to hand."""
+    max_batch: Annotated[int, Field(ge=1)] = 64
+    """Images that the network computes at once, at most."""
+    max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """How long an image waits for others to join its batch, at most."""
+    queue: Annotated[int, Field(ge=1)] = 128
+    """Requests under way, at most; more are answered 503."""
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 8.0
+    """Size of a request's body, at most."""
+    max_images: Annotated[int, Field(ge=1)] = 16
+    """Images in a request, at most."""
+    max_megapixels: Annotated[float, Field(gt=0, le=89)] = 25.0
+    """Size of an image, at most."""
+    timeout: Annotated[int, Field(ge=1)] = 30
+    """Seconds for a request to arrive, and again for it to be answered."""
+
+
 class RunsArguments(_Arguments):
     """List runs in a table."""
 

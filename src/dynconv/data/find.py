@@ -55,6 +55,13 @@ def load(source: str, *, seed: int = 0, announce: Callable[[str], None] = print)
         ) from error
 
 
+def at_hand(source: str) -> bool:
+    """Whether `load` needs no download for `source`."""
+    if source not in ("cifar10", "auto") or os.environ.get(VARIABLE):
+        return True
+    return any(_form_of(place) for place in (Path("data"), cache_folder()))
+
+
 def read(path: Path) -> Dataset:
     """Reads the data set at `path`, in whichever form it is: official files, archive, arrays or class folders.
 
