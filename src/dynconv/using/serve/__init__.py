@@ -12,7 +12,9 @@ from types import FrameType
 from dynconv.errors import DynconvError
 
 try:
+    import python_multipart  # noqa: F401, forms need it, and it is missed at the first form only
     import uvicorn
+    from starlette.types import ASGIApp
 
     from dynconv.using.serve.app import create_app
     from dynconv.using.serve.connection import Connection
@@ -55,17 +57,21 @@ def serve(
         if key is None and not address.startswith(_LOOPBACK):
             announce(f"dynconv: whoever reaches {address} can use this server; {KEY_VARIABLE} sets a key")
         app, metrics = create_app(load(model, data, announce), limits, key)
-        config = uvicorn.Config(
-            app, loop="asyncio", http=Connection, ws="none", lifespan="on", log_config=None, log_level="error",
-            access_log=False, server_header=False, proxy_headers=False,
-            timeout_keep_alive=min(_IDLE_SECONDS, limits.seconds), timeout_graceful_shutdown=2 * limits.seconds + 5,
-        )  # fmt: skip
         url = f"http://{f'[{address}]' if ':' in address else address}:{number}"
         # uvicorn catches the signals, and sends them on to these when it has finished.
         for sent in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sent, _ended)
-        _Server(config, lambda: ready(url)).run([listener])
+        _Server(configure(app, limits), lambda: ready(url)).run([listener])
     announce(f"dynconv: stopped; {metrics.answered} requests were answered")
+
+
+def configure(app: ASGIApp, limits: Limits) -> uvicorn.Config:
+    """How uvicorn serves `app`."""
+    return uvicorn.Config(
+        app, loop="asyncio", http=Connection, ws="none", lifespan="on", log_config=None, log_level="error",
+        access_log=False, server_header=False, proxy_headers=False,
+        timeout_keep_alive=min(_IDLE_SECONDS, limits.seconds), timeout_graceful_shutdown=2 * limits.seconds + 5,
+    )  # fmt: skip
 
 
 class _Server(uvicorn.Server):

@@ -79,12 +79,8 @@ def _add_predict(
         responses=schemas.PREDICT_ERRORS,
         openapi_extra={"requestBody": schemas.PREDICT_BODY},
     )
-    async def predict(
-        request: Request,
-        top: Annotated[int, Query(ge=1, le=1000, description="Classes of each image")] = 3,
-        routing: Annotated[bool, Query(description="Give the routing weights of each block")] = False,
-    ) -> schemas.PredictAnswer:
-        """Classify images: one as the body, or several as the files called `image` of a form."""
+    async def predict(request: Request, asked: Annotated[schemas.PredictParameters, Query()]) -> schemas.PredictAnswer:
+        """Classify images: one as the body, or several as files of a form, each called "image"."""
         with gate.entered():
             try:
                 async with asyncio.timeout(limits.seconds):
@@ -95,10 +91,10 @@ def _add_predict(
                 async with asyncio.timeout(limits.seconds):
                     loop = asyncio.get_running_loop()
                     images = await loop.run_in_executor(readers, upload.read_pixels, files, limits)
-                    answers = await batcher.predict(images, routing)
+                    answers = await batcher.predict(images, asked.routing)
             except TimeoutError as error:
                 raise overloaded(f"not done in {limits.seconds} seconds") from error
-        return schemas.PredictAnswer(images=[_answer(served, answer, top) for answer in answers])
+        return schemas.PredictAnswer(images=[_answer(served, answer, asked.top) for answer in answers])
 
 
 def _answer(served: Served, answer: Answer, top: int) -> schemas.ImageAnswer:

@@ -11,6 +11,15 @@ class _Schema(BaseModel):
     model_config = ConfigDict(populate_by_name=True, use_attribute_docstrings=True)
 
 
+class PredictParameters(BaseModel):
+    """What stands behind the ? of a request."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    top: int = Field(3, ge=1, le=1000, description="Classes of each image")
+    routing: bool = Field(False, description="Give the routing weights of each block")
+
+
 class Ranked(_Schema):
     """A class and its probability."""
 
@@ -19,7 +28,7 @@ class Ranked(_Schema):
 
 
 class ImageAnswer(Ranked):
-    """Of one image: the most probable class, and the `top` classes."""
+    """Of one image: the most probable class, and the first of all classes, as many as were asked for."""
 
     top: list[Ranked]
     routing: list[list[float]] | None = None

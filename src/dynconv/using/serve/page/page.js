@@ -39,8 +39,14 @@ async function start() {
   $("samples").querySelector("ul").replaceChildren(...model.samples.map(sampleButton));
 }
 
+function image(src) {
+  const made = element("img", { src, alt: "" });
+  made.addEventListener("load", () => made.classList.toggle("small", made.naturalWidth < 64));
+  return made;
+}
+
 function sampleButton(name) {
-  const picture = element("img", { src: `samples/${encodeURIComponent(name)}.png`, alt: "" });
+  const picture = image(`samples/${encodeURIComponent(name)}.png`);
   const button = element("button", { type: "button" }, picture, name);
   button.addEventListener("click", async () => classify([new File([await (await fetch(picture.src)).blob()], `drawing: ${name}`, { type: "image/png" })]));
   return element("li", {}, button);
@@ -50,8 +56,9 @@ function classify(files) {
   if (!model) return;
   $("results").hidden = files.length === 0 && !$("cards").hasChildNodes();
   for (const file of files) {
-    const picture = element("img", { src: URL.createObjectURL(file), alt: "" });
-    picture.addEventListener("error", () => picture.removeAttribute("src"));
+    const picture = image(URL.createObjectURL(file));
+    picture.className = "preview";
+    picture.addEventListener("error", () => picture.replaceWith(element("div", { className: "preview" })));
     const answer = element("div", { className: "answer" }, element("h2", { textContent: "…" }));
     const card = element("article", { className: "card waiting" }, picture, answer);
     $("cards").prepend(card);
@@ -109,7 +116,7 @@ function classList(top) {
 }
 
 function remove(card) {
-  URL.revokeObjectURL(card.querySelector("img").src);
+  URL.revokeObjectURL(card.querySelector("img")?.src);
   card.remove();
 }
 

@@ -1,7 +1,7 @@
 // The routing weights of an image, drawn block by block beside the mean of its class.
 
 const SVG = "http://www.w3.org/2000/svg";
-const HEIGHT = 120, TOP = 8, LEFT = 26, BAR = 16, GAP = 22;
+const HEIGHT = 120, TOP = 8, LEFT = 26, BAR = 14, GAP = 18;
 const COLOURS = 8;
 
 function shape(name, attributes, text) {
@@ -35,7 +35,9 @@ function chart(weights, marks, meaning) {
   const y = (value) => TOP + HEIGHT * (1 - value / highest);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${TOP + HEIGHT + 20}`, role: "img" });
   svg.setAttribute("aria-label", `Routing weights of ${weights.length} blocks with ${experts} experts; lines: ${meaning}`);
-  if (width > 420) svg.style.minWidth = `${Math.min(width, 900)}px`;
+  // Near its own size, so that the letters stay legible; what is wider than the card is scrolled.
+  svg.style.minWidth = `${0.85 * width}px`;
+  svg.style.maxWidth = `${1.25 * width}px`;
   for (const value of [0, 0.5, 1]) {
     svg.append(shape("line", { x1: LEFT, x2: width, y1: y(value), y2: y(value), class: "grid" }));
     svg.append(shape("text", { x: LEFT - 5, y: y(value) + 4, "text-anchor": "end" }, String(value)));
