@@ -59,7 +59,7 @@ def test_wrong_input_is_one_line(
             ("--port", port): f"port {port} of 127.0.0.1: Address already in use; choose another --port",
             ("--host", "no.such.host.invalid"): "host: 'no.such.host.invalid' is no address",
             ("--port", "99999"): "port",
-            ("--max-batch", "0"): "max-batch",
+            ("--max-batch", "0"): "max_batch: must be",
             (str(tmp_path / "none"), "--port", "0"): "none",
         }.items():
             assert main(["serve", *words]) == 2

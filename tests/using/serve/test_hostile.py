@@ -32,12 +32,12 @@ def png(width: int, height: int, *chunks: bytes) -> bytes:
 
 
 def damaged(picture: Picture, rng: random.Random) -> Iterator[bytes]:
-    """90: cut off, and with bytes changed."""
+    """100: cut off, and with bytes changed."""
     for form in ("PNG", "JPEG", "WEBP", "GIF", "BMP"):
         whole = picture(3, form, 60, 60)
-        for _ in range(9):
+        for _ in range(10):
             yield whole[: rng.randrange(1, len(whole))]
-        for _ in range(9):
+        for _ in range(10):
             changed = bytearray(whole)
             for _ in range(20):
                 changed[rng.randrange(2, len(changed))] = rng.randrange(256)
@@ -66,9 +66,11 @@ def strangers(picture: Picture, rng: random.Random) -> Iterator[bytes]:
     """50: files of other kinds, and of two kinds at once."""
     good = picture()
     for head in (
-        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (r) file", b"%PDF-1.7\n", b"PK\3\4", b"MZ", b"\x7fELF",
+        b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n(%pipe%id) (r) file", b"%PDF-1.7\n",
+        b"PK\3\4", b"MZ", b"\x7fELF",
         b"#!/bin/sh\n", b"<?php system($_GET[0]); ?>", b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
-        b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg>&a;</svg>', b"II*\0\x08\0\0\0", b"8BPS\0\1", b"\0\0\1\0",
+        b'<!DOCTYPE x [<!ENTITY a SYSTEM "file:///etc/passwd">]><svg>&a;</svg>',
+        b"II*\0\x08\0\0\0", b"8BPS\0\1", b"\0\0\1\0",
         b"\x76\x2f\x31\x01", b"DDS ", b"\x00\x00\x00\x20ftypavif", b"FWS", b"\xd7\xcd\xc6\x9a", b"P6 99999 99999 255\n",
         b"push graphic-context\nviewbox 0 0 9 9\nimage over 0,0 0,0 'https://127.0.0.1/'", b"{}",
     ):  # fmt: skip
@@ -85,7 +87,8 @@ def forms(good: bytes) -> Iterator[tuple[str, bytes]]:
     head = b'--x\r\nContent-Disposition: form-data; name="image"; filename="%s"\r\n\r\n'
     for body in (
         b"", b"--x", b"--x--", b"--x\r\n\r\n", b"--y\r\n\r\n--y--", head % b"a", head % b"a" + good, (head % b"a")[:-4],
-        b"--x\r\n" + b"a: b\r\n" * 10_000 + b"\r\n\r\n--x--", b"--x\r\nContent-Disposition: " + b"a" * 100_000 + b"\r\n\r\n\r\n--x--",
+        b"--x\r\n" + b"a: b\r\n" * 10_000 + b"\r\n\r\n--x--",
+        b"--x\r\nContent-Disposition: " + b"a" * 100_000 + b"\r\n\r\n\r\n--x--",
         b"--x\r\nContent-Disposition: form-data\r\n\r\na\r\n--x--", (head % b"a" + b"\r\n") * 10_000 + b"--x--",
         b'--x\r\nContent-Disposition: form-data; name="image"\r\n\r\n' + bytes(200_000) + b"\r\n--x--",
         b"\r\n" * 100_000, b"-" * 100_000, b"--x\r\n" * 50_000, bytes(100_000),
@@ -160,12 +163,17 @@ def test_two_hundred_hostile_uploads(command: Start, picture: Picture) -> None:
                 assert "image 1" in answer.text or "/" not in answer.json().get("error", ""), answer.text
             return said | {one.result() for one in late}
 
+    # The memory for decoding a large image may be kept, once for each thread that decodes.
+    *_, large = bombs()
+    for _ in range(2):
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: requests.post(predict, large, headers={"Content-Type": "image/png"}), range(4)))
     said = attack()
     before = resident_mb(process)
     said |= attack()
 
     assert resident_mb(process) - before < FLAT_GROWTH_MB
-    assert said <= {0, 200, 400, 408, 413, 422, 501, 503} and {200, 400, 408, 422} <= said
+    assert said <= {0, 200, 400, 404, 408, 413, 422, 501, 503} and {200, 400, 408, 422} <= said
     assert requests.post(predict, good, headers={"Content-Type": "image/png"}).status_code == 200
     assert 'status="500"' not in requests.get(f"{url}/metrics").text
     process.terminate()

@@ -120,16 +120,17 @@ function remove(card) {
   card.remove();
 }
 
-for (const id of ["choose", "photograph"]) {
-  $(id).addEventListener("change", () => {
-    classify([...$(id).files]);
-    $(id).value = ""; // so that the same file can be chosen again
+for (const input of [$("choose"), $("photograph")]) {
+  input.previousElementSibling.addEventListener("click", () => input.click());
+  input.addEventListener("change", () => {
+    classify([...input.files]);
+    input.value = ""; // so that the same file can be chosen again
   });
 }
 $("clear").addEventListener("click", () => {
   [...$("cards").children].forEach(remove);
   $("results").hidden = true;
-  $("choose").focus();
+  $("choose").previousElementSibling.focus();
 });
 $("key").addEventListener("submit", (event) => {
   event.preventDefault();
