@@ -59,26 +59,27 @@ function classify(files) {
     const picture = image(URL.createObjectURL(file));
     picture.className = "preview";
     picture.addEventListener("error", () => picture.replaceWith(element("div", { className: "preview" })));
-    const answer = element("div", { className: "answer" }, element("h2", { textContent: "…" }));
-    const card = element("article", { className: "card waiting" }, picture, answer);
+    const heading = element("h2", { textContent: "…" });
+    const head = element("div", {}, heading, element("p", { className: "name", textContent: file.name }));
+    const card = element("article", { className: "card waiting" }, picture, head);
     $("cards").prepend(card);
-    fill(card, answer, file);
+    fill(card, heading, file);
   }
   while ($("cards").children.length > MOST_CARDS) remove($("cards").lastChild);
 }
 
-async function fill(card, answer, file) {
-  const name = element("p", { className: "name", textContent: file.name });
+async function fill(card, heading, file) {
   try {
     const [found] = (await send(await fitting(file))).images;
-    answer.replaceChildren(element("h2", { textContent: found.class }), name, classList(found.top));
+    heading.textContent = found.class;
     const label = model.classes.indexOf(found.class);
     const means = model.class_routing.map((block) => block[label]);
     const known = means.length > 0 && means.flat().every((value) => value !== null);
-    card.append(drawRouting(found.routing, known ? means : null, found.class));
+    card.append(classList(found.top), drawRouting(found.routing, known ? means : null, found.class));
     $("said").textContent = `${file.name}: ${found.class}, ${percent(found.probability)}`;
   } catch (error) {
-    answer.replaceChildren(element("h2", { className: "wrong", textContent: "Not classified" }), name, element("p", { textContent: error.message }));
+    Object.assign(heading, { className: "wrong", textContent: "Not classified" });
+    card.append(element("p", { textContent: error.message }));
     $("said").textContent = `${file.name}: ${error.message}`;
   }
   card.classList.remove("waiting");
