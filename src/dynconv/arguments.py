@@ -173,13 +173,16 @@ class DoctorArguments(_Arguments):
 
 
 class BenchArguments(_Arguments):
-    """Measure this machine: `layer`, `step`, a training step of a preset, or `predict`, from PNG files to classes.
+    """Measure this machine: `layer`, `step`, a training step of a preset, `predict`, from PNG files to classes, or
+    `serve`, requests/s and latency with batches and with one image at a time, at 1, 8 and 64 clients.
 
     `layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
     libraries, forward and with gradients, and the memory. Leave the machine alone meanwhile.
     """
 
-    what: Annotated[Positional[Literal["layer", "step", "predict"]], tyro.conf.arg(metavar="{layer,step,predict}")]
+    what: Annotated[
+        Positional[Literal["layer", "step", "predict", "serve"]], tyro.conf.arg(metavar="{layer,step,predict,serve}")
+    ]
     """What to measure."""
     shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56"], ...] = (
         "quick",
@@ -195,7 +198,7 @@ class BenchArguments(_Arguments):
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
     model: Path = Path("standard")
-    """predict: run directory, weights file, or standard, the weights that come with the package."""
+    """predict, serve: run directory, weights file, or standard, the weights that come with the package."""
     batch: Annotated[int, Field(ge=1)] = 32
     """layer, step: images."""
     rounds: Annotated[int, Field(ge=1)] = 5

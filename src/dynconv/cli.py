@@ -31,7 +31,7 @@ Train and use image classifiers with dynamic convolutions.
   runs [FOLDER]                           list runs in a table
   describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
   presets                                 list the named configurations
-  bench {layer,step,predict}              time the layer's algorithms, a training step, or prediction
+  bench {layer,step,predict,serve}        time the layer's algorithms, a training step, prediction, or the server
   doctor                                  what matters about this machine and its data
 
   dynconv VERB --help                     all options of a verb
@@ -202,8 +202,9 @@ def serve(words: Sequence[str]) -> int:
     arguments = parse(ServeArguments, words, "serve")
 
     from dynconv.using import serve as using
+    from dynconv.using.serve.limits import Limits
 
-    limits = using.Limits(
+    limits = Limits(
         max_batch=arguments.max_batch,
         max_delay=arguments.max_delay_ms / 1000,
         queue=arguments.queue,

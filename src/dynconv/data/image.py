@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -27,7 +26,7 @@ def read_image(
     source: Path | BinaryIO,
     name: str | None = None,
     *,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
     max_pixels: int | None = None,
 ) -> np.ndarray:
     """One image file as uint8 [32, 32, 3].
@@ -59,7 +58,7 @@ def read_image(
 _FILTERS = threading.Lock()
 
 
-def _open(source: Path | BinaryIO, formats: Sequence[str] | None) -> Image.Image:
+def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
     """Reads the header; the pixels are decoded later, outside of the lock. Filters of warnings are not per thread."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)

@@ -1,4 +1,4 @@
-"""What the layer, a training step and prediction cost, measured side by side."""
+"""What the layer, a training step, prediction and the server cost, measured side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynconv.errors import DynconvError
 from dynconv.nn.device import pick_device
 from dynconv.presets import PRESETS
 from dynconv.training.rundir import environment
-from dynconv.using.bench import layer, predict, report, step
+from dynconv.using.bench import layer, predict, report, serve, step
 from dynconv.using.classifier import Classifier
 
 
@@ -23,7 +23,7 @@ from dynconv.using.classifier import Classifier
 class Request:
     """What to measure; see `dynconv bench --help`."""
 
-    what: Literal["layer", "step", "predict"]
+    what: Literal["layer", "step", "predict", "serve"]
     shapes: Sequence[str]
     experts: Sequence[int]
     dtypes: Sequence[str]
@@ -41,7 +41,8 @@ def run(request: Request, announce: Callable[[str], None]) -> Iterator[Renderabl
         DynconvError: the output cannot be read or written, or is that of another machine.
     """
     machine = _machine()
-    yield from {"layer": _layer, "step": _step, "predict": _predict}[request.what](request, machine, announce)
+    parts = {"layer": _layer, "step": _step, "predict": _predict, "serve": _serve}
+    yield from parts[request.what](request, machine, announce)
 
 
 def _layer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
@@ -99,6 +100,18 @@ def _predict(request: Request, machine: dict[str, Any], announce: Callable[[str]
     for name, rate in found["images_per_second"].items():
         yield f"{name:17s} {rate:7.0f} images/s"
     yield from _write_figures(request, machine, {"model": str(request.model)} | found)
+
+
+def _serve(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    count = len(serve.CONCURRENCY) * len(serve.HANDLINGS)
+    announce(f"{request.model}, {request.rounds} rounds of {count} loads of {serve.SECONDS:.0f} seconds")
+    cells = serve.measure_serve(request.model, request.rounds)
+    for cell in cells:
+        yield (
+            f"{cell['clients']:3} clients, {cell['handling']:13s} {cell['requests_per_second']:7.0f} requests/s   "
+            f"p50 {cell['p50_ms']:7.1f} ms   p99 {cell['p99_ms']:7.1f} ms"
+        )
+    yield from _write_figures(request, machine, {"model": str(request.model), "cells": cells})
 
 
 def _write_figures(request: Request, machine: dict[str, Any], found: dict[str, Any]) -> Iterator[RenderableType]:

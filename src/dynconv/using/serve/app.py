@@ -13,6 +13,7 @@ from typing import Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.params import Depends as Dependency
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -68,7 +69,7 @@ def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp
 
 
 def _add_predict(
-    app: FastAPI, served: Served, limits: Limits, gate: Gate, batcher: Batcher, guarded: list[Depends]
+    app: FastAPI, served: Served, limits: Limits, gate: Gate, batcher: Batcher, guarded: list[Dependency]
 ) -> None:
     readers = ThreadPoolExecutor(_READERS, "reader")
 
@@ -104,7 +105,7 @@ def _answer(served: Served, answer: Answer, top: int) -> schemas.ImageAnswer:
     return schemas.ImageAnswer(class_=ranked[0].class_, probability=ranked[0].probability, top=ranked, routing=routing)
 
 
-def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str], guarded: list[Depends]) -> None:
+def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str], guarded: list[Dependency]) -> None:
     model = served.classifier.config.model
     about = schemas.ModelAnswer(
         name=served.name,
@@ -127,7 +128,7 @@ def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str]
         return about
 
 
-def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[Depends]) -> None:
+def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[Dependency]) -> None:
     @app.get("/healthz")
     async def alive() -> schemas.StateAnswer:
         """Whether the process answers."""

@@ -52,7 +52,7 @@ class _Canvas:
         low, high = self._scaled((start, end))
         for row in range(int(low), int(high)):
             colour = Image.blend(first, last, (row - low) / (high - low)).getpixel((0, 0))
-            self._pen.line([(0, row), (self._image.width, row)], fill=colour)  # type: ignore[arg-type]
+            self._pen.line([(0, row), (self._image.width, row)], fill=colour)
 
     def polygon(self, colour: str, points: Points) -> None:
         self._pen.polygon([self._scaled(point) for point in points], fill=colour)
