@@ -9,7 +9,6 @@ from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.training.checkpoint import Weights, save_weights
 from dynconv.using import class_routing
-from dynconv.using.classifier import Classifier
 from dynconv.using.serve import model, samples
 
 
@@ -21,9 +20,7 @@ def file(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
     return tmp_path / "tiny.safetensors"
 
 
-def test_the_means_come_from_the_data_that_is_named(
-    file: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_means_come_from_the_data_that_is_named(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = shapes.generate(0, train_images=10, test_images=50)
     monkeypatch.setattr(shapes, "generate", lambda seed: made)
     said: list[str] = []
@@ -31,7 +28,8 @@ def test_the_means_come_from_the_data_that_is_named(
     served = model.load(file, "shapes", said.append)
 
     assert served.name == "tiny" and said == []
-    for found, expected in zip(served.class_routing, class_routing.measure(classifier, made.test), strict=True):
+    expected_means = class_routing.measure(served.classifier, made.test)
+    for found, expected in zip(served.class_routing, expected_means, strict=True):
         torch.testing.assert_close(found, expected)
     with pytest.raises(DynconvError, match="does not exist"):
         model.load(file, "nowhere", said.append)
@@ -45,9 +43,7 @@ def test_nothing_is_downloaded_for_the_means(file: Path, monkeypatch: pytest.Mon
     assert said == ["no class means: the data set is not to hand; --data PATH says where it is"]
 
 
-def test_the_means_of_the_packaged_weights_come_with_them(
-    file: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_means_of_the_packaged_weights_come_with_them(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("using.serve.model", "using.classifier"):
         monkeypatch.setattr(f"dynconv.{module}.packaged_weights", lambda _: file)
     means = [torch.rand(10, 3), torch.rand(10, 3)]
