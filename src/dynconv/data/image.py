@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from dynconv.data.dataset import DataError
 
@@ -51,7 +51,9 @@ def read_image(
         raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{name}: cannot be read ({error.strerror})") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they please: struct.error of a damaged EXIF, for one
         raise DataError(f"{name}: damaged, or not an image; remove or replace it") from error
 
 
