@@ -4,6 +4,7 @@ import contextlib
 import io
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -140,13 +141,24 @@ def test_who_is_slow_is_not_waited_for(serving: Serving) -> None:
 def test_a_full_queue_is_said_at_once_and_with_when_to_come_back(
     serving: Serving, picture: Picture, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def slowly(images: Tensor) -> Tensor:
-        time.sleep(0.5)
+    refused_all = threading.Event()
+    refusals: list[int] = []
+
+    def compute(images: Tensor) -> Tensor:
+        assert refused_all.wait(20)
         return torch.full((len(images), 10), 0.1)
 
-    monkeypatch.setattr(classifier, "probabilities", slowly)
+    def ask(_: int) -> requests.Response:
+        answer = requests.post(f"{url}/v1/predict", picture(), headers=PNG)
+        if answer.status_code == 503:
+            refusals.append(1)
+            if len(refusals) == 4:
+                refused_all.set()
+        return answer
+
+    monkeypatch.setattr(classifier, "probabilities", compute)
     with serving(Limits(queue=2, max_batch=1)) as url, ThreadPoolExecutor(6) as pool:
-        answers = list(pool.map(lambda _: requests.post(f"{url}/v1/predict", picture(), headers=PNG), range(6)))
+        answers = list(pool.map(ask, range(6)))
         figures = requests.get(f"{url}/metrics").text
 
     assert sorted(answer.status_code for answer in answers) == [200] * 2 + [503] * 4

@@ -20,12 +20,14 @@ class Held:
     """A classifier that waits until it is let go, and counts."""
 
     def __init__(self, classifier: Classifier) -> None:
-        self.classifier, self.sizes, self.go = classifier, list[int](), threading.Event()
+        self.classifier, self.sizes = classifier, list[int]()
+        self.began, self.go = threading.Event(), threading.Event()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.classifier, name)
 
     def probabilities(self, images_NCHW: Tensor) -> Tensor:
+        self.began.set()
         assert self.go.wait(10)
         self.sizes.append(len(images_NCHW))
         return self.classifier.probabilities(images_NCHW)
@@ -60,7 +62,7 @@ def run(
 def test_what_gathers_while_the_network_is_busy_becomes_batches(held: Held) -> None:
     async def use(batcher: Batcher) -> None:
         first = asyncio.create_task(batcher.predict([IMAGES[0]], routing=False))
-        await asyncio.sleep(0.05)
+        await asyncio.to_thread(held.began.wait, 10)
         others = [
             asyncio.create_task(batcher.predict([image], routing=number % 2 > 0)) for number, image in enumerate(IMAGES)
         ]

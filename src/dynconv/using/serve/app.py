@@ -29,7 +29,6 @@ from dynconv.using.serve.model import Served
 _DESCRIPTION = "Image classification with dynamic convolutions."
 _READERS = min(4, os.cpu_count() or 1)
 """Images that are decoded at the same time, each of which may take some 20 bytes a pixel."""
-
 _BEARER = HTTPBearer(auto_error=False, description="The key that the server was started with, if any.")
 
 
