@@ -14,6 +14,7 @@ from pathlib import Path
 
 from dynconv import data
 from dynconv.training.checkpoint import load_weights, save_weights
+from dynconv.using import class_routing
 from dynconv.using.classifier import Classifier, packaged_weights
 from dynconv.using.evaluate import Metrics, evaluate
 
@@ -70,6 +71,7 @@ def main() -> None:
 
     test = data.load(arguments.data).test
     classifier = Classifier.load(target)
+    class_routing.save(class_routing.measure(classifier, test), class_routing.beside(target))  # for the server's page
     plain, tta = (evaluate(classifier, test, tta=each) for each in (False, True))
     target.with_suffix(".md").write_text(_card(arguments.run, classifier, plain, tta))
     print(f"{target}: {target.stat().st_size:,} bytes, {plain.accuracy:.2%}, {tta.accuracy:.2%}")

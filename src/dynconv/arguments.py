@@ -157,6 +157,36 @@ class ExplainArguments(_Arguments):
     """Where the class means come from. Default: the data that it was trained on."""
 
 
+class ServeArguments(_Arguments):
+    """Serve a trained network over HTTP: a page at /, an interface for programs, described at /docs.
+
+    The environment variable DYNCONV_API_KEY sets a key that clients must send. Ctrl-C finishes what was accepted.
+    """
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="[RUN]")] = Path("standard")
+    """Run directory, weights file, or standard: the weights that come with the package, trained on CIFAR-10."""
+    host: str = "127.0.0.1"
+    """Address to listen at. The default is reached from this machine only, 0.0.0.0 from everywhere."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 8000
+    """Port to listen at; 0 for any that is free."""
+    data: str | None = None
+    """Where the class means of the routing come from. Default: the data that it was trained on, where it is to hand."""
+    max_batch: Annotated[int, Field(ge=1)] = 64
+    """Images that the network computes at once, at most."""
+    max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
+    """How long an image waits for others to join its batch, at most."""
+    queue: Annotated[int, Field(ge=1)] = 128
+    """Requests under way, at most; more are answered 503."""
+    max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 8.0
+    """Size of a request's body, at most."""
+    max_images: Annotated[int, Field(ge=1)] = 16
+    """Images in a request, at most."""
+    max_megapixels: Annotated[float, Field(gt=0, le=89)] = 25.0
+    """Size of an image, at most."""
+    timeout: Annotated[int, Field(ge=1)] = 30
+    """Seconds for a request to arrive, and again for it to be answered."""
+
+
 class RunsArguments(_Arguments):
     """List runs in a table."""
 
@@ -169,16 +199,18 @@ class DoctorArguments(_Arguments):
 
 
 class BenchArguments(_Arguments):
-    """Measure this machine: `layer`, `step`, a training step, `predict`, from PNG files to classes, or `infer`.
+    """Measure this machine: what a layer, a training step, prediction, other runtimes or a server cost.
 
+    `step` is a training step, `predict` goes from PNG files to classes, `serve` measures requests/s and latency with
+    batches and with one image at a time, at 1, 8 and 64 clients.
     `infer` runs a network in torch, as it is and compiled, and in onnxruntime, in float32 and int8.
     `layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
     libraries, forward and with gradients, and the memory. Leave the machine alone meanwhile.
     """
 
     what: Annotated[
-        Positional[Literal["layer", "step", "predict", "infer"]],
-        tyro.conf.arg(metavar="{layer,step,predict,infer}"),
+        Positional[Literal["layer", "step", "predict", "infer", "serve"]],
+        tyro.conf.arg(metavar="{layer,step,predict,infer,serve}"),
     ]
     """What to measure."""
     shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56", "maps"], ...] = (
@@ -195,7 +227,7 @@ class BenchArguments(_Arguments):
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
     model: Path = Path("standard")
-    """predict, infer: run directory, weights file, or standard, the weights that come with the package."""
+    """predict, infer, serve: run directory, weights file, or standard, the weights that come with the package."""
     batch: Annotated[int, Field(ge=1)] = 32
     """layer, step, infer: images. `infer` measures one image, too."""
     rounds: Annotated[int, Field(ge=1)] = 5

@@ -28,10 +28,11 @@ Train and use image classifiers with dynamic convolutions.
   export RUN [--format onnx|pt2]          the network as a file for other runtimes, preprocessing inside
   report RUN [RUN ...]                    a page about a run, or about several side by side
   explain RUN IMAGE ...                   what the routing does with images
+  serve [RUN] [--port 8000]               a server for programs, with a page for people
   runs [FOLDER]                           list runs in a table
   describe [PRESET] [--FIELD VALUE ...]   print a network: shapes, parameters, multiply-adds
   presets                                 list the named configurations
-  bench {layer,step,predict,infer}        time the layer's algorithms, a training step, prediction, runtimes
+  bench WHAT                              time layer, step, predict, infer (other runtimes) or serve
   doctor                                  what matters about this machine and its data
 
   dynconv VERB --help                     all options of a verb
@@ -232,6 +233,31 @@ def evaluate(words: Sequence[str]) -> int:
     return 0
 
 
+def serve(words: Sequence[str]) -> int:
+    """Prints the URL once requests are answered; returns when it is told to stop and has finished them."""
+    from dynconv.arguments import ServeArguments, parse
+
+    arguments = parse(ServeArguments, words, "serve")
+
+    from dynconv.using import serve as using
+    from dynconv.using.serve.limits import Limits
+
+    limits = Limits(
+        max_batch=arguments.max_batch,
+        max_delay=arguments.max_delay_ms / 1000,
+        queue=arguments.queue,
+        body=int(arguments.max_body_mb * 1_000_000),
+        images=arguments.max_images,
+        pixels=int(arguments.max_megapixels * 1_000_000),
+        seconds=arguments.timeout,
+    )
+    using.serve(
+        arguments.run, arguments.host, arguments.port, arguments.data, limits,
+        ready=lambda url: print(url, flush=True), announce=_announce,
+    )  # fmt: skip
+    return 0
+
+
 def runs(words: Sequence[str]) -> int:
     """Prints the table of the runs in a folder."""
     from dynconv.arguments import RunsArguments, parse
@@ -314,6 +340,7 @@ VERBS: dict[str, Callable[[Sequence[str]], int]] = {
     "export": export,
     "report": report,
     "explain": explain,
+    "serve": serve,
     "runs": runs,
     "describe": describe,
     "presets": presets,

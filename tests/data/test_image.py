@@ -95,3 +95,27 @@ def test_errors_name_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         bomb = picture(tmp_path / "bomb.png", size)
         with pytest.raises(DataError, match="too large to decode safely"):
             read_image(bomb)
+
+
+def test_a_damaged_exif_is_an_error_like_any_other() -> None:
+    exif = Image.Exif()
+    exif[0x0112], exif[0x010E] = 6, "text"
+    whole = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(whole, "JPEG", exif=exif)
+    # The description becomes an image width; Pillow writes the tags anew where it turns an image.
+    file = whole.getvalue().replace(b"\x0e\x01\x02\x00", b"\x00\x01\x02\x00")
+    file = file.replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02")
+
+    with pytest.raises(DataError, match="upload: damaged"):
+        read_image(io.BytesIO(file), "upload")
+
+
+def test_what_a_server_reads_is_bounded() -> None:
+    file = io.BytesIO()
+    Image.new("RGB", (40, 30)).save(file, "TIFF")
+
+    with pytest.raises(DataError, match="damaged, or not an image"):
+        read_image(file, "upload", formats=("PNG", "JPEG"))
+    with pytest.raises(DataError, match="upload: has 40x30 pixels, more than 1,199; scale it down"):
+        read_image(file, "upload", max_pixels=1199)
+    assert read_image(file, "upload", max_pixels=1200).shape == (32, 32, 3)

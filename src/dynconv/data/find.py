@@ -83,6 +83,13 @@ def _read(path: Path, announce: Callable[[str], None]) -> Dataset:
     return dataset
 
 
+def at_hand(source: str) -> bool:
+    """Whether `load` needs no download for `source`."""
+    if source not in ("cifar10", "auto") or os.environ.get(VARIABLE):
+        return True
+    return any(_form_of(place) for place in (Path("data"), cache_folder()))
+
+
 def read(path: Path) -> Dataset:
     """Reads the data set at `path`, in whichever form it is: official files, archive, arrays or class folders.
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from dynconv.data.dataset import DataError
 
@@ -22,36 +22,49 @@ ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
 """Of the files that are taken for images where a folder is searched."""
 
 
-def read_image(source: Path | BinaryIO, name: str | None = None) -> np.ndarray:
+def read_image(
+    source: Path | BinaryIO,
+    name: str | None = None,
+    *,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+) -> np.ndarray:
     """One image file as uint8 [32, 32, 3].
 
     Args:
         source: a path, or an open file.
         name: what an error calls it; by default the path.
+        formats: those that are read, as Pillow names them; by default all that it knows.
+        max_pixels: of the image, as its header says; by default Pillow's limit.
 
     Raises:
         DataError: not an image, damaged, or so large that decoding it could exhaust the memory.
     """
     name = name or str(source)
     try:
-        with _open(source) as file:
+        with _open(source, formats) as file:
+            if max_pixels and file.width * file.height > max_pixels:
+                size = f"{file.width}x{file.height}"
+                raise DataError(f"{name}: has {size} pixels, more than {max_pixels:,}; scale it down")
             return from_pil(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
     except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
         raise DataError(f"{name}: cannot be read ({error.strerror})") from error
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+    except DataError:
+        raise
+    except Exception as error:  # Pillow's decoders raise what they please: struct.error of a damaged EXIF, for one
         raise DataError(f"{name}: damaged, or not an image; remove or replace it") from error
 
 
 _FILTERS = threading.Lock()
 
 
-def _open(source: Path | BinaryIO) -> Image.Image:
+def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
     """Reads the header; the pixels are decoded later, outside of the lock. Filters of warnings are not per thread."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
-        return Image.open(source)
+        return Image.open(source, formats=formats)
 
 
 def from_pil(image: Image.Image) -> np.ndarray:

@@ -53,15 +53,21 @@ def load_dataset(classifier: Classifier, source: str | None = None, announce: Ca
         DynconvError: no data there, or classes other than the classifier's.
     """
     config = classifier.config
-    source = source or config.data.source
-    if source == "auto" and classifier.data_name in ("shapes", "cifar10"):  # what it found then, not what is there now
-        source = classifier.data_name
+    source = source or trained_on(classifier)
     dataset = data.load(source, seed=config.seed, announce=announce)
     if tuple(dataset.classes) != classifier.classes:
         raise DynconvError(
             f"{source}: its classes are {_list(dataset.classes)}, the network's {_list(classifier.classes)}"
         )
     return data.hold_out(dataset, config.data.holdout, config.seed) if config.data.holdout else dataset
+
+
+def trained_on(classifier: Classifier) -> str:
+    """Where the data were that `classifier` was trained on, as `data.load` takes it."""
+    source = classifier.config.data.source
+    if source == "auto" and classifier.data_name in ("shapes", "cifar10"):  # what it found then, not what is there now
+        return classifier.data_name
+    return source
 
 
 def choose_split(dataset: Dataset, name: str) -> Split:

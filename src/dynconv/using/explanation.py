@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from matplotlib.figure import Figure
 from rich import box
 from rich.console import Group, RenderableType
@@ -16,13 +15,11 @@ from rich.text import Text
 from torch import Tensor
 
 from dynconv.errors import DynconvError
-from dynconv.using import explain
+from dynconv.using import class_routing, explain
 from dynconv.using.classifier import Classifier, to_pixels
 from dynconv.using.evaluate import load_dataset
 from dynconv.using.report.style import COLOURS, draw, ink
 
-_SAMPLE = 1000
-"""Test images, drawn at random, that the class means are taken over."""
 _TOP = 3
 
 
@@ -124,13 +121,9 @@ class Explainer:
         self._classifier = classifier
         self._means: list[Tensor] = []
         try:
-            split = load_dataset(classifier, data, announce).test
+            self._means = class_routing.measure(classifier, load_dataset(classifier, data, announce).test)
         except DynconvError as error:
             announce(f"no class means: {error}")
-            return
-        order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
-        routing = explain.routing_weights(classifier, split.images[order])
-        self._means = [explain.class_means(a_NK, split.labels[order], len(classifier.classes)) for a_NK in routing]
 
     def explain(self, path: Path) -> Explanation:
         """Raises DynconvError where `path` is no image that can be read."""

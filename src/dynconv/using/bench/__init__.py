@@ -1,4 +1,4 @@
-"""What the layer, a training step, prediction and inference in other runtimes cost, measured side by side."""
+"""What the layer, a training step, prediction, other runtimes and the server cost, measured side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from dynconv.errors import DynconvError
 from dynconv.nn.device import pick_device
 from dynconv.presets import PRESETS
 from dynconv.training.rundir import environment
-from dynconv.using.bench import infer, layer, predict, report, step
+from dynconv.using.bench import infer, layer, predict, report, serve, step
 from dynconv.using.classifier import Classifier
 
 
@@ -23,7 +23,7 @@ from dynconv.using.classifier import Classifier
 class Request:
     """What to measure; see `dynconv bench --help`."""
 
-    what: Literal["layer", "step", "predict", "infer"]
+    what: Literal["layer", "step", "predict", "infer", "serve"]
     shapes: Sequence[str]
     experts: Sequence[int]
     dtypes: Sequence[str]
@@ -41,8 +41,8 @@ def run(request: Request, announce: Callable[[str], None]) -> Iterator[Renderabl
         DynconvError: the output cannot be read or written, or is that of another machine.
     """
     machine = _machine()
-    measure = {"layer": _layer, "step": _step, "predict": _predict, "infer": _infer}[request.what]
-    yield from measure(request, machine, announce)
+    parts = {"layer": _layer, "step": _step, "predict": _predict, "infer": _infer, "serve": _serve}
+    yield from parts[request.what](request, machine, announce)
 
 
 def _layer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
@@ -111,6 +111,18 @@ def _infer(request: Request, machine: dict[str, Any], announce: Callable[[str], 
     for name, by_size in rates.items():
         yield f"{name:22s}" + "".join(f"{rate:6.0f} images/s" for rate in by_size.values())
     yield from _write_figures(request, machine, {"model": str(request.model)} | found)
+
+
+def _serve(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+    count = len(serve.CONCURRENCY) * len(serve.HANDLINGS)
+    announce(f"{request.model}, {request.rounds} rounds of {count} loads of {serve.SECONDS:.0f} seconds")
+    cells = serve.measure_serve(request.model, request.rounds)
+    for cell in cells:
+        yield (
+            f"{cell['clients']:3} clients, {cell['handling']:13s} {cell['requests_per_second']:7.0f} requests/s   "
+            f"p50 {cell['p50_ms']:7.1f} ms   p99 {cell['p99_ms']:7.1f} ms"
+        )
+    yield from _write_figures(request, machine, {"model": str(request.model), "cells": cells})
 
 
 def _write_figures(request: Request, machine: dict[str, Any], found: dict[str, Any]) -> Iterator[RenderableType]:

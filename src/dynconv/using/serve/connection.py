@@ -1,0 +1,45 @@
+"""HTTP connections that do not wait for ever for a client that is slow on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+
+class Connection(H11Protocol):
+    """Closes unless a whole request header arrives in time, or the rest of a body that was refused.
+
+    uvicorn has a limit for the pause after an answer only; the same holds here from the first byte on. While a
+    request is being answered its own limits hold.
+    """
+
+    _closing: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._watch()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self._unwatch()
+
+    def _watch(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._unwatch()
+        elif self._closing is None:
+            self._closing = self.loop.call_later(self.config.timeout_keep_alive, self._close)
+
+    def _unwatch(self) -> None:
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+    def _close(self) -> None:
+        self._closing = None
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
