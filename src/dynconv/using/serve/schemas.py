@@ -71,6 +71,8 @@ class ModelAnswer(_Schema):
 
 
 class StateAnswer(_Schema):
+    """Whether the server lives, or is ready."""
+
     status: str
 
 
