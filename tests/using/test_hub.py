@@ -22,6 +22,7 @@ from dynconv.nn.net import build_net
 from dynconv.training.checkpoint import save_weights
 from dynconv.training.rundir import RunDir
 from dynconv.using.hub import HubClassifier
+from training.test_rundir import SUMMARY
 
 CLASSES = ("cat", "dog", "owl|eagle")
 RESULTS = {"test_accuracy": 0.9325, "test_accuracy_tta": 0.9392}
@@ -40,7 +41,7 @@ def run(tmp_path: Path) -> Path:
     net.input.fit(torch.rand(50, 3, 32, 32))
     run = RunDir.create(config, "pets")
     save_weights(run.weights, net.state_dict(), config, CLASSES, "pets")
-    run.write_summary(RESULTS | {"precision": "fp32"})
+    run.write_summary(SUMMARY | RESULTS)
     return path
 
 

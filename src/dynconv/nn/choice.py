@@ -4,10 +4,9 @@ The model predicts the time of one image, for each algorithm, type of numbers, a
 
     log milliseconds = w . (1, log K, log C, log O, log out pixels, log kernel pixels, log stride)
 
-so its coefficients are exponents; for `winograd` the last two are replaced by the log of its best tile's cost. For
-`fused`, which mixes a kernel for each image, MIXING * K pixels are added to those of the output. The coefficients
-stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machines that
-the file names. Where nothing was measured (another device), a rule of thumb decides.
+so its coefficients are exponents; for `winograd` the last two are replaced by the log of its best tile's cost.
+They stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine
+that the file names. Where nothing was measured (another type of numbers or device), a rule of thumb decides.
 """
 
 from __future__ import annotations
@@ -114,6 +113,7 @@ _MIN_PIXELS = 256
 
 
 def _by_rule(geometry: Geometry) -> str:
+    # In bf16 `fused` was the fastest at every shape that benchmarks/layer-maps.json holds.
     for operator in ("winograd", "fused"):
         if not obstacle(operator, geometry):
             return operator
@@ -124,10 +124,6 @@ def _by_rule(geometry: Geometry) -> str:
 def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
     weights: list[float] = _coefficients(geometry)[algorithm]
     return math.exp(sum(w * f for w, f in zip(weights, features(algorithm, geometry), strict=True)))
-
-
-MIXING = 3
-"""What mixing one more expert for an image costs, in output pixels: measured on a CPU with AVX512-BF16."""
 
 
 def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
@@ -142,9 +138,6 @@ def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
     )
     if algorithm == "winograd":
         return *common, math.log(winograd.best_tile(g)[1])
-    if algorithm == "fused":
-        pixels = max(1, g.out_height) * max(1, g.out_width)
-        common = (*common[:4], math.log(pixels + MIXING * g.experts))
     return *common, math.log(g.kernel[0] * g.kernel[1]), math.log(g.stride[0] * g.stride[1])
 
 
