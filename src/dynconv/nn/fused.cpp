@@ -407,37 +407,24 @@ template <class Element> int64_t images_of_chunk(const Layout &in) {
 
 thread_local Workspace workspace;
 
-template <class Number> void forward(const Shape &s, const Number *x, const Number *w, const float *a, Number *y) {
+// y = the convolution of x; TURNED: x stands for dY, y for dX.
+template <bool TURNED, class Number>
+void convolution(const Shape &s, const Number *x, const Number *w, const float *a, Number *y) {
     using T = Arithmetic<Number>;
     using Element = typename T::Element;
     const int64_t threads = omp_get_max_threads();
-    const Layout in = layout_of_input(s);
-    const Bank bank{s.K, s.C, s.O, s.taps, T::D};
+    const Layout in = TURNED ? layout_of_gradient(s) : layout_of_input(s);
+    const auto passes = TURNED ? passes_to_input(s, in) : std::vector<Pass>{forward_pass(s, in)};
+    const Bank bank{s.K, TURNED ? s.O : s.C, TURNED ? s.C : s.O, s.taps, T::D};
     const int64_t chunk = images_of_chunk<Element>(in);
     workspace.reserve(Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
                       Workspace::size<Element>(threads * chunk * in.size()));
     Element *experts = workspace.take<Element>(bank.size());
     Element *mixed = workspace.take<Element>(threads * bank.panel());
     Element *maps = workspace.take<Element>(threads * chunk * in.size());
-    pack_experts<T, false>(s, bank, w, experts);
-    convolve_images<T>(s, in, {forward_pass(s, in)}, bank, experts, x, a, y, s.R * s.S, s.S, maps, mixed, chunk);
-}
-
-template <class Number>
-void gradient_of_input(const Shape &s, const Number *w, const float *a, const Number *dy, Number *dx) {
-    using T = Arithmetic<Number>;
-    using Element = typename T::Element;
-    const int64_t threads = omp_get_max_threads();
-    const Layout in = layout_of_gradient(s);
-    const Bank bank{s.K, s.O, s.C, s.taps, T::D};
-    const int64_t chunk = images_of_chunk<Element>(in);
-    workspace.reserve(Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
-                      Workspace::size<Element>(threads * chunk * in.size()));
-    Element *experts = workspace.take<Element>(bank.size());
-    Element *mixed = workspace.take<Element>(threads * bank.panel());
-    Element *maps = workspace.take<Element>(threads * chunk * in.size());
-    pack_experts<T, true>(s, bank, w, experts);
-    convolve_images<T>(s, in, passes_to_input(s, in), bank, experts, dy, a, dx, s.H * s.W, s.W, maps, mixed, chunk);
+    pack_experts<T, TURNED>(s, bank, w, experts);
+    convolve_images<T>(s, in, passes, bank, experts, x, a, y, TURNED ? s.H * s.W : s.R * s.S, TURNED ? s.W : s.S, maps,
+                       mixed, chunk);
 }
 
 // ----------------------------------------------------------------------------- gradients of experts and of routing
@@ -675,7 +662,7 @@ template <class Fn> int guarded(Fn f) {
     extern "C" int dynconv_fused_forward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K,      \
                                                 int64_t side, int64_t stride, int64_t pad, const Number *x,            \
                                                 const Number *w, const float *a, Number *y) {                          \
-        return guarded([&] { forward(Shape(N, H, W, C, O, K, side, stride, pad), x, w, a, y); });                      \
+        return guarded([&] { convolution<false>(Shape(N, H, W, C, O, K, side, stride, pad), x, w, a, y); });           \
     }                                                                                                                  \
     extern "C" int dynconv_fused_backward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K,     \
                                                  int64_t side, int64_t stride, int64_t pad, const Number *x,           \
@@ -683,7 +670,7 @@ template <class Fn> int guarded(Fn f) {
                                                  Number *dw, float *da) {                                              \
         const Shape s(N, H, W, C, O, K, side, stride, pad);                                                            \
         return guarded([&] {                                                                                           \
-            if (dx) gradient_of_input(s, w, a, dy, dx);                                                                \
+            if (dx) convolution<true>(s, dy, w, a, dx);                                                                \
             if (dw) gradient_of_experts(s, x, w, a, dy, dw, da);                                                       \
         });                                                                                                            \
     }
