@@ -80,17 +80,19 @@ format: .venv/.installed-dev ## put the code into the project's format
 	$(IN_VENV) ruff check --fix-only $(LINT_PATHS)
 	$(IN_VENV) ruff format $(LINT_PATHS)
 
-# torch stays as pinned unless another is asked for: make constraints TORCH=2.14.0
+# torch stays as pinned unless another is asked for, and with it triton, whose version torch's CUDA builds name:
+# make constraints TORCH=2.14.0 TRITON=...
 TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+TRITON ?= $(shell sed -n 's/^triton==//p' constraints.txt)
 
 constraints: ## take every dependency to its newest version and pin it in constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-constraints
-	echo 'torch==$(TORCH)' > .venv-constraints/torch.txt
+	printf '%s\n' 'torch==$(TORCH)' 'triton==$(TRITON)' > .venv-constraints/torch.txt
 	.venv-constraints/bin/python -m pip install $(PIP_ARGS) -c .venv-constraints/torch.txt -e '.[dev]'
 	sed -n '/^#/p' constraints.txt > .venv-constraints/new.txt
 	.venv-constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable > .venv-constraints/frozen.txt
-	sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia|cuda|triton)/d' .venv-constraints/frozen.txt \
+	sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia|cuda)/d' .venv-constraints/frozen.txt \
 		| LC_ALL=C sort -f >> .venv-constraints/new.txt
 	mv .venv-constraints/new.txt constraints.txt
 	rm -rf .venv-constraints

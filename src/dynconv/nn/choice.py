@@ -101,12 +101,17 @@ def obstacle(algorithm: str, geometry: Geometry) -> str:
     operator = _OPERATORS[algorithm]
     if not operator.applies(geometry):
         return operator.DOMAIN
+    if geometry.device == "cuda":
+        return UNTIMED
     if geometry.batch * geometry.out_height * geometry.out_width < _MIN_PIXELS:
         return "too few pixels in the batch to pay for rearranging the experts"
     if torch._C._are_functorch_transforms_active():
         return "torch.func transforms know no custom operators"
     return "" if operator.available() else operator.status()
 
+
+UNTIMED = "not timed on a GPU yet, so only by name: algorithm='fused'"
+"""The obstacle to `fused` on CUDA."""
 
 _OPERATORS = {"fused": fused, "winograd": winograd}
 _MIN_PIXELS = 256

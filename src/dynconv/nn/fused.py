@@ -1,10 +1,12 @@
 """The operator behind algorithm `fused`: experts mixed tile by tile where the tile is used, registered with torch.
 
-`fused.cpp` explains the algorithm. x_NCHW and weight_KOCHW in float32 or bf16, routing_NK in float32; kernels of 1x1 or
-3x3, stride 1 or 2, one group.
+`fused.cpp` explains the algorithm for a CPU, `fused_triton.py` for a GPU. x_NCHW and weight_KOCHW in float32 or bf16, on
+a GPU also in float16, routing_NK in float32; kernels of 1x1 or 3x3, stride 1 or 2, one group.
 """
 
 from __future__ import annotations
+
+from types import ModuleType
 
 import torch
 from torch import Tensor
@@ -14,6 +16,7 @@ from dynconv.nn.grouped import differentiable_gradients
 from dynconv.nn.native import Native, nhwc
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
+_GPU_TYPES = (*_TYPES, torch.float16)
 _FUNCTIONS = {f"dynconv_fused_forward_{name}": (9, 4) for name in _TYPES.values()} | {
     f"dynconv_fused_backward_{name}": (9, 7) for name in _TYPES.values()
 }
@@ -22,18 +25,24 @@ _native = Native("fused", _FUNCTIONS, seconds=5)
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
-    """Whether the operator can be used here; builds it if that has not been done yet (about 5 seconds)."""
+    """Whether the CPU's operator can be used here; builds it if that has not been done yet (about 5 seconds)."""
     return _native.available()
 
 
 def status() -> str:
-    """One line for people: that the operator is live, or why not."""
-    return _native.status()
+    """One line for people: that the CPU's operator is live, or why not; where there is a GPU, the same of that one's."""
+    if not torch.cuda.is_available():
+        return _native.status()
+    try:
+        found = f"with Triton {_triton().triton.__version__}, not timed yet"
+    except RuntimeError as reason:
+        found = str(reason)
+    return f"{_native.status()}; on CUDA: {found}"
 
 
 DOMAIN = (
-    "needs float32 or bfloat16 on a CPU, kernels of 1x1 or 3x3, one stride of 1 or 2 for both sides, dilation and "
-    "groups 1, and padding below the kernel's side"
+    "needs float32 or bfloat16 on a CPU, or those or float16 on CUDA, kernels of 1x1 or 3x3, one stride of 1 or 2 for "
+    "both sides, dilation and groups 1, and padding below the kernel's side"
 )
 
 
@@ -41,8 +50,7 @@ def applies(geometry: Geometry) -> bool:
     """Whether this convolution is one that the operator computes: what DOMAIN says."""
     g = geometry
     return (
-        g.device == "cpu"
-        and g.dtype in _TYPES
+        ((g.device == "cpu" and g.dtype in _TYPES) or (g.device == "cuda" and g.dtype in _GPU_TYPES))
         and g.kernel in ((1, 1), (3, 3))
         and g.stride in ((1, 1), (2, 2))
         and g.dilation == (1, 1)
@@ -65,9 +73,24 @@ def _call(name: str, x: Tensor, weight: Tensor, stride: int, padding: int, *arra
     _native.call(f"dynconv_fused_{name}_{_TYPES[x.dtype]}", shape, *arrays)
 
 
+def _triton() -> ModuleType:
+    """The GPU's kernels, imported late: only CUDA builds of torch bring Triton along."""
+    try:
+        from dynconv.nn import fused_triton
+    except ImportError as error:
+        raise RuntimeError(f"the fused operator is not available on CUDA: {error} (pip install triton)") from error
+    return fused_triton
+
+
+def _on_gpu(x: Tensor) -> bool:
+    return x.device.type == "cuda"
+
+
 @torch.library.custom_op("dynconv::fused", mutates_args=())
 def fused(x: Tensor, weight: Tensor, routing: Tensor, stride: int, padding: int) -> Tensor:
     """sum_k routing_NK conv2d(x_NCHW, weight_KOCHW, stride, padding) -> [N,O,H',W'], channels_last."""
+    if _on_gpu(x):
+        return _triton().forward(x, weight, routing, stride, padding)
     x, weight, routing = nhwc(x), weight.contiguous(), routing.contiguous()
     out = _output(x, weight, stride, padding)
     _call("forward", x, weight, stride, padding, x, weight, routing, out)
@@ -89,6 +112,8 @@ def fused_backward(
     grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, stride: int, padding: int, input_grad: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of `fused` for x (an empty tensor unless input_grad), weight and routing."""
+    if _on_gpu(x):
+        return _triton().gradients(grad, x, weight, routing, stride, padding, input_grad)
     x, grad, weight, routing = nhwc(x), nhwc(grad), weight.contiguous(), routing.contiguous()
     grad_x = torch.empty_like(x) if input_grad else None
     grad_weight, grad_routing = torch.empty_like(weight), torch.empty_like(routing)

@@ -115,7 +115,9 @@ def _measure_cell(
     methods: dict[str, Method] = {"static": _static, "loop": _loop, "grouped": _grouped}
     padding = shape.kernel // 2
     geometry = Geometry.of(x, weight, (shape.stride,) * 2, (padding,) * 2, (1, 1), 1)
-    methods |= {name: _algorithm(name) for name in choice.FIXED if not choice.obstacle(name, geometry)}
+    methods |= {
+        name: _algorithm(name) for name in choice.FIXED if choice.obstacle(name, geometry) in ("", choice.UNTIMED)
+    }
     direction = torch.randn_like(_static(x, weight, a, shape))
 
     def inference(method: Method) -> None:
