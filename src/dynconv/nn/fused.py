@@ -1,7 +1,7 @@
 """The operator behind algorithm `fused`: experts mixed tile by tile where the tile is used, registered with torch.
 
-`fused.cpp` explains the algorithm for a CPU, `fused_triton.py` for a GPU. x_NCHW and weight_KOCHW in float32 or bf16, on
-a GPU also in float16, routing_NK in float32; kernels of 1x1 or 3x3, stride 1 or 2, one group.
+`fused.cpp` explains the algorithm for a CPU, `fused_triton.py` for a GPU. x_NCHW and weight_KOCHW in float32 or bf16,
+on a GPU also in float16, routing_NK in float32; kernels of 1x1 or 3x3, stride 1 or 2, one group.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def available() -> bool:
 
 
 def status() -> str:
-    """One line for people: that the CPU's operator is live, or why not; where there is a GPU, the same of that one's."""
+    """One line for people: that the CPU's operator is live, or why not; where there is a GPU, the same of its own."""
     if not torch.cuda.is_available():
         return _native.status()
     try:

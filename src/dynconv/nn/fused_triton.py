@@ -1,23 +1,23 @@
 """Algorithm `fused` on a GPU, in Triton: experts mixed tile by tile, in registers, where the tile is used.
 
-No kernel mixed for an image is ever written to memory: a program mixes a tile of it from the experts, K x its size, which
-stay in the second-level cache while all images use them, and multiplies it there by `tl.dot`. Sums are in float32, also
-for float16 and bfloat16 tensors; float32 is multiplied as float32, not tf32. Nothing is added by atomics: the results
+No kernel mixed for an image is ever written to memory: a program mixes a tile of it from the experts, K x its size,
+which stay in the second-level cache while all images use them, and multiplies it there by `tl.dot`. Sums are in float32,
+also for float16 and bfloat16 tensors; float32 is multiplied as float32, not tf32. Nothing is added by atomics: the results
 have the same bits every time.
 
     y, dx     a program owns a tile of an image's map, PIXELS x TARGETS channels, and walks over taps and channels.
               dx is the convolution of dy with the kernel turned round; with stride 2 its pixels fall into 2 x 2 phases
               (row and column modulo 2), each reached by its own taps only, so no tap is multiplied by zeros.
-    dw, da    a program owns a tile of the experts, one tap, INS x OUTS channels, EXPERTS of the K, and walks over images:
-              G = x' dy of one image, the gradient of its mixed kernel, is made in registers, and while it is there
-              dw_k += a_k G and da_k = <G, w_k>. Images are split among programs where tiles are few. The parts of dw, one
-              per split, and of da, one per tile, are added up afterwards, in a fixed order.
+    dw, da    a program owns a tile of the experts, one tap, INS x OUTS channels, EXPERTS of the K, and walks over the
+              images: G = x' dy of one image, the gradient of its mixed kernel, is made in registers, and while it is
+              there dw_k += a_k G and da_k = <G, w_k>. Images are split among programs where tiles are few. The parts of dw,
+              one per split, and of da, one per tile, are added up afterwards, in a fixed order.
 
 `tl.dot` needs 16 or more in each dimension, so tiles have powers of two of 16 and more, and masks fill them up. Tile
 sizes are fixed by shape, not tuned: nothing here has been timed.
 
-Layouts, last index contiguous: x [N,H,W,C], y [N,R,S,O], routing [N,K] in float32, experts [K,taps,C,O] for y, dw and da,
-[K,taps,O,C] for dx.
+Layouts, last index contiguous: x [N,H,W,C], y [N,R,S,O], routing [N,K] in float32, experts [K,taps,C,O] for y, dw and
+da, [K,taps,O,C] for dx.
 
 Triton is no dependency: CUDA builds of torch bring it. Import this module only where it is needed.
 """
@@ -104,8 +104,8 @@ def _correlate(
     K: tl.constexpr, SIDE: tl.constexpr, STRIDE: tl.constexpr, PADDING: tl.constexpr,
     EXPERTS: tl.constexpr, PIXELS: tl.constexpr, INS: tl.constexpr, OUTS: tl.constexpr,
 ):  # fmt: skip
-    """Parts of dw, grad_experts [splits,K,taps,C,O], and of da, grad_routing [tiles,N,K], both float32. One program: one
-    tap, INS x OUTS channels, EXPERTS experts, split_images images. All chunks of EXPERTS make the same G."""
+    """Parts of dw, grad_experts [splits,K,taps,C,O], and of da, grad_routing [tiles,N,K], both float32. One program:
+    one tap, INS x OUTS channels, EXPERTS experts, split_images images. All chunks of EXPERTS make the same G."""
     TAPS: tl.constexpr = SIDE * SIDE
     CHUNKS: tl.constexpr = (K + EXPERTS - 1) // EXPERTS
     out_tiles = tl.cdiv(out_channels, OUTS)

@@ -6,8 +6,8 @@ Convolution is linear in its kernel and in its input, so the K convolutions need
     input     concatenate a_1 X, ..., a_K X on the channels, then one convolution K*C -> O
     output    one convolution C -> K*O, then the weighted sum of the K outputs
     unfold    mix the kernels for each image, unfold X into its patches, then one matrix product per image
-    fused     mix the kernels tile by tile, where the tile is used: in the cache of a CPU (fused.cpp), in the registers of
-              a GPU (fused_triton.py, by name only); 3x3 and 1x1
+    fused     mix the kernels tile by tile, where the tile is used: in the cache of a CPU (fused.cpp), in the registers
+              of a GPU (fused_triton.py, by name only); 3x3 and 1x1
     winograd  Winograd's minimal filtering, mixed in the cache as well (winograd.cpp); CPU, float32, 3x3
 
 `auto` takes the one that `choice.py` expects to be the fastest.
