@@ -1,17 +1,17 @@
 """Algorithm `fused` on a GPU, in Triton: experts mixed tile by tile, in registers, where the tile is used.
 
 No kernel mixed for an image is ever written to memory: a program mixes a tile of it from the experts, K x its size,
-which stay in the second-level cache while all images use them, and multiplies it there by `tl.dot`. Sums are in float32,
-also for float16 and bfloat16 tensors; float32 is multiplied as float32, not tf32. Nothing is added by atomics: the results
-have the same bits every time.
+which stay in the second-level cache while all images use them, and multiplies it there by `tl.dot`. Sums are in
+float32, also for float16 and bfloat16 tensors; float32 is multiplied as float32, not tf32. Nothing is added by atomics:
+the results have the same bits every time.
 
     y, dx     a program owns a tile of an image's map, PIXELS x TARGETS channels, and walks over taps and channels.
               dx is the convolution of dy with the kernel turned round; with stride 2 its pixels fall into 2 x 2 phases
               (row and column modulo 2), each reached by its own taps only, so no tap is multiplied by zeros.
     dw, da    a program owns a tile of the experts, one tap, INS x OUTS channels, EXPERTS of the K, and walks over the
               images: G = x' dy of one image, the gradient of its mixed kernel, is made in registers, and while it is
-              there dw_k += a_k G and da_k = <G, w_k>. Images are split among programs where tiles are few. The parts of dw,
-              one per split, and of da, one per tile, are added up afterwards, in a fixed order.
+              there dw_k += a_k G and da_k = <G, w_k>. Images are split among programs where tiles are few. The parts
+              of dw, one per split, and of da, one per tile, are added up afterwards, in a fixed order.
 
 `tl.dot` needs 16 or more in each dimension, so tiles have powers of two of 16 and more, and masks fill them up. Tile
 sizes are fixed by shape, not tuned: nothing here has been timed.
