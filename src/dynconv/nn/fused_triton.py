@@ -11,7 +11,8 @@ the results have the same bits every time.
     dw, da    a program owns a tile of the experts, one tap, INS x OUTS channels, EXPERTS of the K, and walks over the
               images: G = x' dy of one image, the gradient of its mixed kernel, is made in registers, and while it is
               there dw_k += a_k G and da_k = <G, w_k>. Images are split among programs where tiles are few. The parts
-              of dw, one per split, and of da, one per tile, are added up afterwards, in a fixed order.
+              of dw, one per split, and of da, one per tile (K floats for each image and 1024 weights), are added up
+              afterwards, in a fixed order.
 
 `tl.dot` needs 16 or more in each dimension, so tiles have powers of two of 16 and more, and masks fill them up. Tile
 sizes are fixed by shape, not tuned: nothing here has been timed.
@@ -199,7 +200,8 @@ def _launch_convolve(
 
 
 _PROGRAMS = 512
-"""To split images for: a few for each multiprocessor. Parts of dw take no more than this times K tiles of 4 KiB."""
+"""To split images for: a few for each multiprocessor. Parts of dw take K tiles of 4 KiB for each of these programs at
+most, or as much as the experts in float32 where those have more tiles."""
 
 
 def _correlation(
