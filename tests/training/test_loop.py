@@ -262,9 +262,16 @@ def test_routing_statistics_are_those_of_the_weights() -> None:
     assert 0 < block["entropy"] < 1
 
 
-def test_bf16_trains(tmp_path: Path, dataset: Dataset) -> None:
-    """Its losses are those of fp32 to within the rounding of 8 bits, and not exactly; its weights stay fp32."""
-    losses = {}
+def test_bf16_trains(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its losses are those of fp32 to within the rounding of 8 bits, and not exactly; its weights stay fp32. The
+    routing is recorded as it is in training."""
+    losses, routed_in_bf16 = {}, []
+
+    def noting(*arguments: Any) -> Any:
+        routed_in_bf16.append(torch.is_autocast_enabled("cpu"))
+        return routing_statistics(*arguments)
+
+    monkeypatch.setattr(loop, "routing_statistics", noting)
     for precision in ("fp32", "bf16"):
         run, summary = train(tmp_path / precision, dataset, epochs=1, precision=precision, tta=False)
         losses[precision] = [record["loss"] for record in records(run, "step")]
@@ -273,3 +280,4 @@ def test_bf16_trains(tmp_path: Path, dataset: Dataset) -> None:
     assert losses["bf16"][0] != losses["fp32"][0] and losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.02)
     assert losses["bf16"][-1] < losses["bf16"][0]
     assert {tensor.dtype for tensor in load_weights(run.weights).state.values()} == {torch.float32, torch.int64}
+    assert routed_in_bf16 == [False, True]

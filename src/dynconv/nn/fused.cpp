@@ -481,8 +481,7 @@ void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Elem
         Element *to = out + (c * images + P * image) * size;
         for (int64_t row = 0; row < s.H; ++row)
             for (int64_t phase = 0; phase < s.stride; ++phase)
-                for (int64_t column = 0; column < g.columns; ++column, to += P * D)
-                {
+                for (int64_t column = 0; column < g.columns; ++column, to += P * D) {
                     const Number *pixels[D];
                     for (int64_t d = 0; d < D; ++d) {
                         const int64_t from = (column + d) * s.stride + phase - s.pad;
@@ -503,8 +502,7 @@ void pack_dy(const Shape &s, const Gradient &g, const Number *dy, typename T::El
         Element *to = out + (p * images + image) * g.y_panel(s, D);
         const int64_t outs = std::min(PANEL, s.O - p * PANEL);
         for (int64_t row = 0; row < s.R; ++row)
-            for (int64_t step = 0; step < g.steps; ++step, to += PANEL * D)
-            {
+            for (int64_t step = 0; step < g.steps; ++step, to += PANEL * D) {
                 const Number *pixels[D];
                 for (int64_t d = 0; d < D; ++d) {
                     const int64_t column = step * D + d;

@@ -147,11 +147,13 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
                 break
             epochs_done += stopped_by is None
             mean = totals / totals[2].clamp_min(1)
+            with fabric.autocast():  # the routing that training sees, computed by the operators that it uses
+                routing = routing_statistics(evaluated, test.images[:EVAL_BATCH].to(fabric.device))
             last = {
                 "kind": "epoch", "epoch": epoch + 1, "step": step, "train_loss": float(mean[0]),
                 "train_accuracy": float(mean[1]), **figures, "lr": rates, "image_size": image_size, "seconds": seconds,
                 "images_per_second": float(totals[2]) / (time.perf_counter() - epoch_began),
-                "routing": routing_statistics(evaluated, test.images[:EVAL_BATCH].to(fabric.device)),
+                "routing": routing,
             }  # fmt: skip
             record(last)
             progress.epoch(last)
