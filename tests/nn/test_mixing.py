@@ -131,6 +131,22 @@ def test_fused_agrees_with_the_equation(
     compare(case, inputs, "fused")
 
 
+@pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
+def test_the_gradient_of_a_tap_that_meets_only_padding_is_zero(algorithm: str) -> None:
+    """oneDNN leaves it as the memory was, in bfloat16."""
+    torch.manual_seed(0)
+    for channels, batch in ((8, 1), (16, 5)):
+        x = torch.randn(batch, channels, 1, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(3, 16, channels, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+        a = torch.randn(batch, 3, dtype=torch.bfloat16)
+        out = mix_convolutions(x, weight, a, stride=3, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        freed = [torch.full((size,), 1e21) for size in (2**power for power in range(4, 17)) for _ in range(20)]
+        del freed
+        (gradient,) = torch.autograd.grad(out.sum(), weight)
+        assert gradient[..., 1, 1].abs().max() > 0
+        assert gradient[..., [0, 2], :].eq(0).all() and gradient[..., 0].eq(0).all()
+
+
 def needs_operators() -> None:
     for operator in (fused, winograd):
         if not operator.available():

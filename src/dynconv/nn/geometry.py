@@ -85,3 +85,16 @@ class Geometry:
     def out_width(self) -> int:
         """Columns of the output."""
         return (self.width + 2 * self.padding[1] - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+
+    def taps_on_padding(self) -> tuple[list[int], list[int]]:
+        """Rows and columns of the kernel that meet nothing but padding: there are some where a strided convolution's
+        map is smaller than its kernel."""
+        rows = self._taps_on_padding(0, self.height, self.out_height)
+        return rows, self._taps_on_padding(1, self.width, self.out_width)
+
+    def _taps_on_padding(self, axis: int, side: int, out_side: int) -> list[int]:
+        kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
+        if side >= stride + dilation * (kernel - 1):
+            return []  # as nearly always
+        corners = range(-self.padding[axis], out_side * stride - self.padding[axis], stride)
+        return [tap for tap in range(kernel) if not any(0 <= corner + tap * dilation < side for corner in corners)]

@@ -77,6 +77,8 @@ def mix_convolutions(
         tile, _ = winograd.best_tile(geometry)
         out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK.float(), padding[0], tile)
     elif chosen in _BY:
+        if geometry.training and geometry.dtype.itemsize < 4:
+            weight_KOCHW = _without_taps_on_padding(weight_KOCHW, geometry)
         out = _BY[chosen](x_NCHW, weight_KOCHW, a_NK.to(x_NCHW.dtype), stride, padding, dilation, groups)
     else:
         raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
@@ -105,6 +107,20 @@ def _check(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, groups: int) -> N
             f"devices: x is on {x_NCHW.device}, the experts on {weight_KOCHW.device}, the routing weights on "
             f"{a_NK.device}; they have to agree"
         )
+
+
+def _without_taps_on_padding(weight_KOCHW: Tensor, geometry: Geometry) -> Tensor:
+    """The experts with zeros, and so gradients of zero, where the kernel meets only padding.
+
+    oneDNN's bfloat16 convolution (that of torch 2.13) writes nothing there: its weight gradient would be what the memory
+    held before.
+    """
+    rows, columns = geometry.taps_on_padding()
+    if not rows and not columns:
+        return weight_KOCHW
+    height, width = geometry.kernel
+    used = [[i not in rows and j not in columns for j in range(width)] for i in range(height)]
+    return torch.where(torch.tensor(used, device=weight_KOCHW.device), weight_KOCHW, 0.0)
 
 
 def _by_kernel(
