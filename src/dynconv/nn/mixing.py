@@ -112,8 +112,8 @@ def _check(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, groups: int) -> N
 def _without_taps_on_padding(weight_KOCHW: Tensor, geometry: Geometry) -> Tensor:
     """The experts with zeros, and so gradients of zero, where the kernel meets only padding.
 
-    oneDNN's bfloat16 convolution (that of torch 2.13) writes nothing there: its weight gradient would be what the memory
-    held before.
+    There oneDNN's bfloat16 convolution (that of torch 2.13) writes nothing: its weight gradient is what the memory held
+    before.
     """
     rows, columns = geometry.taps_on_padding()
     if not rows and not columns:
