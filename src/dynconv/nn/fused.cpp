@@ -140,16 +140,17 @@ struct Layout {
     int64_t offset(int64_t column) const { return (column % phases * columns + column / phases) * BLOCK; }
 };
 
-// One position of the kernel: the input row relative to the output's, the place in that row, its number in the kernel.
+// One position of the kernel: the input row and column relative to the output's, the place in that row, its number in the
+// kernel.
 struct Tap {
-    int64_t row, place, number;
+    int64_t row, column, place, number;
 };
 
 // A convolution from a packed map to every `spacing`-th row and column of a map [.., columns, channels], from
 // (first_row, first_column) on.
 struct Pass {
     std::vector<Tap> taps;
-    int64_t step;  // input rows from one output row to the next
+    int64_t step;  // input rows (columns) from one output row (column) to the next
     int64_t first_row, first_column, spacing, rows, columns;
 };
 
@@ -160,7 +161,7 @@ Layout layout_of_input(const Shape &s) {
 Pass forward_pass(const Shape &s, const Layout &in) {
     Pass pass{{}, s.stride, 0, 0, 1, s.R, s.S};
     for (int64_t i = 0; i < s.side; ++i)
-        for (int64_t j = 0; j < s.side; ++j) pass.taps.push_back({i - s.pad, in.offset(j), i * s.side + j});
+        for (int64_t j = 0; j < s.side; ++j) pass.taps.push_back({i - s.pad, j - s.pad, in.offset(j), i * s.side + j});
     return pass;
 }
 
@@ -178,9 +179,10 @@ std::vector<Pass> passes_to_input(const Shape &s, const Layout &in) {
         for (int64_t w = 0; w < std::min(s.stride, s.W); ++w) {
             Pass pass{{}, 1, h, w, s.stride, divide_up(s.H - h, s.stride), divide_up(s.W - w, s.stride)};
             for (int64_t i = (h + s.pad) % s.stride; i < s.side; i += s.stride)
-                for (int64_t j = (w + s.pad) % s.stride; j < s.side; j += s.stride)
-                    pass.taps.push_back({(h + s.pad - i) / s.stride, in.offset(in.left + (w + s.pad - j) / s.stride),
-                                         i * s.side + j});
+                for (int64_t j = (w + s.pad) % s.stride; j < s.side; j += s.stride) {
+                    const int64_t row = (h + s.pad - i) / s.stride, column = (w + s.pad - j) / s.stride;
+                    pass.taps.push_back({row, column, in.offset(in.left + column), i * s.side + j});
+                }
             passes.push_back(pass);
         }
     return passes;
@@ -294,28 +296,40 @@ INLINE void mix(const bf16 *experts, int64_t K, const float *a, int64_t count, b
 // ----------------------------------------------------------------------------------------------------- convolution
 
 // P neighbouring output pixels of one row, PANEL channels: y[p * y_pixel + 0..outs). x stands at the first pixel's
-// input, to which the taps' places are relative; w is a mixed panel.
+// input, to which the taps' places are relative; w is a mixed panel. A tap leaves out the first pixel if it would read
+// the zeros left of the map there (its column is below `left`), or the last one (from `right` on).
 template <class T, class Number, int P>
-void convolve_tile(const typename T::Element *x, int64_t x_block, const Tap *taps, int64_t n_taps,
-                   const typename T::Element *w, int64_t depth, int64_t all_taps, Number *y, int64_t y_pixel,
-                   int64_t outs) {
+void convolve_tile(const typename T::Element *x, int64_t x_block, const Tap *taps, int64_t n_taps, int64_t left,
+                   int64_t right, const typename T::Element *w, int64_t depth, int64_t all_taps, Number *y,
+                   int64_t y_pixel, int64_t outs) {
     constexpr int64_t D = T::D;
     Vec sum[P][2] = {};
     for (int64_t c = 0; c < depth; c += BLOCK) {
         const int64_t steps = divide_up(std::min(BLOCK, depth - c), D);
         for (const Tap *tap = taps; tap < taps + n_taps; ++tap) {
-            const auto *from = x + tap->place;
-            const auto *kernel = w + tap->number * steps * D * PANEL;
+            const auto add = [&](auto first, auto end) __attribute__((always_inline)) {
+                constexpr int FIRST = decltype(first)::value, END = decltype(end)::value;
+                const auto *from = x + tap->place;
+                const auto *kernel = w + tap->number * steps * D * PANEL;
 #pragma GCC unroll 2
-            for (int64_t q = 0; q < steps; ++q, from += D, kernel += D * PANEL) {
-                const auto w0 = T::load(kernel), w1 = T::load(kernel + D * VL);
+                for (int64_t q = 0; q < steps; ++q, from += D, kernel += D * PANEL) {
+                    const auto w0 = T::load(kernel), w1 = T::load(kernel + D * VL);
 #pragma GCC unroll 14
-                for (int p = 0; p < P; ++p) {
-                    const auto pixel = T::spread(from + p * BLOCK);
-                    sum[p][0] = T::dot(sum[p][0], w0, pixel);
-                    sum[p][1] = T::dot(sum[p][1], w1, pixel);
+                    for (int p = FIRST; p < END; ++p) {
+                        const auto pixel = T::spread(from + p * BLOCK);
+                        sum[p][0] = T::dot(sum[p][0], w0, pixel);
+                        sum[p][1] = T::dot(sum[p][1], w1, pixel);
+                    }
                 }
-            }
+            };
+            constexpr std::integral_constant<int, 0> all{};
+            constexpr std::integral_constant<int, P> end{};
+            if (tap->column < left)
+                add(std::integral_constant<int, 1>{}, end);
+            else if (tap->column >= right)
+                add(all, std::integral_constant<int, P - 1>{});
+            else
+                add(all, end);
         }
         x += x_block;
         w += all_taps * BLOCK * PANEL;
@@ -347,15 +361,19 @@ void convolve(const Pass &pass, const Layout &in, const typename T::Element *x, 
     for (int64_t r = 0; r < pass.rows; ++r) {
         Tap inside[9];  // the taps that do not fall above or below the map, from the first row on
         int64_t n = 0;
-        for (const Tap &tap : pass.taps) {
+        for (Tap tap : pass.taps) {
             const int64_t row = r * pass.step + tap.row;
-            if (row >= 0 && row < in.height) inside[n++] = {0, row * in.row() + tap.place, tap.number};
+            if (row < 0 || row >= in.height) continue;
+            tap.place += row * in.row();
+            inside[n++] = tap;
         }
         Number *line = y + ((pass.first_row + r * pass.spacing) * width + pass.first_column) * channels;
         const int64_t pixel = pass.spacing * channels;
         in_tiles(pass.columns, [&](int64_t first, auto pixels) {
-            convolve_tile<T, Number, decltype(pixels)::value>(x + first * BLOCK, in.block(), inside, n, w, in.channels,
-                                                              all_taps, line + first * pixel, pixel, outs);
+            constexpr int P = decltype(pixels)::value;
+            convolve_tile<T, Number, P>(x + first * BLOCK, in.block(), inside, n, -first * pass.step,
+                                        in.width - (first + P - 1) * pass.step, w, in.channels, all_taps,
+                                        line + first * pixel, pixel, outs);
         });
     }
 }
@@ -531,11 +549,10 @@ template <class Fn> void for_each_weight(const Shape &s, const Gradient &g, Fn f
         }
 }
 
-// One register tile of G for one image, P input channels by PANEL output channels, over `rows` rows; then
-// dw_k += a_k G and da_k += <G, w_k>, the latter VL partial sums for each k.
+// One register tile of G for one image, P input channels by PANEL output channels, over `rows` rows.
 template <class T, int P>
 void gradient_tile(const typename T::Element *x, int64_t x_row, const typename T::Element *dy, int64_t rows,
-                   int64_t steps, int64_t K, const float *a, const float *w, float *dw, float *da) {
+                   int64_t steps, float *g) {
     constexpr int64_t D = T::D;
     Vec sum[P][2] = {};
     for (int64_t r = 0; r < rows; ++r, x += x_row) {
@@ -551,18 +568,37 @@ void gradient_tile(const typename T::Element *x, int64_t x_row, const typename T
             }
         }
     }
-    for (int64_t k = 0; k < K; ++k, w += P * PANEL, dw += P * PANEL, da += VL) {
-        Vec *to = reinterpret_cast<Vec *>(dw);
-        const Vec *weights = reinterpret_cast<const Vec *>(w), scale = Vec{} + a[k];
-        Vec dots[2] = {};
 #pragma GCC unroll 14
-        for (int p = 0; p < P; ++p)
+    for (int p = 0; p < P; ++p) store(g + p * PANEL, sum[p], PANEL);
+}
+
+constexpr int64_t TOGETHER = 8;  // images whose G is collected at once
+
+// dw_k += sum_n a_nk G_n, and da_nk += <G_n, w_k> in VL partial sums, for IMAGES tiles of P * PANEL numbers.
+template <int IMAGES, int P>
+void collect(const float *g, int64_t K, const float *a, const float *w, float *dw, float *da) {
+    for (int64_t k = 0; k < K; ++k, w += P * PANEL, dw += P * PANEL) {
+        Vec scales[IMAGES], dots[IMAGES];
+#pragma GCC unroll 8
+        for (int n = 0; n < IMAGES; ++n) {
+            scales[n] = Vec{} + a[n * K + k];
+            dots[n] = Singles::load(da + (n * K + k) * VL);
+        }
 #pragma GCC unroll 2
-            for (int v = 0; v < 2; ++v) {
-                to[2 * p + v] += scale * sum[p][v];
-                dots[v] += sum[p][v] * weights[2 * p + v];
+        for (int64_t i = 0; i < P * PANEL; i += VL) {
+            Vec &to = *reinterpret_cast<Vec *>(dw + i);
+            const Vec weight = Singles::load(w + i);
+            Vec sum = to;
+#pragma GCC unroll 8
+            for (int n = 0; n < IMAGES; ++n) {
+                const Vec gradient = Singles::load(g + n * PIXELS * PANEL + i);
+                sum += scales[n] * gradient;
+                dots[n] += weight * gradient;
             }
-        *reinterpret_cast<Vec *>(da) += dots[0] + dots[1];
+            to = sum;
+        }
+#pragma GCC unroll 8
+        for (int n = 0; n < IMAGES; ++n) *reinterpret_cast<Vec *>(da + (n * K + k) * VL) = dots[n];
     }
 }
 
@@ -582,11 +618,18 @@ void gradient_of_tiles(const Shape &s, const Gradient &g, int64_t begin, int64_t
             constexpr int P = decltype(channels)::value;
             const int64_t row = s.stride * g.columns * P * D, tile = g.tile(s, panel, group) + tap * s.K * P * PANEL;
             const int64_t place = (top * s.stride + i - s.pad) * row + (j % s.stride * g.columns + j / s.stride) * P * D;
-            for (int64_t n = 0; n < images; ++n)
-                gradient_tile<T, P>(x + (c * images + P * n) * size + place, s.stride * row,
-                                    dy + ((panel * images + n) * s.R + top) * g.steps * PANEL * D,
-                                    std::max<int64_t>(0, bottom - top), g.steps, s.K, a + n * s.K, w + tile, dw + tile,
-                                    da + n * s.K * VL);
+            alignas(64) float gradients[TOGETHER * PIXELS * PANEL];
+            for (int64_t first = 0; first < images;) {
+                const int64_t count = images - first >= TOGETHER ? TOGETHER : 1;
+                for (int64_t n = first; n < first + count; ++n)
+                    gradient_tile<T, P>(x + (c * images + P * n) * size + place, s.stride * row,
+                                        dy + ((panel * images + n) * s.R + top) * g.steps * PANEL * D,
+                                        std::max<int64_t>(0, bottom - top), g.steps,
+                                        gradients + (n - first) * PIXELS * PANEL);
+                const auto add = count == TOGETHER ? collect<TOGETHER, P> : collect<1, P>;
+                add(gradients, s.K, a + first * s.K, w + tile, dw + tile, da + first * s.K * VL);
+                first += count;
+            }
         });
     }
 }
