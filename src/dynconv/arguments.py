@@ -221,9 +221,9 @@ class BenchArguments(_Arguments):
     )
     """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, or of five map sizes."""
     experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
-    """layer: numbers of experts."""
+    """layer, step: numbers of experts."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    """layer: types of numbers."""
+    """layer, step: types of numbers; bfloat16 is autocast's in a step."""
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
     model: Path = Path("standard")

@@ -311,10 +311,11 @@ def bench(words: Sequence[str]) -> int:
 
     from rich.console import Console
 
+    from dynconv.training.optim import build_optimizers
     from dynconv.using.bench import Request, run
 
     console = Console(width=None if sys.stdout.isatty() else 200)
-    for part in run(Request(**dict(arguments)), announce=_announce):
+    for part in run(Request(**dict(arguments)), _announce, build_optimizers):
         console.print(part, highlight=False)
     return 0
 

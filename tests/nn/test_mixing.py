@@ -1,5 +1,7 @@
 """Every algorithm against the equation in float64: value, input gradient, expert gradient, routing gradient."""
 
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -7,6 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from dynconv.nn import fused, winograd
+from dynconv.nn.geometry import pair
 from dynconv.nn.mixing import ALGORITHMS, mix_convolutions
 from nn.equation import mixture, relative_error, with_gradients
 
@@ -18,35 +21,53 @@ WINOGRAD_TOLERANCE = 5e-5
 """The same for Winograd's, whose larger tiles round worse."""
 
 
+Case = dict[str, Any]
+"""Arguments of a convolution; kernel, stride, padding and dilation one number or two."""
+
+
 @st.composite
-def convolutions(draw: st.DrawFn) -> dict[str, int]:
+def convolutions(draw: st.DrawFn) -> Case:
     groups = draw(st.sampled_from([1, 1, 2]))
-    kernel, dilation = draw(st.sampled_from([1, 3, 3, 5])), draw(st.sampled_from([1, 1, 2]))
-    padding = draw(st.integers(0, kernel // 2))
-    size = max(draw(st.integers(1, 13)), dilation * (kernel - 1) + 1 - 2 * padding)
+    height, width = draw(sides()), draw(sides())
+    if draw(st.booleans()):
+        width = {**width, **{name: height[name] for name in ("kernel", "stride", "padding", "dilation")}}
+        width["size"] = max(width["size"], smallest(width))
     return {
         "n": draw(st.sampled_from([0, 1, 2, 5])),
         "k": draw(st.integers(1, 5)),
         "c": groups * draw(st.sampled_from([1, 3, 4, 8])),
         "o": groups * draw(st.sampled_from([1, 3, 8])),
-        "height": size,
-        "width": size + draw(st.integers(0, 3)),
-        "kernel": kernel,
-        "stride": draw(st.sampled_from([1, 1, 2, 3])),
-        "padding": padding,
-        "dilation": dilation,
+        "height": height["size"],
+        "width": width["size"],
         "groups": groups,
+        **{name: (height[name], width[name]) for name in ("kernel", "stride", "padding", "dilation")},
     }
 
 
-def tensors(case: dict[str, int], seed: int, bias: bool = True) -> list[Tensor]:
+@st.composite
+def sides(draw: st.DrawFn) -> dict[str, int]:
+    kernel = draw(st.sampled_from([1, 3, 3, 5]))
+    side = {
+        "kernel": kernel,
+        "stride": draw(st.sampled_from([1, 1, 2, 3])),
+        "padding": draw(st.integers(0, kernel // 2)),
+        "dilation": draw(st.sampled_from([1, 1, 2])),
+    }
+    return {**side, "size": max(draw(st.integers(1, 13)), smallest(side))}
+
+
+def smallest(side: dict[str, int]) -> int:
+    return side["dilation"] * (side["kernel"] - 1) + 1 - 2 * side["padding"]
+
+
+def tensors(case: Case, seed: int, bias: bool = True) -> list[Tensor]:
     torch.manual_seed(seed)
     x = torch.randn(case["n"], case["c"], case["height"], case["width"])
-    weight = torch.randn(case["k"], case["o"], case["c"] // case["groups"], case["kernel"], case["kernel"])
+    weight = torch.randn(case["k"], case["o"], case["c"] // case["groups"], *pair(case["kernel"], "kernel"))
     return [x, weight, torch.randn(case["n"], case["k"]), *([torch.randn(case["k"], case["o"])] if bias else [])]
 
 
-def compare(case: dict[str, int], inputs: list[Tensor], algorithm: str) -> None:
+def compare(case: Case, inputs: list[Tensor], algorithm: str) -> None:
     dtype = inputs[0].dtype
     tolerance = TOLERANCE[dtype]
     if dtype == torch.float32 and algorithm in ("winograd", "auto"):
@@ -79,7 +100,7 @@ def compare(case: dict[str, int], inputs: list[Tensor], algorithm: str) -> None:
     seed=st.integers(0, 99),
 )
 def test_agrees_with_the_equation(
-    algorithm: str, case: dict[str, int], dtype: torch.dtype, channels_last: bool, seed: int
+    algorithm: str, case: Case, dtype: torch.dtype, channels_last: bool, seed: int
 ) -> None:
     inputs = [tensor.to(dtype) for tensor in tensors(case, seed)]
     if channels_last:

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dynconv.cli import main
+from dynconv.nn import winograd
 from dynconv.using.bench.shapes import SETS, Shape, shapes
 
 SMALL = [
@@ -51,13 +52,22 @@ def test_a_file_that_is_no_measurement_is_left_alone(tmp_path: Path, capsys: pyt
     assert output.read_text() == "{}"
 
 
-def test_step_compares_the_algorithms(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_step_compares_the_algorithms_and_numbers_of_experts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     output = tmp_path / "step.json"
+    words = ["bench", "step", "--preset", "quick", "--batch", "4", "--rounds", "1", "--experts", "1", "3"]
 
-    assert main(["bench", "step", "--preset", "quick", "--batch", "4", "--rounds", "1", "--output", str(output)]) == 0
+    assert main([*words, "--output", str(output)]) == 0
 
-    assert set(json.loads(output.read_text())["images_per_second"]) >= {"auto", "kernel", "input"}
-    assert "times slower than auto" in capsys.readouterr().out
+    measured = json.loads(output.read_text())["types"]
+    assert set(measured) == {"float32", "bfloat16"}
+    for dtype, rates in measured.items():
+        assert set(rates["algorithms"]) >= {"auto", "kernel", "input"}
+        assert ("winograd" in rates["algorithms"]) == (dtype == "float32" and winograd.available())
+        assert set(rates["experts"]) == {"1", "3"}
+    printed = capsys.readouterr().out
+    assert "times as long as auto" in printed and "times as long as K = 1" in printed
 
 
 @pytest.mark.parametrize("words", [["nothing"], ["layer", "--experts", "0"], ["layer", "--shapes", "vgg"]])

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import ExifTags, Image, ImageOps
 
 from dynconv.data.dataset import DataError
 
@@ -69,11 +69,16 @@ def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Ima
 
 def from_pil(image: Image.Image) -> np.ndarray:
     """A PIL image as uint8 [32, 32, 3]."""
-    image = ImageOps.exif_transpose(image)
+    image.load()  # a PNG's EXIF may come after its pixels
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose() copies an upright image
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I"):  # 16 or 32 bits of grey; convert() would cut them off at 255
         image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
-    return np.asarray(ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR))
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if image.size != (SIZE, SIZE):
+        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)
+    return np.asarray(image)

@@ -9,9 +9,10 @@ import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import torch
 from rich.progress import Progress
@@ -64,12 +65,12 @@ def find(words: Sequence[str]) -> list[str]:
 
 def predict(classifier: Classifier, sources: Sequence[str], *, top: int, tta: bool) -> Iterator[Outcome]:
     """The outcomes in the order of the sources. Threads read the next images while the network has these."""
-    with ThreadPoolExecutor() as pool, _progress(len(sources)) as advance:
-        reading = [pool.submit(_read, source) for source in sources[:EVAL_BATCH]]
+    with Reader() as reader, _progress(len(sources)) as advance:
+        reading = [reader.submit(source) for source in sources[:EVAL_BATCH]]
         for start in range(0, len(sources), EVAL_BATCH):
             middle, end = start + EVAL_BATCH, start + 2 * EVAL_BATCH
             read = [future.result() for future in reading]
-            reading = [pool.submit(_read, source) for source in sources[middle:end]]
+            reading = [reader.submit(source) for source in sources[middle:end]]
             pixels = [image for image in read if isinstance(image, Tensor)]
             ranked = iter(
                 classifier.ranked(classifier.probabilities(torch.stack(pixels), tta=tta), top) if pixels else ()
@@ -80,6 +81,26 @@ def predict(classifier: Classifier, sources: Sequence[str], *, top: int, tta: bo
                 else:
                     yield Outcome(source, next(ranked), None)
             advance(len(read))
+
+
+class Reader:
+    """Reads images in the background: photographs several at once, small ones by one thread, since decoding those takes
+    less time than handing the interpreter's lock from thread to thread."""
+
+    SMALL = 16 << 10  # bytes
+
+    def __enter__(self) -> Self:
+        self._one, self._many = ThreadPoolExecutor(1), ThreadPoolExecutor()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for pool in (self._one, self._many):
+            pool.shutdown(cancel_futures=True)
+
+    def submit(self, source: str) -> Future[Tensor | str]:
+        """The pixels, or why there are none."""
+        small = source == STANDARD_INPUT or not Path(source).is_file() or Path(source).stat().st_size <= self.SMALL
+        return (self._one if small else self._many).submit(_read, source)
 
 
 def _read(source: str) -> Tensor | str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,14 +35,21 @@ class Request:
     output: Path | None
 
 
-def run(request: Request, announce: Callable[[str], None]) -> Iterator[RenderableType]:
+def run(
+    request: Request, announce: Callable[[str], None], build_optimizers: step.BuildOptimizers
+) -> Iterator[RenderableType]:
     """Measures, writes what is asked for and yields what to print; progress goes to `announce`.
+
+    `build_optimizers` are those of training, of which this package knows nothing.
 
     Raises:
         DynconvError: the output cannot be read or written, or is that of another machine.
     """
     machine = _machine()
-    parts = {"layer": _layer, "step": _step, "predict": _predict, "infer": _infer, "serve": _serve}
+    parts: dict[str, Callable[..., Iterator[RenderableType]]] = {
+        "layer": _layer, "step": partial(_step, build_optimizers=build_optimizers), "predict": _predict,
+        "infer": _infer, "serve": _serve,
+    }  # fmt: skip
     yield from parts[request.what](request, machine, announce)
 
 
@@ -83,13 +91,20 @@ def _earlier(request: Request, machine: dict[str, Any]) -> list[dict[str, Any]]:
     return cells
 
 
-def _step(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+def _step(
+    request: Request, machine: dict[str, Any], announce: Callable[[str], None], build_optimizers: step.BuildOptimizers
+) -> Iterator[RenderableType]:
     config = PRESETS[request.preset]()
     announce(f"{request.preset}, {config.image_sizes[-1]} px, batches of {request.batch}")
-    found = step.measure_step(config, request.batch, config.image_sizes[-1], request.rounds)
-    rates = found["images_per_second"]
-    for name, rate in sorted(rates.items(), key=lambda item: -item[1]):
-        yield f"{name:9s} {rate:7.1f} images/s  {rates['auto'] / rate:5.2f} times slower than auto"
+    found = step.measure_step(config, build_optimizers, request.experts, request.dtypes, request.batch, request.rounds)
+    for dtype, rates in found["types"].items():
+        yield f"{dtype}, K = {config.model.experts}"
+        own = rates["algorithms"]
+        for name, rate in sorted(own.items(), key=lambda item: -item[1]):
+            yield f"  {name:9s} {rate:7.1f} images/s  {own['auto'] / rate:5.2f} times as long as auto"
+        least = next(iter(rates["experts"].items()))
+        for k, rate in rates["experts"].items():
+            yield f"  {f'K = {k}':9s} {rate:7.1f} images/s  {least[1] / rate:5.2f} times as long as K = {least[0]}"
     yield from _write_figures(request, machine, found)
 
 

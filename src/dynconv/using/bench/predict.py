@@ -6,15 +6,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from dynconv.data import shapes
-from dynconv.using.classifier import Classifier, to_pixels
-from dynconv.using.predict import predict
+from dynconv.using.classifier import Classifier
+from dynconv.using.predict import Reader, predict
 
 IMAGES = 2000
 
@@ -23,18 +22,19 @@ def measure_predict(classifier: Classifier, rounds: int) -> dict[str, Any]:
     """Of `IMAGES` generated images of 32x32 pixels; the median of several rounds, after one to warm up."""
     images = shapes.generate(0, train_images=10, test_images=IMAGES).test.images
     with tempfile.TemporaryDirectory() as folder:
-        files = [Path(folder, f"{number:04}.png") for number in range(IMAGES)]
-        for file, image in zip(files, images, strict=True):
-            Image.fromarray(image.permute(1, 2, 0).numpy()).save(file)
+        sources = [str(Path(folder, f"{number:04}.png")) for number in range(IMAGES)]
+        for source, image in zip(sources, images, strict=True):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(source)
 
         def read() -> None:
-            with ThreadPoolExecutor() as pool:
-                list(pool.map(to_pixels, files))
+            with Reader() as reader:
+                for image in [reader.submit(source) for source in sources]:
+                    image.result()
 
         parts: dict[str, Callable[[], object]] = {
             "reading PNG files": read,
             "the network": lambda: classifier.logits(images),
-            "predict, both": lambda: list(predict(classifier, list(map(str, files)), top=1, tta=False)),
+            "predict, both": lambda: list(predict(classifier, sources, top=1, tta=False)),
         }
         times: dict[str, list[float]] = {name: [] for name in parts}
         for turn in range(rounds + 1):

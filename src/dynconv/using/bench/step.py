@@ -1,39 +1,96 @@
-"""Images per second of a network in training, with each algorithm for all its layers and with `auto`."""
+"""Images per second of a network in training: by each algorithm for all its layers, and by its number of experts."""
 
 from __future__ import annotations
 
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch.nn import functional as F
+from torch.optim import Optimizer
 
-from dynconv.config import RunConfig
+from dynconv.config import OptimConfig, RunConfig
 from dynconv.nn import choice
 from dynconv.nn.conv import DynamicConv2d
-from dynconv.nn.net import build_net
+from dynconv.nn.net import Net, build_net
+from dynconv.using.bench.layer import HOPELESS
+
+BuildOptimizers = Callable[[Net, OptimConfig], list[Optimizer]]
 
 
-def measure_step(config: RunConfig, batch: int, image_size: int, rounds: int) -> dict[str, Any]:
-    """Forward, loss and backward on random images, the algorithms taking turns; float32 on this machine's CPU.
+def measure_step(
+    config: RunConfig,
+    build_optimizers: BuildOptimizers,
+    experts: Sequence[int],
+    dtypes: Sequence[str],
+    batch: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Forward, loss, backward and the optimizers' step, on random images on this machine's CPU.
 
-    An algorithm that cannot compute a layer leaves it to auto.
+    Returns images per second by type of numbers: of every algorithm that can compute all layers, with the experts of
+    `config`, and of `auto` for each number of experts. The methods take turns, each round begun by another; medians.
     """
+    image_size = config.image_sizes[-1]
     torch.manual_seed(0)
-    net = build_net(config.model, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.rand(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,))
-    net.input.fit(images)
-    layers = [layer for layer in net.modules() if isinstance(layer, DynamicConv2d)]
-    times: dict[str, list[float]] = {name: [] for name in ("auto", *choice.FIXED)}
-    for turn in range(rounds + 1):
-        for name, taken in times.items():
-            for layer in layers:
-                layer.algorithm = name  # type: ignore[assignment]
-            began = time.perf_counter()
-            F.cross_entropy(net(images), labels).backward()
-            if turn:  # the first round warms up
-                taken.append(time.perf_counter() - began)
-    rates = {name: batch / statistics.median(taken) for name, taken in times.items()}
-    return {"preset": config.preset, "batch": batch, "image_size": image_size, "images_per_second": rates}
+    found: dict[str, Any] = {"preset": config.preset, "batch": batch, "image_size": image_size, "types": {}}
+    for dtype in dtypes:
+        nets = {k: _Training(config, k, build_optimizers, images) for k in {config.model.experts, *experts}}
+        own = nets[config.model.experts]
+        names = [name for name in choice.FIXED if own.can_compute(images[:2], labels[:2], dtype, name)]
+        methods = [("algorithms", name, own, name) for name in ("auto", *names)]
+        methods += [("experts", str(k), nets[k], "auto") for k in experts]
+        times: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in methods}
+        for turn in range(rounds + 1):
+            for place in range(len(methods)):
+                group, name, net, algorithm = methods[(place + turn) % len(methods)]
+                taken = times[group, name]
+                best = min(min(t) for t in times.values() if t) if turn > 1 else 0.0
+                if turn > 1 and min(taken) > HOPELESS * best:
+                    continue
+                seconds = net.seconds(images, labels, dtype, algorithm)
+                if turn:  # the first round warms up
+                    taken.append(seconds)
+        rates: dict[str, dict[str, float]] = {"algorithms": {}, "experts": {}}
+        for (group, name), taken in times.items():
+            rates[group][name] = batch / statistics.median(taken)
+        found["types"][dtype] = rates
+    return found
+
+
+class _Training:
+    """A network with its optimizers."""
+
+    def __init__(
+        self, config: RunConfig, experts: int, build_optimizers: BuildOptimizers, images: torch.Tensor
+    ) -> None:
+        model = config.model.model_copy(update={"experts": experts})
+        self.net = build_net(model, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.input.fit(images)
+        self.optimizers = build_optimizers(self.net, config.optim)
+        self.layers = [layer for layer in self.net.modules() if isinstance(layer, DynamicConv2d)]
+
+    def can_compute(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> bool:
+        """Whether the algorithm is one for all layers."""
+        try:
+            self.seconds(images, labels, dtype, algorithm)
+        except ValueError:
+            return False
+        return True
+
+    def seconds(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> float:
+        """Of one step."""
+        for layer in self.layers:
+            layer.algorithm = algorithm  # type: ignore[assignment]
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = F.cross_entropy(self.net(images), labels)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - began
