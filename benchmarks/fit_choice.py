@@ -36,7 +36,7 @@ def fit(cells: list[dict[str, Any]], mode: str) -> dict[str, list[float]]:
                 continue
             rows.append(choice.features(algorithm, geometry_of(cell, "cpu", mode == "training")))
             targets.append(math.log(times[algorithm] / cell["batch"]))
-            weights.append(min(times.values()) / times[algorithm])
+            weights.append(math.sqrt(min(times.values()) / times[algorithm]))
         if rows:
             weight = np.array(weights)[:, None]
             solution, *_ = np.linalg.lstsq(weight * np.array(rows), weight[:, 0] * np.array(targets), rcond=None)

@@ -2,10 +2,10 @@
 
 The model predicts the time of one image, for each algorithm, type of numbers, and with or without gradients, as
 
-    log milliseconds = w . (1, log K, log C, log O, log out pixels, log kernel pixels, log stride)
+    log milliseconds = w . (1, log K, log C, log O, log L, log K log L, log(1 + 3 K / L), log kernel pixels, log stride)
 
-so its coefficients are exponents; for `winograd` the last two are replaced by the log of its best tile's cost.
-They stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine
+with L output pixels. So its coefficients are exponents: of the shape, and of what mixing K experts adds to a
+convolution of few pixels. For `winograd` the last two are replaced by the log of its best tile's cost. They stand in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine
 that the file names. Where nothing was measured (another type of numbers or device), a rule of thumb decides.
 """
 
@@ -115,13 +115,10 @@ UNTIMED = "not timed on a GPU yet, so only by name: algorithm='fused'"
 
 _OPERATORS = {"fused": fused, "winograd": winograd}
 _MIN_PIXELS = 256
+_MIXING = 3.0  # a weight's multiply-add in mixing takes about as long as three in a convolution
 
 
 def _by_rule(geometry: Geometry) -> str:
-    # In bf16 `fused` was the fastest at every shape that benchmarks/layer-maps.json holds.
-    for operator in ("winograd", "fused"):
-        if not obstacle(operator, geometry):
-            return operator
     small = min(geometry.out_height, geometry.out_width) <= 12
     return "input" if geometry.experts == 1 or small else "kernel"
 
@@ -134,12 +131,15 @@ def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
 def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
     """What the model multiplies its coefficients with."""
     g = geometry
+    pixels = max(1, g.out_height) * max(1, g.out_width)
     common = (
         1.0,
         math.log(g.experts),
         math.log(g.in_channels / g.groups),
         math.log(g.out_channels),
-        math.log(max(1, g.out_height) * max(1, g.out_width)),
+        math.log(pixels),
+        math.log(g.experts) * math.log(pixels),
+        math.log(1 + _MIXING * g.experts / pixels),
     )
     if algorithm == "winograd":
         return *common, math.log(winograd.best_tile(g)[1])

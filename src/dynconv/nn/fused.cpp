@@ -41,9 +41,10 @@ namespace {
 #ifdef __AVX512F__
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t PIXELS = 14;  // of a register tile: with two vectors each they fill 28 of the 32 registers
+constexpr int64_t TOGETHER = 8;  // images whose gradients are collected at once: two registers each
 #else
 typedef float Vec __attribute__((vector_size(32), aligned(4), may_alias));
-constexpr int64_t PIXELS = 6;  // 12 of 16 registers
+constexpr int64_t PIXELS = 6, TOGETHER = 4;  // 12 of 16 registers, and 8
 #endif
 constexpr int64_t VL = sizeof(Vec) / sizeof(float), PANEL = 2 * VL, BLOCK = 32;
 
@@ -297,7 +298,7 @@ INLINE void mix(const bf16 *experts, int64_t K, const float *a, int64_t count, b
 
 // P neighbouring output pixels of one row, PANEL channels: y[p * y_pixel + 0..outs). x stands at the first pixel's
 // input, to which the taps' places are relative; w is a mixed panel. A tap leaves out the first pixel if it would read
-// the zeros left of the map there (its column is below `left`), or the last one (from `right` on).
+// the zeros left of the map there (its column is below `left`), or the last one (from `right` on). Zeros are right too.
 template <class T, class Number, int P>
 void convolve_tile(const typename T::Element *x, int64_t x_block, const Tap *taps, int64_t n_taps, int64_t left,
                    int64_t right, const typename T::Element *w, int64_t depth, int64_t all_taps, Number *y,
@@ -322,14 +323,16 @@ void convolve_tile(const typename T::Element *x, int64_t x_block, const Tap *tap
                     }
                 }
             };
-            constexpr std::integral_constant<int, 0> all{};
+            constexpr std::integral_constant<int, 0> first{};
             constexpr std::integral_constant<int, P> end{};
-            if (tap->column < left)
+            if constexpr (P > PIXELS - 3)  // three loops would leave too few registers
+                add(first, end);
+            else if (tap->column < left)
                 add(std::integral_constant<int, 1>{}, end);
             else if (tap->column >= right)
-                add(all, std::integral_constant<int, P - 1>{});
+                add(first, std::integral_constant<int, P - 1>{});
             else
-                add(all, end);
+                add(first, end);
         }
         x += x_block;
         w += all_taps * BLOCK * PANEL;
@@ -571,8 +574,6 @@ void gradient_tile(const typename T::Element *x, int64_t x_row, const typename T
 #pragma GCC unroll 14
     for (int p = 0; p < P; ++p) store(g + p * PANEL, sum[p], PANEL);
 }
-
-constexpr int64_t TOGETHER = 8;  // images whose G is collected at once
 
 // dw_k += sum_n a_nk G_n, and da_nk += <G_n, w_k> in VL partial sums, for IMAGES tiles of P * PANEL numbers.
 template <int IMAGES, int P>
