@@ -38,6 +38,9 @@ COLLAPSED = 0.02
 
 IDLE = 0.002
 """Routing weights whose standard deviation over images is below this are in effect the same for every image."""
+ROUTING_IMAGES = 500
+"""Test images over which the routing of an epoch is recorded."""
+
 NON_FINITE = "non-finite loss"
 
 
@@ -148,7 +151,7 @@ def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, re
             epochs_done += stopped_by is None
             mean = totals / totals[2].clamp_min(1)
             with fabric.autocast():  # the routing that training sees, computed by the operators that it uses
-                routing = routing_statistics(evaluated, test.images[:EVAL_BATCH].to(fabric.device))
+                routing = routing_statistics(evaluated, test.images[:ROUTING_IMAGES].to(fabric.device))
             last = {
                 "kind": "epoch", "epoch": epoch + 1, "step": step, "train_loss": float(mean[0]),
                 "train_accuracy": float(mean[1]), **figures, "lr": rates, "image_size": image_size, "seconds": seconds,
