@@ -4,10 +4,10 @@ The model predicts the time of one image, for each algorithm, type of numbers, a
 
     log milliseconds = w . (1, log K, log C, log O, log L, log K log L, log(1 + 3 K / L), log kernel pixels, log stride)
 
-with L output pixels. So its coefficients are exponents: of the shape, and of what mixing K experts adds to a convolution
-of few pixels. For `winograd` the last two are replaced by the log of its best tile's cost. They stand in choice.json,
-fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine that the file names. Where
-nothing was measured (another type of numbers or device), a rule of thumb decides.
+with L output pixels. So its coefficients are exponents: of the shape, and of what mixing K experts adds to a
+convolution of few pixels. For `winograd` the last two are replaced by the log of its best tile's cost. They stand in
+choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine that the file
+names. Where nothing was measured (another type of numbers or device), a rule of thumb decides.
 """
 
 from __future__ import annotations
