@@ -68,18 +68,20 @@ def test_json_has_a_line_for_each_image_and_goes_on_past_bad_ones(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "truncated.png").write_bytes((pictures / "0001.png").read_bytes()[:200])
-    images = [str(pictures / "0000.png"), str(tmp_path / "truncated.png"), "nowhere.png", str(pictures / "0002.png")]
+    bad = [str(tmp_path / "truncated.png"), "nowhere.png", "x" * 300 + ".png"]
+    images = [str(pictures / "0000.png"), *bad, str(pictures / "0002.png")]
 
     assert main(["predict", *images, "--model", str(run), "--json", "--top", "2"]) == 1
 
     said = capsys.readouterr()
     lines = [json.loads(line) for line in said.out.splitlines()]
     assert [line["image"] for line in lines] == images
-    assert "damaged" in lines[1]["error"] and "cannot be read" in lines[2]["error"]
-    for line in (lines[0], lines[3]):
+    assert "damaged" in lines[1]["error"] and "cannot be read (No such file" in lines[2]["error"]
+    assert "cannot be read (File name too long)" in lines[3]["error"]
+    for line in (lines[0], lines[4]):
         assert line["class"] == line["top"][0]["class"] and len(line["top"]) == 2
         assert line["probability"] >= line["top"][1]["probability"]
-    assert "2 of 4 images could not be read" in said.err and "Traceback" not in said.err
+    assert "3 of 5 images could not be read" in said.err and "Traceback" not in said.err
 
 
 def test_csv_and_table(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:

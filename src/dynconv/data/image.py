@@ -49,11 +49,11 @@ def read_image(
             return from_pil(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
-    except (FileNotFoundError, IsADirectoryError, PermissionError) as error:
-        raise DataError(f"{name}: cannot be read ({error.strerror})") from error
     except DataError:
         raise
     except Exception as error:  # Pillow's decoders raise what they please: struct.error of a damaged EXIF, for one
+        if isinstance(error, OSError) and error.strerror:  # the system's, not Pillow's
+            raise DataError(f"{name}: cannot be read ({error.strerror})") from error
         raise DataError(f"{name}: damaged, or not an image; remove or replace it") from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import re
 import shutil
 import sys
@@ -44,10 +45,10 @@ def find(words: Sequence[str]) -> list[str]:
     """
     found: list[str] = []
     for word in words:
-        folder = Path(word)
-        if word == STANDARD_INPUT or not folder.is_dir():
+        if word == STANDARD_INPUT or not os.path.isdir(word):  # noqa: PTH112 - Path.is_dir() raises on a name that is too long
             found.append(word)
             continue
+        folder = Path(word)
         inside = sorted(
             path
             for path in folder.rglob("*")
@@ -87,7 +88,7 @@ class Reader:
     """Reads images in the background: photographs several at once, small ones by one thread, since decoding those takes
     less time than handing the interpreter's lock from thread to thread."""
 
-    SMALL = 16 << 10  # bytes
+    SMALL = 16 << 10  # bytes of a file
 
     def __enter__(self) -> Self:
         self._one, self._many = ThreadPoolExecutor(1), ThreadPoolExecutor()
@@ -99,7 +100,10 @@ class Reader:
 
     def submit(self, source: str) -> Future[Tensor | str]:
         """The pixels, or why there are none."""
-        small = source == STANDARD_INPUT or not Path(source).is_file() or Path(source).stat().st_size <= self.SMALL
+        try:
+            small = source == STANDARD_INPUT or Path(source).stat().st_size <= self.SMALL
+        except (OSError, ValueError):  # what is wrong with the file, reading it tells
+            small = True
         return (self._one if small else self._many).submit(_read, source)
 
 
