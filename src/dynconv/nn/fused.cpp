@@ -5,7 +5,8 @@
 // pixel, H W of them. No kernel mixed for an image is ever written to memory. The gradients go the same way:
 //     dX      the convolution of dY with the mixed kernel turned round, input and output channels exchanged;
 //     G       = X' dY of one image, the gradient that its mixed kernel would have, is made a register tile at a time;
-//     dW_k    += a_k G and da_k = <G, W_k> follow while G is in registers, dW_k and W_k in the first-level cache.
+//     dW_k    += a_k G and da_k = <G, W_k> follow for a few images at once, while G, dW_k and W_k are in the first-level
+//             cache.
 //
 // 3x3 and 1x1 kernels, stride 1 and 2, any number of channels. float32, and bf16 with sums in float32. With AVX512-BF16
 // bf16 is multiplied in pairs by vdpbf16ps: sum += w[0] x[0] + w[1] x[1] in each of 16 lanes. Without it, bf16 is widened

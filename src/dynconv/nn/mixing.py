@@ -77,7 +77,7 @@ def mix_convolutions(
         tile, _ = winograd.best_tile(geometry)
         out = winograd.winograd(x_NCHW, weight_KOCHW, a_NK.float(), padding[0], tile)
     elif chosen in _BY:
-        if geometry.training and geometry.dtype.itemsize < 4:
+        if geometry.training and geometry.device == "cpu" and geometry.dtype.itemsize < 4:
             weight_KOCHW = _without_taps_on_padding(weight_KOCHW, geometry)
         out = _BY[chosen](x_NCHW, weight_KOCHW, a_NK.to(x_NCHW.dtype), stride, padding, dilation, groups)
     else:

@@ -38,6 +38,7 @@ COLLAPSED = 0.02
 
 IDLE = 0.002
 """Routing weights whose standard deviation over images is below this are in effect the same for every image."""
+
 ROUTING_IMAGES = 500
 """Test images over which the routing of an epoch is recorded."""
 

@@ -102,9 +102,9 @@ def _step(
         own = rates["algorithms"]
         for name, rate in sorted(own.items(), key=lambda item: -item[1]):
             yield f"  {name:9s} {rate:7.1f} images/s  {own['auto'] / rate:5.2f} times as long as auto"
-        least = next(iter(rates["experts"].items()))
+        first, first_rate = next(iter(rates["experts"].items()))
         for k, rate in rates["experts"].items():
-            yield f"  {f'K = {k}':9s} {rate:7.1f} images/s  {least[1] / rate:5.2f} times as long as K = {least[0]}"
+            yield f"  {f'K = {k}':9s} {rate:7.1f} images/s  {first_rate / rate:5.2f} times as long as K = {first}"
     yield from _write_figures(request, machine, found)
 
 

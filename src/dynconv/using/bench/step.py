@@ -32,6 +32,7 @@ def measure_step(
 
     Returns images per second by type of numbers: of every algorithm that can compute all layers, with the experts of
     `config`, and of `auto` for each number of experts. The methods take turns, each round begun by another; medians.
+    What is hopelessly slow is measured once, after a step to warm up.
     """
     image_size = config.image_sizes[-1]
     torch.manual_seed(0)
