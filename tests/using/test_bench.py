@@ -52,6 +52,18 @@ def test_a_file_that_is_no_measurement_is_left_alone(tmp_path: Path, capsys: pyt
     assert output.read_text() == "{}"
 
 
+@pytest.mark.parametrize("what", ["layer", "step", "predict", "infer", "serve"])
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"dynconv.using.bench.{what}.measure{'' if what == 'layer' else f'_{what}'}", pytest.fail)
+
+    assert main(["bench", what, "--output", str(tmp_path / "nowhere" / "figures.json")]) == 2
+
+    said = capsys.readouterr().err
+    assert "figures.json: cannot be written (No such file or directory); choose another --output" in said
+
+
 def test_step_compares_the_algorithms_and_numbers_of_experts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

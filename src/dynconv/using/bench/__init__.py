@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +46,8 @@ def run(
     Raises:
         DynconvError: the output cannot be read or written, or is that of another machine.
     """
+    if request.output:  # found out now, not after minutes of measuring
+        _write(request.output, lambda path: tempfile.TemporaryFile(dir=path.parent).close())
     machine = _machine()
     parts: dict[str, Callable[..., Iterator[RenderableType]]] = {
         "layer": _layer, "step": partial(_step, build_optimizers=build_optimizers), "predict": _predict,
@@ -151,7 +154,7 @@ def _write(path: Path, write: Callable[[Path], object]) -> None:
     try:
         write(path)
     except OSError as error:
-        raise DynconvError(f"{path}: cannot be written ({error.strerror})") from error
+        raise DynconvError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
 
 
 def _machine() -> dict[str, Any]:
