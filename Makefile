@@ -67,7 +67,7 @@ OWN_DATA := --data --data.source --config --resume
 train: .venv/.installed ## train a network: make train ARGS="standard --seed 3" (default: quick)
 	$(IN_VENV) dynconv train $(ARGS) $(if $(filter $(OWN_DATA) $(OWN_DATA:%=%=%),$(ARGS)),,--data auto)
 
-test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/nn -k conv")
+test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/layer -k conv")
 	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports

@@ -1,4 +1,4 @@
-"""Fits the model by which `auto` chooses to a measurement of the layer: benchmarks/layer.json -> nn/choice.json.
+"""Fits the model by which `auto` chooses to a measurement of the layer: benchmarks/layer.json -> layer/choice.json.
 
     dynconv bench layer --output benchmarks/layer.json
     python benchmarks/fit_choice.py
@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from dynconv.nn import choice
-from dynconv.using.bench.layer import geometry_of
+from dynconv.bench.layer import geometry_of
+from dynconv.layer import choice
 
 HERE = Path(__file__).parent
-MODEL = HERE.parent / "src" / "dynconv" / "nn" / "choice.json"
+MODEL = HERE.parent / "src" / "dynconv" / "layer" / "choice.json"
 
 
 def fit(cells: list[dict[str, Any]], mode: str) -> dict[str, list[float]]:

@@ -13,10 +13,10 @@ import json
 from pathlib import Path
 
 from dynconv import data
-from dynconv.training.checkpoint import load_weights, save_weights
-from dynconv.using import class_routing
-from dynconv.using.classifier import Classifier, packaged_weights
-from dynconv.using.evaluate import Metrics, evaluate
+from dynconv.artifacts.weights import load_weights, save_weights
+from dynconv.inference import class_routing
+from dynconv.inference.evaluate import Metrics, evaluate
+from dynconv.inference.predictor import Classifier, packaged_weights
 
 HERE = Path(__file__).parent
 CARD = """# standard: a CIFAR-10 classifier with dynamic convolutions

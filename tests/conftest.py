@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from dynconv.nn import fused, winograd
+from dynconv.layer.ops import fused, winograd
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
 

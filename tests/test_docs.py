@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from dynconv.presets import PRESETS
+from dynconv.training.presets import PRESETS
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dynconv.config import RunConfig
-    from dynconv.nn.conv import DynamicConv2d
-    from dynconv.nn.net import build_net
-    from dynconv.using.classifier import Classifier
+    from dynconv.inference.predictor import Classifier
+    from dynconv.layer.conv import DynamicConv2d
+    from dynconv.model.net import build_net
 
     __version__: str
 
 __all__ = ["Classifier", "DynamicConv2d", "RunConfig", "build_net", "__version__"]
 
 _HOMES = {
-    "Classifier": "dynconv.using.classifier",
-    "DynamicConv2d": "dynconv.nn.conv",
+    "Classifier": "dynconv.inference.predictor",
+    "DynamicConv2d": "dynconv.layer.conv",
     "RunConfig": "dynconv.config",
-    "build_net": "dynconv.nn.net",
+    "build_net": "dynconv.model.net",
 }
 
 

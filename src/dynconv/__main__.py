@@ -2,7 +2,7 @@
 
 import sys
 
-from dynconv.cli import main
+from dynconv.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from official import PER_FILE, PYTHON_FILES, batch, write_archive, write_binary, write_python
 
-from data.official import PER_FILE, PYTHON_FILES, batch, write_archive, write_binary, write_python
 from dynconv.data import cifar10
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from dynconv.config import ModelConfig, OptimConfig
-from dynconv.nn.net import Net, build_net
+from dynconv.model.net import Net, build_net
 from dynconv.training.optim import (
     Muon,
     build_optimizers,

@@ -11,7 +11,7 @@ from lightning_fabric import Fabric
 
 from dynconv.config import RunConfig
 from dynconv.data.dataset import Split
-from dynconv.nn.device import pick_device, pick_precision
+from dynconv.machine import pick_device, pick_precision
 
 
 def launch(config: RunConfig) -> tuple[Any, str]:

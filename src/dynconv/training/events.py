@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dynconv.training.rundir import cannot_go_on
+from dynconv.artifacts.rundir import cannot_go_on
 
 _NOT_SCALARS = {"kind", "data", "step", "lr", "routing"}
 

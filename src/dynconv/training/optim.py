@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
 from dynconv.config import FIXED, OptimConfig
-from dynconv.nn.device import pick_precision
-from dynconv.nn.net import Net
+from dynconv.machine import pick_precision
+from dynconv.model.net import Net
 
 
 class Muon(Optimizer):

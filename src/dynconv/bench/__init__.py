@@ -1,0 +1,1 @@
+"""What this machine needs for a layer, a training step, prediction, other runtimes and the server."""

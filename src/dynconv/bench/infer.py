@@ -1,0 +1,66 @@
+"""Images per second of a network on the CPU: torch as it is and compiled, onnxruntime in float32 and in int8."""
+
+from __future__ import annotations
+
+import statistics
+import time
+import warnings
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynconv.data import shapes
+from dynconv.export import export, onnx_file
+from dynconv.inference.predictor import Classifier
+from dynconv.model.net import Net
+from dynconv.model.tta import batched_logits
+
+LEAST = 64
+"""Images that each method classifies in its turn, in as many calls as that takes."""
+
+
+def measure_infer(classifier: Classifier, batch: int, rounds: int, announce: Callable[[str], None]) -> dict[str, Any]:
+    """From uint8 images to logits, one by one and in batches: the median of several rounds, after one to warm up.
+
+    On generated images, also to quantise: neither changes the time.
+
+    Raises:
+        DynconvError: the packages for ONNX are not installed.
+    """
+    onnx_file.need()
+    dataset = shapes.generate(0, train_images=export.CALIBRATION, test_images=max(batch, 2))
+    methods = _methods(classifier.net, dataset.train.images, announce)
+    rates: dict[str, dict[str, float]] = {name: {} for name in methods}
+    for size in dict.fromkeys((1, batch)):
+        images = dataset.test.images[:size].contiguous()
+        calls = -(-LEAST // size)
+        times: dict[str, list[float]] = {name: [] for name in methods}
+        for turn in range(rounds + 1):
+            for name, method in methods.items():
+                began = time.perf_counter()
+                for _ in range(calls):
+                    method(images)
+                if turn:
+                    times[name].append((time.perf_counter() - began) / calls)
+        for name, taken in times.items():
+            rates[name][str(size)] = size / statistics.median(taken)
+    return {"images_per_second": rates}
+
+
+def _methods(net: Net, images: Tensor, announce: Callable[[str], None]) -> dict[str, Callable[[Tensor], object]]:
+    methods: dict[str, Callable[[Tensor], object]] = {"torch eager": partial(batched_logits, net)}
+    methods["torch eager"](images[:1])  # loads the CPU operator, which is not to happen while the network is compiled
+    compiled = partial(batched_logits, torch.compile(net, dynamic=False))  # type: ignore[arg-type]
+    try:
+        with warnings.catch_warnings(action="ignore"):  # of the operator that could not be compiled either
+            compiled(images[:1])
+        methods["torch compiled"] = compiled
+    except torch._dynamo.exc.BackendCompilerFailed as error:  # there is no C++ compiler
+        announce(f"torch compiled: not measured: {str(error).strip().splitlines()[0]}")
+    whole = onnx_file.convert(export.trace(net, images, "nchw"))
+    methods["onnxruntime float32"] = onnx_file.runner(whole)
+    methods["onnxruntime int8"] = onnx_file.runner(onnx_file.quantize(whole, images))
+    return methods

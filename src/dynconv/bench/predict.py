@@ -1,0 +1,47 @@
+"""Images per second from PNG files to classes, and of its two parts, reading and the network."""
+
+from __future__ import annotations
+
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from dynconv.data import shapes
+from dynconv.inference.predict import Reader, predict
+from dynconv.inference.predictor import Classifier
+
+IMAGES = 2000
+
+
+def measure_predict(classifier: Classifier, rounds: int) -> dict[str, Any]:
+    """Of `IMAGES` generated images of 32x32 pixels; the median of several rounds, after one to warm up."""
+    images = shapes.generate(0, train_images=10, test_images=IMAGES).test.images
+    with tempfile.TemporaryDirectory() as folder:
+        sources = [str(Path(folder, f"{number:04}.png")) for number in range(IMAGES)]
+        for source, image in zip(sources, images, strict=True):
+            Image.fromarray(image.permute(1, 2, 0).numpy()).save(source)
+
+        def read() -> None:
+            with Reader() as reader:
+                for image in [reader.submit(source) for source in sources]:
+                    image.result()
+
+        parts: dict[str, Callable[[], object]] = {
+            "reading PNG files": read,
+            "the network": lambda: classifier.logits(images),
+            "predict, both": lambda: list(predict(classifier, sources, top=1, tta=False)),
+        }
+        times: dict[str, list[float]] = {name: [] for name in parts}
+        for turn in range(rounds + 1):
+            for name, part in parts.items():
+                began = time.perf_counter()
+                part()
+                if turn:
+                    times[name].append(time.perf_counter() - began)
+    rates = {name: IMAGES / statistics.median(taken) for name, taken in times.items()}
+    return {"images": IMAGES, "precision": classifier.precision, "images_per_second": rates}

@@ -1,0 +1,67 @@
+"""The convolutions to measure: those of our presets, of ResNet-18, and a row of smaller and smaller maps."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from dynconv.layer.conv import DynamicConv2d
+from dynconv.model.net import build_net
+from dynconv.training.presets import PRESETS
+
+
+@dataclass(frozen=True)
+class Shape:
+    """One square convolution: in_channels x size x size -> out_channels, padded to keep the size at stride 1."""
+
+    in_channels: int
+    out_channels: int
+    size: int
+    kernel: int
+    stride: int
+
+    def __str__(self) -> str:
+        kind = f"{self.kernel}x{self.kernel}" + (f"/{self.stride}" if self.stride > 1 else "")
+        return f"{self.in_channels}->{self.out_channels} {kind} @{self.size}"
+
+
+SETS = ("quick", "standard", "resnet18-32", "resnet18-56", "maps")
+MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4))
+"""Channels in and out and side of `maps`: 3x3 at stride 1, from many pixels and few channels to the reverse."""
+
+
+def shapes(name: str) -> list[Shape]:
+    """The different convolutions of a set, from the first layer to the last."""
+    if name == "maps":
+        return [Shape(*shape, kernel=3, stride=1) for shape in MAPS]
+    found = _of_resnet18(int(name.removeprefix("resnet18-"))) if name.startswith("resnet18-") else _of_preset(name)
+    return list(dict.fromkeys(found))
+
+
+def _of_preset(name: str) -> list[Shape]:
+    net = build_net(PRESETS[name]().model, 10)
+    found: list[Shape] = []
+
+    def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        assert isinstance(layer, DynamicConv2d)
+        _, channels, size, _ = inputs[0].shape
+        found.append(Shape(channels, layer.weight.shape[1], size, layer.kernel_size[0], layer.stride[0]))
+
+    for layer in net.modules():
+        if isinstance(layer, DynamicConv2d):
+            layer.register_forward_pre_hook(note)
+    with torch.no_grad():
+        net.eval()(torch.zeros(1, 3, 32, 32))
+    return found
+
+
+def _of_resnet18(size: int) -> list[Shape]:
+    """Its four stages, the first on maps of size x size (56 for ImageNet)."""
+    found = [Shape(64, 64, size, 3, 1)]
+    for channels in (64, 128, 256):
+        wider = 2 * channels
+        found += [Shape(channels, wider, size, 3, 2), Shape(channels, wider, size, 1, 2)]
+        size //= 2
+        found.append(Shape(wider, wider, size, 3, 1))
+    return found

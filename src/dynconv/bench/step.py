@@ -1,0 +1,97 @@
+"""Images per second of a network in training: by each algorithm for all its layers, and by its number of experts."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch.nn import functional as F
+from torch.optim import Optimizer
+
+from dynconv.bench.layer import HOPELESS
+from dynconv.config import OptimConfig, RunConfig
+from dynconv.layer import choice
+from dynconv.layer.conv import DynamicConv2d
+from dynconv.model.net import Net, build_net
+
+BuildOptimizers = Callable[[Net, OptimConfig], list[Optimizer]]
+
+
+def measure_step(
+    config: RunConfig,
+    build_optimizers: BuildOptimizers,
+    experts: Sequence[int],
+    dtypes: Sequence[str],
+    batch: int,
+    rounds: int,
+) -> dict[str, Any]:
+    """Forward, loss, backward and the optimizers' step, on random images on this machine's CPU.
+
+    Returns images per second by type of numbers: of every algorithm that can compute all layers, with the experts of
+    `config`, and of `auto` for each number of experts. The methods take turns, each round begun by another; medians.
+    What is hopelessly slow is measured once, after a step to warm up.
+    """
+    image_size = config.image_sizes[-1]
+    torch.manual_seed(0)
+    images = torch.rand(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
+    labels = torch.randint(10, (batch,))
+    found: dict[str, Any] = {"preset": config.preset, "batch": batch, "image_size": image_size, "types": {}}
+    for dtype in dtypes:
+        nets = {k: _Training(config, k, build_optimizers, images) for k in {config.model.experts, *experts}}
+        own = nets[config.model.experts]
+        names = [name for name in choice.FIXED if own.can_compute(images[:2], labels[:2], dtype, name)]
+        methods = [("algorithms", name, own, name) for name in ("auto", *names)]
+        methods += [("experts", str(k), nets[k], "auto") for k in experts]
+        times: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in methods}
+        for turn in range(rounds + 1):
+            for place in range(len(methods)):
+                group, name, net, algorithm = methods[(place + turn) % len(methods)]
+                taken = times[group, name]
+                best = min(min(t) for t in times.values() if t) if turn > 1 else 0.0
+                if turn > 1 and min(taken) > HOPELESS * best:
+                    continue
+                seconds = net.seconds(images, labels, dtype, algorithm)
+                if turn:  # the first round warms up
+                    taken.append(seconds)
+        rates: dict[str, dict[str, float]] = {"algorithms": {}, "experts": {}}
+        for (group, name), taken in times.items():
+            rates[group][name] = batch / statistics.median(taken)
+        found["types"][dtype] = rates
+    return found
+
+
+class _Training:
+    """A network with its optimizers."""
+
+    def __init__(
+        self, config: RunConfig, experts: int, build_optimizers: BuildOptimizers, images: torch.Tensor
+    ) -> None:
+        model = config.model.model_copy(update={"experts": experts})
+        self.net = build_net(model, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.net.input.fit(images)
+        self.optimizers = build_optimizers(self.net, config.optim)
+        self.layers = [layer for layer in self.net.modules() if isinstance(layer, DynamicConv2d)]
+
+    def can_compute(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> bool:
+        """Whether the algorithm is one for all layers."""
+        try:
+            self.seconds(images, labels, dtype, algorithm)
+        except ValueError:
+            return False
+        return True
+
+    def seconds(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> float:
+        """Of one step."""
+        for layer in self.layers:
+            layer.algorithm = algorithm  # type: ignore[assignment]
+        began = time.perf_counter()
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = F.cross_entropy(self.net(images), labels)
+        loss.backward()
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        return time.perf_counter() - began

@@ -1,0 +1,1 @@
+"""The command `dynconv`: one file a verb."""

@@ -1,0 +1,180 @@
+"""A trained network -> a file for other runtimes, preprocessing inside, checked after it is written.
+
+Images uint8 in, any number of them; logits and probabilities out, float32. ONNX for onnxruntime and others, pt2 for
+`torch.export.load`; what the file says of itself, labels among it, is in its metadata (`dynconv.json` in a pt2).
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+from dataclasses import dataclass
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, fx, nn
+
+from dynconv.artifacts.files import write_atomically
+from dynconv.data import Dataset
+from dynconv.errors import DynconvError
+from dynconv.export import onnx_file, parity
+from dynconv.export.parity import Runner
+from dynconv.inference.predictor import Classifier
+from dynconv.layer.conv import DynamicConv2d
+from dynconv.model.net import Net
+
+Format = Literal["onnx", "pt2"]
+Layout = Literal["nhwc", "nchw"]
+CALIBRATION = 512
+"""Training images on which int8 ranges are measured."""
+
+
+class Exported(nn.Module):
+    """What goes into the file: images uint8 [N, H, W, 3], or [N, 3, H, W] -> logits, probabilities [N, classes].
+
+    Every mixture is computed as K convolutions whose outputs are combined. A grouped convolution, with as many groups
+    as images, would fix the batch size: https://github.com/onnx/onnx/issues/3843
+    """
+
+    def __init__(self, net: Net, layout: Layout) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net).float().cpu().eval().requires_grad_(False)
+        self.layout = layout
+        for module in self.net.modules():
+            if isinstance(module, DynamicConv2d):
+                module.algorithm = "output"
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        x_NCHW = images.permute(0, 3, 1, 2) if self.layout == "nhwc" else images
+        logits = self.net(x_NCHW.float() / 255)
+        return logits, logits.softmax(1)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file that was written and checked.
+
+    Attributes:
+        path: where it is.
+        difference: the largest of a probability from the network's.
+        accuracies: on the test images, 0..1, of the float32 and of the int8 file; of int8 alone.
+    """
+
+    path: Path
+    difference: float
+    accuracies: tuple[float, float] | None
+
+
+def target(run: Path, form: Format, int8: bool, output: Path | None = None) -> Path:
+    """Where the file goes: `output`, else model.onnx in the run, or by the weights' name in the current folder.
+
+    Raises:
+        DynconvError: no file can be written there, or its ending is not the format's, which also keeps weights and
+            pictures from being replaced by mistake.
+    """
+    ending = f"{'-int8' if int8 else ''}.{form}"
+    path = output or (run / f"model{ending}" if run.is_dir() else Path(f"{run.stem}{ending}"))
+    if path.is_dir():
+        raise DynconvError(f"{path}: is a folder; name a file in it: --output {path / f'model{ending}'}")
+    if path.suffix != f".{form}":
+        raise DynconvError(f"{path}: must end in .{form}, as --format {form} writes it")
+    if not path.parent.is_dir():
+        raise DynconvError(f"{path}: there is no folder {path.parent}; make it, or choose another --output")
+    return path
+
+
+def export(
+    classifier: Classifier, dataset: Dataset, path: Path, form: Format, layout: Layout, *, int8: bool = False
+) -> Written:
+    """Writes the network, having compared what the file computes with what the network computes.
+
+    Args:
+        dataset: test images, to compare on, and for int8 also training images; their size is the file's.
+        path: an existing file is replaced, once the new one is whole and right.
+        int8: quantised; needs the format onnx.
+
+    Raises:
+        DynconvError: packages are missing, there are fewer than seven test images, the file cannot be written, or it
+            computes something else.
+    """
+    most = max(parity.BATCHES)
+    images = _spread(dataset.test.images, most)
+    if len(images) < most:
+        raise DynconvError(f"{dataset.origin}: the check needs {most} test images, there are {len(images)}")
+    program, about = trace(classifier.net, images, layout), _about(classifier, images, layout)
+    describe = partial(onnx_file.describe, onnx_file.convert(program)) if form == "onnx" else partial(_pt2, program)
+    tolerance = None if int8 else parity.TOLERANCE
+    accuracies = None
+    if int8:
+        whole, calibration = describe(about), _spread(dataset.train.images, CALIBRATION)
+        describe = partial(onnx_file.describe, onnx_file.quantize(whole, _arranged(calibration, layout)))
+        before, after = (_load(content, form, layout) for content in (whole, describe(about)))
+        accuracies = parity.accuracy(before, dataset.test), parity.accuracy(after, dataset.test)
+        figures = dict(zip(("accuracy_float32", "accuracy_int8"), accuracies, strict=True))
+        about["int8"] = {"calibration_images": len(calibration), "test_images": len(dataset.test.labels)} | figures
+    difference = parity.compare(_load(describe(about), form, layout), classifier, images, tolerance)
+    about["checked"] = {"batches": parity.BATCHES, "data": dataset.name, "largest_difference": difference}
+    content = describe(about)
+
+    def write(file: Path) -> None:
+        file.write_bytes(content)
+        parity.compare(_load(file.read_bytes(), form, layout), classifier, images, tolerance)
+
+    write_atomically(path, write)
+    return Written(path, difference, accuracies)
+
+
+def trace(net: Net, images_NCHW: Tensor, layout: Layout) -> torch.export.ExportedProgram:
+    """The network with its preprocessing as a program for any number of images of the size of these, two or more."""
+    example = _arranged(images_NCHW[:2], layout)  # torch takes a single image for a batch that is always 1
+    batch = {"images": {0: torch.export.Dim("batch")}}
+    program = torch.export.export(Exported(net, layout), (example,), dynamic_shapes=batch)
+    for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
+        for node in graph.nodes:
+            node.meta.pop("stack_trace", None)  # holds paths of this machine, which are nobody else's business
+    return program
+
+
+def _about(classifier: Classifier, images_NCHW: Tensor, layout: Layout) -> dict[str, Any]:
+    """The metadata. Without the place of the run and of its data, which is of no use to others."""
+    height, width = images_NCHW.shape[2:]
+    shape = f"{height}, {width}, 3" if layout == "nhwc" else f"3, {height}, {width}"
+    return {
+        "classes": list(classifier.classes),
+        "input": f"images: uint8 [N, {shape}], RGB, 0 to 255; normalised by the network itself",
+        "outputs": "logits, probabilities: float32 [N, classes]",
+        "data": classifier.data_name,
+        "config": classifier.config.model_dump(mode="json", exclude={"run": True, "data": True}),
+        "version": version("dynconv"),
+    }
+
+
+def _load(content: bytes, form: Format, layout: Layout) -> Runner:
+    """Has onnxruntime, or torch, compute on the CPU what a file says."""
+    run = onnx_file.runner(content) if form == "onnx" else torch.export.load(io.BytesIO(content)).module()
+
+    def run_NCHW(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.no_grad():
+            logits, probabilities = run(_arranged(images_NCHW, layout))
+        return logits, probabilities
+
+    return run_NCHW
+
+
+def _pt2(program: torch.export.ExportedProgram, about: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"dynconv.json": json.dumps(about)})
+    return buffer.getvalue()
+
+
+def _arranged(images_NCHW: Tensor, layout: Layout) -> Tensor:
+    return images_NCHW.permute(0, 2, 3, 1).contiguous() if layout == "nhwc" else images_NCHW.contiguous()
+
+
+def _spread(images: Tensor, count: int) -> Tensor:
+    """At most `count` images, evenly from all: class folders are read class by class."""
+    return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]

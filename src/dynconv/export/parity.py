@@ -1,0 +1,49 @@
+"""Whether a file for another runtime computes what the network computes, and how well it classifies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from dynconv.data import Split
+from dynconv.errors import DynconvError
+from dynconv.inference.predictor import Classifier
+from dynconv.model.tta import batched_logits
+
+Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Images uint8 [N, 3, H, W] -> logits, probabilities, float32 [N, classes], by a file."""
+
+BATCHES = (1, 7)
+"""Batch sizes at which they are compared."""
+TOLERANCE = 1e-3
+"""Largest difference that passes: of a probability, and of a logit relative to the largest logit."""
+
+
+def compare(run: Runner, classifier: Classifier, images_NCHW: Tensor, tolerance: float | None = TOLERANCE) -> float:
+    """The largest difference of a probability from the network's own in float32, over batches of 1 and 7 images.
+
+    Raises:
+        DynconvError: it is above the tolerance, or a logit's is. Without a tolerance, never.
+    """
+    largest = 0.0
+    for size in BATCHES:
+        batch = images_NCHW[:size]
+        logits, probabilities = run(batch)
+        expected = batched_logits(classifier.net, batch.to(classifier.device)).cpu()
+        difference = float((probabilities - expected.softmax(1)).abs().max())
+        of_logits = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
+        if tolerance is not None and not max(difference, of_logits) <= tolerance:
+            raise DynconvError(
+                f"export: the file's outputs are not the network's: they differ by {difference:.2g} in a probability, "
+                f"{of_logits:.2g} in a logit, for {size} images; nothing was written"
+            )
+        largest = max(largest, difference)
+    return largest
+
+
+def accuracy(run: Runner, split: Split) -> float:
+    """Share of the images of `split` that a file classifies rightly, 0..1."""
+    predicted = torch.cat([run(images)[0].argmax(1) for images in split.images.split(100)])
+    return float((predicted == split.labels).double().mean())

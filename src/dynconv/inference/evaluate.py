@@ -1,0 +1,142 @@
+"""classifier x labelled images -> figures, and these as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+from torch.nn import functional as F
+
+from dynconv import data
+from dynconv.data import Dataset, Split
+from dynconv.errors import DynconvError
+from dynconv.inference.predictor import Classifier
+
+WIDEST_CONFUSION = 12
+"""The most classes whose confusion is shown as a matrix."""
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What a classifier does on N labelled images.
+
+    Attributes:
+        accuracy: share of images whose class comes first, 0..1.
+        loss: mean cross-entropy in nats, without label smoothing.
+        confusion: counts, int64 [classes, classes]: row = true class, column = predicted.
+        probabilities: float32 [N, classes].
+    """
+
+    accuracy: float
+    loss: float
+    confusion: Tensor
+    probabilities: Tensor
+
+    @property
+    def per_class(self) -> list[float]:
+        """Accuracy on the images of each class, 0..1; NaN for a class without images."""
+        return (self.confusion.diag() / self.confusion.sum(1)).tolist()
+
+
+def load_dataset(classifier: Classifier, source: str | None = None, announce: Callable[[str], None] = print) -> Dataset:
+    """The data set at `source`; by default the one that the classifier was trained on.
+
+    With the run's `data.holdout`, so that its validation images are the same again.
+
+    Raises:
+        DynconvError: no data there, or classes other than the classifier's.
+    """
+    config = classifier.config
+    source = source or trained_on(classifier)
+    dataset = data.load(source, seed=config.seed, announce=announce)
+    if tuple(dataset.classes) != classifier.classes:
+        raise DynconvError(
+            f"{source}: its classes are {_list(dataset.classes)}, the network's {_list(classifier.classes)}"
+        )
+    return data.hold_out(dataset, config.data.holdout, config.seed) if config.data.holdout else dataset
+
+
+def trained_on(classifier: Classifier) -> str:
+    """Where the data were that `classifier` was trained on, as `data.load` takes it."""
+    source = classifier.config.data.source
+    if source == "auto" and classifier.data_name in ("shapes", "cifar10"):  # what it found then, not what is there now
+        return classifier.data_name
+    return source
+
+
+def choose_split(dataset: Dataset, name: str) -> Split:
+    """The split `train`, `test` or `validation`. Raises DynconvError: the run held no images out."""
+    split: Split | None = getattr(dataset, name)
+    if split is None:
+        raise DynconvError("split: the run held no validation images out; use test or train")
+    return split
+
+
+def evaluate(classifier: Classifier, split: Split, tta: bool = False) -> Metrics:
+    """Classifies all images of `split`, with or without test-time augmentation."""
+    logits = classifier.logits(split.images, tta=tta)
+    labels = split.labels.cpu()
+    classes = len(classifier.classes)
+    predicted = logits.argmax(1)
+    pairs = torch.bincount(labels * classes + predicted, minlength=classes * classes)
+    return Metrics(
+        accuracy=(predicted == labels).double().mean().item(),
+        loss=F.cross_entropy(logits, labels).item(),
+        confusion=pairs.view(classes, classes),
+        probabilities=logits.softmax(1),
+    )
+
+
+def as_dict(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> dict[str, Any]:
+    """The figures for JSON; those with test-time augmentation are null without it."""
+    return {
+        "images": len(plain.probabilities),
+        "accuracy": plain.accuracy,
+        "accuracy_tta": tta.accuracy if tta else None,
+        "loss": plain.loss,
+        "loss_tta": tta.loss if tta else None,
+        "per_class": dict(zip(classes, plain.per_class, strict=True)),
+        "confusion": plain.confusion.tolist(),
+    }
+
+
+def as_tables(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> RenderableType:
+    """The figures for people: overall, then the confusion of the classes with the accuracy on each."""
+    lines = [f"accuracy {plain.accuracy:8.2%}   loss {plain.loss:.4f}   ({len(plain.probabilities)} images)"]
+    if tta is not None:
+        lines.append(f"with TTA {tta.accuracy:8.2%}   loss {tta.loss:.4f}")
+    table = _confusion(plain, classes) if len(classes) <= WIDEST_CONFUSION else _mistakes(plain, classes)
+    return Group(*lines, "", table)
+
+
+def _confusion(metrics: Metrics, classes: tuple[str, ...]) -> Table:
+    table = Table(title="true class (row), predicted class (column)", title_justify="left", box=None)
+    table.add_column("class")
+    table.add_column("accuracy", justify="right")
+    for name in classes:
+        table.add_column(Text(name[:4]), justify="right", no_wrap=True)
+    for name, accuracy, counts in zip(classes, metrics.per_class, metrics.confusion.tolist(), strict=True):
+        table.add_row(Text(name), f"{accuracy:.2%}", *(str(count) if count else "·" for count in counts))
+    return table
+
+
+def _mistakes(metrics: Metrics, classes: tuple[str, ...]) -> Table:
+    """Instead of a matrix that no screen holds: what each class is most often taken for."""
+    table = Table("class", "accuracy", "most often taken for", title_justify="left", box=None)
+    wrong = metrics.confusion - metrics.confusion.diag().diag()
+    for row, (name, accuracy) in enumerate(zip(classes, metrics.per_class, strict=True)):
+        count, other = (int(value) for value in wrong[row].max(0))
+        taken_for = f"{classes[other]} ({count} times)" if count else ""
+        table.add_row(Text(name), f"{accuracy:.2%}", Text(taken_for))
+    return table
+
+
+def _list(classes: Any) -> str:
+    names = list(classes)
+    return ", ".join(names[:3]) + (f", ... ({len(names)})" if len(names) > 3 else "")

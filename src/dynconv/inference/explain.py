@@ -1,0 +1,136 @@
+"""What the routing of a trained network does: which experts fire for what, and what is lost without it.
+
+Shape suffixes: N images, C channels, H x W spatial, K experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dynconv.inference.predictor import Classifier
+from dynconv.machine import autocast
+from dynconv.model.net import Net
+from dynconv.model.tta import EVAL_BATCH, to_input
+
+_NORMAL_95 = 1.96
+
+
+@torch.no_grad()
+def routing_weights(classifier: Classifier, images_NCHW: Tensor) -> list[Tensor]:
+    """a of every block, float32 [N, K] each, on the CPU, for uint8 images [N, 3, H, W]."""
+    with autocast(classifier.device, classifier.precision):
+        parts = [
+            classifier.net.routing_weights(to_input(batch.to(classifier.device)))
+            for batch in images_NCHW.split(EVAL_BATCH)
+        ]
+    return [torch.cat(blocks).float().cpu() for blocks in zip(*parts, strict=True)]
+
+
+def class_means(a_NK: Tensor, labels_N: Tensor, classes: int) -> Tensor:
+    """Mean routing weights of the images of each class, [classes, K]; NaN for a class without images."""
+    sums = torch.zeros(classes, a_NK.shape[1]).index_add_(0, labels_N, a_NK)
+    return sums / torch.bincount(labels_N, minlength=classes)[:, None]
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What is left of the accuracy with another routing.
+
+    Attributes:
+        accuracy: 0..1.
+        lost: accuracy lost against the network as it is, 0..1; negative if gained.
+        margin: half the width of the 95 % interval of `lost`, from the differences image by image.
+    """
+
+    accuracy: float
+    lost: float
+    margin: float
+
+
+def ablate(
+    classifier: Classifier, images_NCHW: Tensor, labels_N: Tensor, routing: Sequence[Tensor]
+) -> tuple[float, dict[str, Ablation]]:
+    """Accuracy as it is, and with the routing weights of all blocks replaced.
+
+    Args:
+        routing: the images' own, as `routing_weights` gives them.
+
+    Returns:
+        the accuracy 0..1, and by name: "mean", each block's weights averaged over these images; "shuffled", those of
+        another image, drawn at random; "uniform", 1/K.
+    """
+    means = [a_NK.mean(0).to(classifier.device) for a_NK in routing]
+    generator = torch.Generator().manual_seed(0)
+
+    def shuffled(_: int, a_NK: Tensor) -> Tensor:
+        return a_NK[torch.randperm(len(a_NK), generator=generator)]
+
+    replacements: dict[str, Callable[[int, Tensor], Tensor]] = {
+        "mean": lambda block, a_NK: means[block].to(a_NK.dtype).expand_as(a_NK),
+        "shuffled": shuffled,
+        "uniform": lambda _, a_NK: torch.full_like(a_NK, 1 / a_NK.shape[1]),
+    }
+    right = (classifier.logits(images_NCHW).argmax(1) == labels_N).double()
+    found = {}
+    for name, replace in replacements.items():
+        with rerouted(classifier.net, replace):
+            difference = right - (classifier.logits(images_NCHW).argmax(1) == labels_N).double()
+        lost = difference.mean().item()
+        margin = _NORMAL_95 * difference.std(correction=0).item() / len(difference) ** 0.5
+        found[name] = Ablation(right.mean().item() - lost, lost, margin)
+    return right.mean().item(), found
+
+
+@contextmanager
+def rerouted(net: Net, replace: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
+    """Inside, block b (from 0) mixes its experts by replace(b, a) instead of its own a [N, K]."""
+
+    def hook(block: int) -> Callable[..., Any]:
+        return lambda conv, inputs, _: (inputs, {"routing_weights": replace(block, conv.routing_weights(*inputs))})
+
+    handles = [
+        block.conv.register_forward_pre_hook(hook(number), with_kwargs=True)
+        for number, block in enumerate(net.backbone)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def verdict(accuracy: float, ablations: dict[str, Ablation], experts: int, images: int) -> str:
+    """Whether the mixture does anything, in one sentence."""
+    if experts == 1:
+        return "There is one expert in each block (K = 1), so there is nothing to route."
+    mean = ablations["mean"]
+    if mean.lost > mean.margin:
+        finding = "The mixture matters"
+    elif mean.lost < -mean.margin:
+        finding = "The routing does harm"
+    else:
+        finding = "No use of the routing can be shown"
+    return (
+        f"{finding}: with the same routing weights for every image, their mean, the accuracy goes from {accuracy:.1%} "
+        f"to {mean.accuracy:.1%}, by {-100 * mean.lost:+.1f} ± {100 * mean.margin:.1f} points (95 % interval, "
+        f"{images} test images)."
+    )
+
+
+def attribution(classifier: Classifier, image_CHW: Tensor, label: int) -> Tensor:
+    """Gradient x input: how much each pixel adds to the logit of class `label`, float32 [H, W], positive and negative.
+
+    The input is the standardised image, so a pixel of the training set's mean colour has no part in it.
+    """
+    net = classifier.net
+    x = to_input(image_CHW[None].to(classifier.device)).requires_grad_()
+    with torch.enable_grad(), autocast(classifier.device, classifier.precision):
+        (gradient,) = torch.autograd.grad(net(x)[0, label], x)
+    product = gradient * (x - net.input.mean[:, None, None])
+    return product[0].sum(0).detach().float().cpu()

@@ -1,0 +1,1 @@
+"""ModelConfig -> the network of the specification: images -> logits."""

@@ -1,0 +1,107 @@
+"""A network as a table: block by block, which part of the specification each layer is, and what it costs."""
+
+from __future__ import annotations
+
+import torch
+from rich import box
+from rich.console import Group, RenderableType
+from rich.table import Table
+
+from dynconv.config import RunConfig
+from dynconv.errors import DynconvError
+from dynconv.model.cost import Row, multiply_adds
+from dynconv.model.net import build_net
+
+PARTS = {
+    "input": "input",
+    "router": "a = g(f W)",
+    "experts": "O = Σ aₖ Convₖ(X)",
+    "other": "other",
+    "classifier": "classifier",
+}
+LEGEND = (
+    "f = SpatialAveragePool(X), a = g(f W), O = a₁ Conv₁(X) + ... + aₖ Convₖ(X); other: additions; the "
+    "classifier takes the spatial mean of the last O. Multiply-adds: of linear maps, per image, with "
+    "the K kernels mixed into one first (mixing counted); last column: with K separate convolutions."
+)
+
+
+def rows(config: RunConfig, classes: int = 10, image_size: int = 32) -> list[Row]:
+    """The layers of the network that `config` describes, for images of image_size x image_size pixels.
+
+    Raises:
+        DynconvError: there is no such network: its parts do not fit, or the images are too small for it.
+    """
+    try:
+        with torch.device("meta"):  # shapes without values
+            net = build_net(config.model, classes)
+        for size in config.image_sizes:
+            multiply_adds(net, size)
+        return multiply_adds(net, image_size)
+    except ValueError as error:
+        raise DynconvError(f"model: {error}") from error
+
+
+def headline(config: RunConfig, classes: int = 10, image_size: int = 32) -> str:
+    """The network in one line. Raises DynconvError as `rows` does."""
+    layers = rows(config, classes, image_size)
+    parameters, products, _ = _totals(layers)
+    return (
+        f"{len(config.model.widths)} blocks of {config.model.experts} experts, "
+        f"{_short(parameters)} parameters, {_short(products)} multiply-adds per image"
+    )
+
+
+def describe(config: RunConfig, classes: int = 10, image_size: int = 32) -> RenderableType:
+    """The table, with totals. Raises DynconvError as `rows` does."""
+    layers = rows(config, classes, image_size)
+    parameters, products, separate = _totals(layers)
+    model = config.model
+    title = f"{config.preset}: {len(model.widths)} blocks, K = {model.experts} experts, {image_size} pixels"
+    table = Table(
+        show_footer=True,
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
+    for heading, footer, justify in (
+        ("", "all", "left"),
+        ("part", "", "left"),
+        ("layer", "", "left"),
+        ("output", "", "right"),
+        ("learned", f"{parameters:,}", "right"),
+        ("mult-adds", _short(products), "right"),
+        ("K convs", _short(separate), "right"),
+    ):
+        table.add_column(heading, footer, justify=justify, no_wrap=heading != "layer")  # type: ignore[arg-type]
+    for index, row in enumerate(layers):
+        first = index == 0 or layers[index - 1].block != row.block
+        last = index + 1 == len(layers) or layers[index + 1].block != row.block
+        table.add_row(
+            str(row.block) if row.block and first else "",
+            PARTS[row.part],
+            row.layer,
+            "x".join(map(str, row.shape)),
+            f"{row.parameters:,}" if row.parameters else "",
+            _short(row.multiply_adds),
+            _short(row.separate_multiply_adds),
+            end_section=last,
+        )
+    return Group(table, LEGEND)
+
+
+def _totals(layers: list[Row]) -> tuple[int, int, int]:
+    return (
+        sum(row.parameters for row in layers),
+        sum(row.multiply_adds for row in layers),
+        sum(row.separate_multiply_adds for row in layers),
+    )
+
+
+def _short(n: int) -> str:
+    for unit, name in ((10**9, " G"), (10**6, " M"), (10**3, " k")):
+        if n >= unit:
+            return f"{n / unit:.1f}{name}"
+    return str(n) if n else ""

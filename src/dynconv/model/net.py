@@ -1,0 +1,158 @@
+"""The network of the specification, readable top to bottom.
+
+    Net = InputTransform -> Backbone(Block 1, ..., Block N) -> Classifier
+
+Shape suffixes: N images, C channels, H x W spatial, K experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from dynconv.config import FIXED, ModelConfig
+from dynconv.layer.conv import DynamicConv2d
+
+
+class InputTransform(nn.Module):
+    """Fixed preprocessing: images [N, 3, H, W] in [0, 1] -> standardised, and whitened or not. Nothing is learned.
+
+    Whitening maps each 2x2 patch to its 12 principal components scaled to unit variance, then keeps their positive
+    and negative parts apart: [N, 24, H-1, W-1]. The statistics are buffers, saved and loaded with the weights.
+    """
+
+    mean: Tensor
+    std: Tensor
+    whitening: Tensor
+
+    def __init__(self, whiten: bool) -> None:
+        super().__init__()
+        self.whiten = whiten
+        self.register_buffer("mean", torch.zeros(3))
+        self.register_buffer("std", torch.ones(3))
+        self.register_buffer("whitening", torch.zeros(24 if whiten else 0, 3, 2, 2))
+
+    @property
+    def channels(self) -> int:
+        return 24 if self.whiten else 3
+
+    @torch.no_grad()
+    def fit(self, images_N3HW: Tensor, eps: float = FIXED["whitening"]["epsilon"]) -> None:
+        """Takes the statistics from training images in [0, 1]; the patches' from the first 5,000 of them."""
+        self.mean.copy_(images_N3HW.mean((0, 2, 3)))
+        self.std.copy_(images_N3HW.std((0, 2, 3)))
+        if self.whiten:
+            patches = F.unfold(self._standardise(images_N3HW[:5000]), 2).transpose(1, 2).flatten(0, 1).double()
+            variance, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+            filters = (components / (variance + eps).sqrt()).T.flip(0).view(12, 3, 2, 2)
+            self.whitening.copy_(torch.cat((filters, -filters)))
+
+    def _standardise(self, x_N3HW: Tensor) -> Tensor:
+        return (x_N3HW - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        x = self._standardise(x_N3HW)
+        return F.gelu(F.conv2d(x, self.whitening)) if self.whiten else x
+
+
+class Block(nn.Module):
+    """One block: the router predicts a from the block's own input, the K experts are combined by it, then the extras.
+
+    a = g(SpatialAveragePool(X) W);  O = a_1 Conv_1(X) + ... + a_K Conv_K(X);  pool, norm, nonlinearity, dropout.
+    """
+
+    def __init__(self, config: ModelConfig, index: int, in_channels: int) -> None:
+        super().__init__()
+        out_channels = config.widths[index]
+        kernel, stride = config.per_block("kernel_sizes")[index], config.per_block("strides")[index]
+        pool = config.per_block("pools")[index]
+        self.conv = DynamicConv2d(
+            in_channels,
+            out_channels,
+            kernel,
+            stride,
+            padding=kernel // 2,
+            bias=config.norm == "none",
+            experts=config.experts,
+            router_hidden=config.router_hidden,
+            activation=config.activation,
+            temperature=config.temperature,
+        )
+        if config.identity_init:
+            self.conv.add_identity()
+        self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
+        eps, momentum = FIXED["batch norm"]["epsilon"], FIXED["batch norm"]["momentum"]
+        self.norm = nn.BatchNorm2d(out_channels, eps, momentum) if config.norm == "batch" else nn.Identity()
+        if config.norm == "batch":
+            self.norm.weight.requires_grad_(False)
+        self.act = nn.GELU() if config.nonlinearity == "gelu" else nn.ReLU()
+        self.dropout = nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
+        self.residual = bool(config.per_block("residual")[index])
+        if self.residual and (in_channels != out_channels or stride > 1 or pool > 1):
+            raise ValueError(f"residual: block {index + 1} changes the shape of its input, so it cannot be added")
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        out = self.dropout(self.act(self.norm(self.pool(self.conv(x_NCHW)))))
+        return out + x_NCHW if self.residual else out
+
+
+class Backbone(nn.Sequential):
+    """Block 1, ..., Block N."""
+
+    def __init__(self, config: ModelConfig, in_channels: int) -> None:
+        widths = (in_channels, *config.widths[:-1])
+        super().__init__(*(Block(config, i, channels) for i, channels in enumerate(widths)))
+
+    def __iter__(self) -> Iterator[Block]:
+        yield from (cast("Block", block) for block in super().__iter__())
+
+
+class Classifier(nn.Module):
+    """f = SpatialAveragePool(O_N), then softmax regression or an MLP: [N, C, H, W] -> logits [N, classes]."""
+
+    def __init__(self, config: ModelConfig, classes: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(config.widths[-1], config.classifier_hidden) if config.classifier_hidden else None
+        width = config.classifier_hidden or config.widths[-1]
+        self.linear = nn.Linear(width, classes)
+        # Small logits at the start: the first steps then move the backbone, not just the classifier.
+        nn.init.normal_(self.linear.weight, std=1 / width)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        f_NC = x_NCHW.mean((2, 3))
+        if self.hidden is not None:
+            f_NC = F.relu(self.hidden(f_NC))
+        logits: Tensor = self.linear(f_NC)
+        return logits
+
+
+class Net(nn.Module):
+    """Images [N, 3, H, W] in [0, 1] -> logits [N, classes]."""
+
+    def __init__(self, config: ModelConfig, classes: int) -> None:
+        super().__init__()
+        self.input = InputTransform(config.whiten)
+        self.backbone = Backbone(config, self.input.channels)
+        self.classifier = Classifier(config, classes)
+
+    def forward(self, x_N3HW: Tensor) -> Tensor:
+        logits: Tensor = self.classifier(self.backbone(self.input(x_N3HW)))
+        return logits
+
+    def routing_weights(self, x_N3HW: Tensor) -> list[Tensor]:
+        """a of every block, [N, K] each, for images in [0, 1]."""
+        x, weights = self.input(x_N3HW), []
+        for block in self.backbone:
+            weights.append(block.conv.routing_weights(x))
+            x = block(x)
+        return weights
+
+
+def build_net(config: ModelConfig, classes: int) -> Net:
+    """The network that `config` describes, freshly drawn from torch's generator."""
+    return Net(config, classes)

@@ -1,0 +1,1 @@
+"""Run directories -> pages, plots and tables."""

@@ -1,0 +1,145 @@
+"""Curves over the epochs and over time, of one run and of groups of runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from dynconv.report.style import COLOURS, MARKERS, Plot, draw, series
+
+_SPLITS = {
+    "train": "training (augmented images)",
+    "validation": "validation (held out of training)",
+    "test": "validation (test set)",
+}
+_QUANTITIES = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
+
+
+def curves(epochs: list[dict[str, Any]], title: str) -> list[Plot]:
+    """loss and accuracy over the epochs, both over time, and the schedules. Nothing where no epoch has ended."""
+    if not epochs:
+        return []
+    captions = {
+        "loss": "Loss after each epoch. That of training includes label smoothing and augmentation.",
+        "accuracy": "Accuracy after each epoch, in training on augmented images of that epoch's size.",
+    }
+    plots = []
+    for quantity, caption in captions.items():
+
+        def one(figure: Figure, quantity: str = quantity) -> None:
+            axes = figure.add_subplot()
+            _draw_splits(axes, epochs, quantity, "epoch")
+            axes.set(xlabel="epoch", title=title)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+        plots.append(draw(quantity, caption, one, 5, 3.4))
+
+    def over_time(figure: Figure) -> None:
+        for axes, quantity in zip(figure.subplots(1, 2), _QUANTITIES, strict=True):
+            _draw_splits(axes, epochs, quantity, "seconds")
+            axes.set(xlabel="time in training steps (s)")
+
+    plots.append(draw("time", "The same over the time spent in training steps.", over_time, 7.6, 3.2))
+    plots.append(draw("schedule", "Learning rates and image size at the end of each epoch.", _schedule(epochs), 7.6, 3))
+    return plots
+
+
+def _draw_splits(axes: Axes, epochs: list[dict[str, Any]], quantity: str, over: str) -> None:
+    label, scale = _QUANTITIES[quantity]
+    for index, (split, name) in enumerate(_SPLITS.items()):
+        key = f"{split}_{quantity}"
+        points = [(record[over], record[key] * scale) for record in epochs if key in record and over in record]
+        if points:
+            axes.plot(*zip(*points, strict=True), label=name, **series(index))
+    axes.set_ylabel(label)
+    axes.legend()
+
+
+def _schedule(epochs: list[dict[str, Any]]) -> Any:
+    def paint(figure: Figure) -> None:
+        rates, sizes = figure.subplots(1, 2)
+        numbers = [record["epoch"] for record in epochs]
+        for index, group in enumerate(epochs[0].get("lr", {})):
+            rates.plot(numbers, [record["lr"][group] for record in epochs], label=group, **series(index))
+        rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
+        rates.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
+        rates.legend()
+        sizes.plot(numbers, [record["image_size"] for record in epochs], drawstyle="steps-mid", **series(0))
+        sizes.set(xlabel="epoch", ylabel="side of the training images (pixels)")
+        for axes in (rates, sizes):
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+    return paint
+
+
+def overlay(groups: dict[str, list[list[dict[str, Any]]]]) -> list[Plot]:
+    """Test loss and accuracy of groups of runs, over the epochs and over time: mean, and a band of one sd.
+
+    Args:
+        groups: name -> the epoch records of each of its runs.
+    """
+    plots = []
+    for quantity, (label, scale) in _QUANTITIES.items():
+
+        def paint(figure: Figure, quantity: str = quantity, label: str = label, scale: int = scale) -> None:
+            panels = figure.subplots(1, 2, sharey=True)
+            for axes, over in zip(panels, ("epoch", "seconds"), strict=True):
+                for index, (name, runs) in enumerate(groups.items()):
+                    _band(axes, runs, over, f"test_{quantity}", scale, name, index)
+            panels[0].set(xlabel="epoch", ylabel=f"test {label}")
+            panels[1].set(xlabel="time in training steps (s)")
+            panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
+            panels[0].legend(fontsize=7)
+
+        caption = (
+            f"Test {quantity} of each group: mean, and a band of one standard deviation where it has several runs."
+        )
+        plots.append(draw(f"runs-{quantity}", caption, paint, 7.6, 3.4))
+    return plots
+
+
+def _band(axes: Axes, runs: list[list[dict[str, Any]]], over: str, key: str, scale: int, name: str, index: int) -> None:
+    length = min(len(epochs) for epochs in runs)
+    if not length:
+        return
+    x = [sum(epochs[i][over] for epochs in runs) / len(runs) for i in range(length)]
+    values = [[epochs[i][key] * scale for epochs in runs] for i in range(length)]
+    mean = [sum(column) / len(column) for column in values]
+    axes.plot(x, mean, label=f"{name} (n = {len(runs)})", **series(index))
+    if len(runs) > 1:
+        deviation = [
+            (sum((value - centre) ** 2 for value in column) / (len(column) - 1)) ** 0.5
+            for column, centre in zip(values, mean, strict=True)
+        ]
+        low = [centre - sd for centre, sd in zip(mean, deviation, strict=True)]
+        high = [centre + sd for centre, sd in zip(mean, deviation, strict=True)]
+        axes.fill_between(x, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.2, linewidth=0)
+
+
+def pareto(points: dict[str, list[tuple[float, float, float]]]) -> Plot:
+    """Accuracy against cost.
+
+    Args:
+        points: group -> (test accuracy 0..1, training seconds, millions of multiply-adds) of each of its runs.
+    """
+
+    def paint(figure: Figure) -> None:
+        panels = figure.subplots(1, 2, sharey=True)
+        for axes, column, label in zip(
+            panels, (1, 2), ("time in training steps (s)", "multiply-adds per image (millions)"), strict=True
+        ):
+            for index, (name, runs) in enumerate(points.items()):
+                style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
+                axes.scatter([run[column] for run in runs], [100 * run[0] for run in runs], s=22, label=name, **style)
+            every = sorted((run[column], 100 * run[0]) for runs in points.values() for run in runs)
+            best = [point for i, point in enumerate(every) if point[1] > max([-1.0, *(y for _, y in every[:i])])]
+            axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=0)
+            axes.set(xlabel=label, xlim=(0, 1.08 * every[-1][0]))
+        panels[0].set(ylabel="test accuracy (%)")
+        panels[0].legend(fontsize=7)
+
+    caption = "Test accuracy against cost, a point for each run; the line joins those that none beats at less cost."
+    return draw("pareto", caption, paint, 7.6, 3.4)

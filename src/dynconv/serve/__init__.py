@@ -1,0 +1,1 @@
+"""A trained network over HTTP, with a page for people."""

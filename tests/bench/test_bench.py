@@ -1,0 +1,94 @@
+"""`dynconv bench`, small: that it measures, writes, continues and says what is wrong. Its figures are not judged."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dynconv.bench.shapes import SETS, Shape, shapes
+from dynconv.cli.main import main
+from dynconv.layer.ops import winograd
+
+SMALL = [
+    "bench",
+    "layer",
+    "--shapes",
+    "quick",
+    "--experts",
+    "2",
+    "--dtypes",
+    "float32",
+    "--rounds",
+    "1",
+    "--batch",
+    "2",
+]
+
+
+def test_layer_is_measured_once_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "layer.json"
+
+    assert main([*SMALL, "--output", str(output)]) == 0
+
+    found = json.loads(output.read_text())
+    assert len(found["cells"]) == len(shapes("quick"))
+    methods = found["cells"][0]["methods"]
+    assert {"static", "loop", "grouped", "kernel", "input", "output", "unfold"} <= set(methods)
+    assert all(figures[f"{mode}_ms"] > 0 for figures in methods.values() for mode in ("inference", "training"))
+    assert (tmp_path / "layer.png").stat().st_size > 10_000
+    assert "auto is within 5 % of the best algorithm in" in capsys.readouterr().out
+
+    assert main([*SMALL, "--output", str(output)]) == 0
+    assert json.loads(output.read_text())["cells"] == found["cells"]
+
+
+def test_a_file_that_is_no_measurement_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "layer.json"
+    output.write_text("{}")
+
+    assert main([*SMALL, "--output", str(output)]) == 2
+
+    assert "is no measurement of the layer" in capsys.readouterr().err
+    assert output.read_text() == "{}"
+
+
+@pytest.mark.parametrize("what", ["layer", "step", "predict", "infer", "serve"])
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_measured(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(f"dynconv.bench.run.{what}.measure{'' if what == 'layer' else f'_{what}'}", pytest.fail)
+
+    assert main(["bench", what, "--output", str(tmp_path / "nowhere" / "figures.json")]) == 2
+
+    said = capsys.readouterr().err
+    assert "figures.json: cannot be written (No such file or directory); choose another --output" in said
+
+
+def test_step_compares_the_algorithms_and_numbers_of_experts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    output = tmp_path / "step.json"
+    words = ["bench", "step", "--preset", "quick", "--batch", "4", "--rounds", "1", "--experts", "1", "3"]
+
+    assert main([*words, "--output", str(output)]) == 0
+
+    measured = json.loads(output.read_text())["types"]
+    assert set(measured) == {"float32", "bfloat16"}
+    for dtype, rates in measured.items():
+        assert set(rates["algorithms"]) >= {"auto", "kernel", "input"}
+        assert ("winograd" in rates["algorithms"]) == (dtype == "float32" and winograd.available())
+        assert set(rates["experts"]) == {"1", "3"}
+    printed = capsys.readouterr().out
+    assert "times as long as auto" in printed and "times as long as K = 1" in printed
+
+
+@pytest.mark.parametrize("words", [["nothing"], ["layer", "--experts", "0"], ["layer", "--shapes", "vgg"]])
+def test_wrong_words_are_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", *words]) == 2
+    assert capsys.readouterr().err.startswith("dynconv: error: ")
+
+
+def test_the_shapes_are_those_of_the_networks() -> None:
+    assert shapes("quick")[0] == Shape(24, 32, 31, 3, 1)
+    assert Shape(256, 512, 14, 3, 2) in shapes("resnet18-56")
+    assert all(shapes(name) for name in SETS)

@@ -1,0 +1,147 @@
+from pathlib import Path
+
+import pytest
+
+from dynconv.cli.arguments import EvaluateArguments, TrainArguments, parse, parse_training
+from dynconv.config import RunConfig
+from dynconv.errors import DynconvError
+from dynconv.training.presets import PRESETS
+
+
+def settings(*words: str) -> RunConfig:
+    return parse_training(TrainArguments, words, "train").settings
+
+
+def refusal(*words: str) -> str:
+    with pytest.raises(DynconvError) as caught:
+        settings(*words)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_alone_is_that_preset(name: str) -> None:
+    assert settings(name) == PRESETS[name]()
+
+
+def test_without_a_preset_it_is_quick() -> None:
+    assert settings() == PRESETS["quick"]()
+
+
+def test_fields_of_every_kind_are_overridden() -> None:
+    words = ["quick", "--seed", "3", "--optim.lr=1e-3", "--model.no-whiten", "--optim.name", "sgd"]
+    words += ["--model.widths", "8", "16", "--model.pools", "2", "--model.residual", "false", "true"]
+    config = settings(*words, "--run", "out", "--batch_size", "500")
+
+    assert (config.seed, config.optim.lr, config.optim.name, config.batch_size) == (3, 1e-3, "sgd", 500)
+    assert (config.model.widths, config.model.pools, config.model.residual) == ((8, 16), (2,), (False, True))
+    assert config.model.whiten is False and config.run == Path("out")
+    assert config.augment == PRESETS["quick"]().augment
+
+
+@pytest.mark.parametrize("words", [("--data", "shapes"), ("--data=shapes",), ("--data.source", "shapes")])
+def test_data_is_short_for_its_source(words: tuple[str, ...]) -> None:
+    config = settings("quick", *words, "--data.holdout", "5000")
+
+    assert config.data.source == "shapes" and config.data.holdout == 5000
+
+
+def test_preset_then_file_then_flags(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("epochs: 3\nmodel: {experts: 5, temperature: 2}\noptim: {lr: 1e-3}\n")
+
+    config = settings("basic", "--config", str(file), "--model.experts", "7")
+
+    assert (config.preset, config.epochs, config.optim.lr) == ("basic", 3, 1e-3)
+    assert (config.model.experts, config.model.temperature) == (7, 2.0)
+    assert config.model.widths == PRESETS["basic"]().model.widths
+
+
+def test_the_config_of_a_run_gives_that_run_again(tmp_path: Path) -> None:
+    import yaml
+
+    first = settings("basic", "--seed", "7", "--model.experts", "3")
+    file = tmp_path / "config.yaml"
+    file.write_text(yaml.safe_dump(first.model_dump(mode="json")))
+
+    assert settings("--config", str(file)) == first
+
+
+@pytest.mark.parametrize(
+    ("words", "answer"),
+    [
+        (["--model.experts", "0"], "model.experts: must be a whole number, at least 1, not 0"),
+        (["--model.experts", "two"], "model.experts: must be a whole number, at least 1, not two"),
+        (["--optim.ema", "1"], "optim.ema: must be a number, at least 0, below 1, not 1"),
+        (["--optim.lr", "nan"], "optim.lr: must be a number, above 0, not nan"),
+        (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 256, not 4"),
+        (["--seed", "4294967296"], "seed: must be a whole number, at least 0, at most 4294967295, not 4294967296"),
+        (["--optim.name", "mun"], "optim.name: must be one of muon, sgd, adamw, not mun"),
+        (["--batch-size", "30", "--micro-batch", "20"], "micro_batch: 20 does not divide batch_size 30"),
+        (
+            ["--model.widths", "8", "8", "--model.strides", "1", "1", "1"],
+            "model.strides: has 3 entries, needs 1 or 2, one per block",
+        ),
+        (["--model.expert", "2"], "no option --model.expert; did you mean --model.experts?"),
+        (["--modle.experts=2"], "no option --modle.experts=2; did you mean --model.experts?"),
+        (["quick", "extra"], "unexpected argument 'extra'"),
+    ],
+)
+def test_a_wrong_value_is_one_line_that_names_field_and_range(words: list[str], answer: str) -> None:
+    pools = ["--model.pools", "1"] if "--model.widths" in words else []
+    assert refusal(*words, *pools) == answer
+
+
+def test_an_option_without_its_value_is_named() -> None:
+    assert "--seed" in refusal("quick", "--seed")
+
+
+def test_an_unknown_preset_lists_those_there_are() -> None:
+    assert refusal("quik") == f"no preset 'quik'; there are {', '.join(PRESETS)}"
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("model: {expert: 3}", "model.expert: there is no such field; did you mean model.experts?"),
+        ("epochs: 0", "epochs: must be a whole number, at least 1, not 0"),
+        ("- 3", "must hold fields, as in 'epochs: 5', not a list"),
+        ("a: {b", "not YAML: line 1: expected ',' or '}', but got '<stream end>'"),
+        ("preset: quik", "no preset 'quik'"),
+        ("model: 3", "model: "),
+    ],
+)
+def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, answer: str) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text(text)
+
+    assert refusal("--config", str(file)).startswith(f"{file}: {answer}")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    assert refusal("--config", str(tmp_path / "no.yaml")).startswith(str(tmp_path / "no.yaml"))
+
+
+def test_help_shows_every_field_with_its_text_and_the_presets_defaults(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        settings("basic", "--help", "--seed", "77")
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+
+    assert stop.value.code == 0
+    for flag in (
+        "--model.router-hidden",
+        "--optim.label-smoothing",
+        "--data.holdout",
+        "--resume",
+        "--config",
+    ):
+        assert flag in text
+    assert "K, the number of convolutions in each block." in text
+    assert f"(default: {PRESETS['basic']().optim.lr})" in text
+
+
+def test_what_evaluate_cannot_do_without() -> None:
+    with pytest.raises(DynconvError, match=r"^RUN is missing: Run directory or weights file\.$"):
+        parse(EvaluateArguments, [], "evaluate")

@@ -1,0 +1,272 @@
+"""From pictures to classes, through the command line and from Python, with a tiny trained network."""
+
+import csv
+import functools
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from dynconv.artifacts.weights import Weights, load_weights, save_weights
+from dynconv.cli.main import main
+from dynconv.data import shapes
+from dynconv.errors import DynconvError
+from dynconv.inference import evaluate, predict
+from dynconv.inference.predict import Outcome
+from dynconv.inference.predictor import Classifier, Prediction, packaged_weights, to_pixels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def drawn_once() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(shapes, "generate", functools.cache(shapes.generate))
+        yield
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("runs") / "one"
+    words = "train quick --data shapes --model.widths 8 8 --model.pools 4 2 --image-sizes 16 --epochs 1 --run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("dynconv.cli.main._report_of", lambda run, dataset: None)
+        assert main([*words.split(), str(run)]) == 0
+    return run
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The first 1,000 test images as PNG files."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number, image in enumerate(shapes.generate(0).test.images[:1000]):
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(folder / f"{number:04}.png")
+    return folder
+
+
+def test_a_thousand_files_get_the_logits_that_evaluate_gives(run: Path, pictures: Path) -> None:
+    classifier = Classifier.load(run)
+    with np.load(run / "predictions.npz") as arrays:
+        recorded = arrays["probabilities"][:1000]
+
+    read = torch.stack([to_pixels(path) for path in sorted(pictures.iterdir())])
+    found = list(predict.predict(classifier, predict.find([str(pictures)]), top=10, tta=True))
+
+    assert torch.equal(read, shapes.generate(0).test.images[:1000])
+    assert torch.equal(classifier.logits(read), classifier.logits(shapes.generate(0).test.images)[:1000])
+    for outcome, row in zip(found, recorded, strict=True):
+        assert outcome.prediction
+        assert dict(outcome.prediction.top) == {name: float(p) for name, p in zip(shapes.CLASSES, row, strict=True)}
+
+
+def test_json_has_a_line_for_each_image_and_goes_on_past_bad_ones(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "truncated.png").write_bytes((pictures / "0001.png").read_bytes()[:200])
+    bad = [str(tmp_path / "truncated.png"), "nowhere.png", "x" * 300 + ".png"]
+    images = [str(pictures / "0000.png"), *bad, str(pictures / "0002.png")]
+
+    assert main(["predict", *images, "--model", str(run), "--json", "--top", "2"]) == 1
+
+    said = capsys.readouterr()
+    lines = [json.loads(line) for line in said.out.splitlines()]
+    assert [line["image"] for line in lines] == images
+    assert "damaged" in lines[1]["error"] and "cannot be read (No such file" in lines[2]["error"]
+    assert "cannot be read (File name too long)" in lines[3]["error"]
+    for line in (lines[0], lines[4]):
+        assert line["class"] == line["top"][0]["class"] and len(line["top"]) == 2
+        assert line["probability"] >= line["top"][1]["probability"]
+    assert "3 of 5 images could not be read" in said.err and "Traceback" not in said.err
+
+
+def test_csv_and_table(run: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["predict", str(pictures / "0000.png"), str(pictures / "0001.png"), "--model", str(run)]
+
+    assert main([*words, "--csv", "--top", "1"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert main(words) == 0
+    table = capsys.readouterr().out.splitlines()
+
+    assert [Path(row["image"]).name for row in rows] == ["0000.png", "0001.png"]
+    assert 0 < float(rows[0]["probability1"]) <= 1
+    for row, line in zip(rows, table, strict=True):
+        assert line.startswith(row["image"]) and line.split()[1] == row["class1"] and line.count("%") == 3
+
+
+def test_an_image_on_standard_input(run: Path, pictures: Path) -> None:
+    command = [sys.executable, "-m", "dynconv", "predict", "-", "--model", str(run), "--json"]
+
+    done = subprocess.run(command, input=(pictures / "0000.png").read_bytes(), capture_output=True, check=True)
+    bad = subprocess.run(command, input=b"no image", capture_output=True, check=False)
+
+    assert json.loads(done.stdout)["image"] == "-"
+    assert bad.returncode == 1 and b"standard input: damaged, or not an image" in bad.stderr
+
+
+def test_copies_go_under_their_class_and_overwrite_nothing(
+    run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["predict", str(pictures / "0000.png"), "--model", str(run), "--copy-to", str(tmp_path), "--json"]
+
+    assert main(words) == 0
+    label = json.loads(capsys.readouterr().out)["class"]
+    assert main(words) == 0
+
+    assert {path.relative_to(tmp_path) for path in tmp_path.rglob("*.png")} == {
+        Path(label, "0000.png"),
+        Path(label, "0000-2.png"),
+    }
+
+
+def test_a_class_name_is_no_path(pictures: Path, tmp_path: Path) -> None:
+    outcome = Outcome(str(pictures / "0000.png"), Prediction((("../../etc", 1.0),)), None)
+
+    assert predict.copy(outcome, tmp_path / "in") == tmp_path / "in" / ".._.._etc" / "0000.png"
+    assert predict.copy(Outcome(outcome.source, Prediction((("..", 1.0),)), None), tmp_path).parent.name == "_"
+
+
+def test_folders_are_searched(tmp_path: Path) -> None:
+    for name in ("b/2.JPG", "a.webp", "b/.hidden/3.png", ".4.png", "notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "empty").mkdir()
+
+    assert predict.find([str(tmp_path), "x.gif"]) == [str(tmp_path / "a.webp"), str(tmp_path / "b/2.JPG"), "x.gif"]
+    with pytest.raises(DynconvError, match="holds no"):
+        predict.find([str(tmp_path / "empty")])
+    with pytest.raises(DynconvError, match="named once"):
+        predict.find(["-", "-"])
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "IMAGES is missing"),
+        (["a.png", "--json", "--csv"], "choose one of --json and --csv"),
+        (["a.png", "--model", "nowhere"], "nowhere"),
+        (["a.png", "--top", "0"], "top: must be a whole number, at least 1"),
+    ],
+)
+def test_wrong_words_are_one_line(words: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["predict", *words]) == 2
+    captured = capsys.readouterr()
+    assert said in captured.err and len(captured.err.splitlines()) == 1 and captured.out == ""
+
+
+def test_files_pil_images_arrays_and_tensors_are_all_the_same(run: Path, pictures: Path) -> None:
+    classifier, path = Classifier.load(run), pictures / "0003.png"
+    pixels = np.array(Image.open(path).convert("RGB"))
+
+    first = classifier.predict(path)
+
+    forms = [
+        str(path),
+        Image.open(path),
+        pixels,
+        torch.from_numpy(pixels).permute(2, 0, 1),
+        io.BytesIO(path.read_bytes()),
+    ]
+    assert all(each == first for each in map(classifier.predict, forms))
+    assert first.label == first.top[0][0] and first.probability == first.top[0][1] and len(first.top) == 3
+    assert [each.label for each in classifier.predict([path, pixels])] == [first.label] * 2
+    assert classifier.predict([]) == []
+
+
+def test_arrays_of_another_kind_are_refused(run: Path) -> None:
+    for wrong, said in (
+        (np.zeros((32, 32, 3), np.float32), "an array must be uint8"),
+        (np.zeros((3, 32, 32), np.uint8), r"\[H, W, 3\]"),
+        (torch.zeros(32, 32, 3, dtype=torch.uint8), r"a tensor must be uint8 \[3, H, W\]"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            to_pixels(wrong)
+
+
+def damaged(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def foreign(content: bytes) -> bytes:
+    return content.replace(b'"dynconv"', b'"another"')
+
+
+def newer(content: bytes) -> bytes:
+    return content.replace(rb"\"format\": 1", rb"\"format\": 9")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(damaged, "truncated"), (foreign, "not a weights file of dynconv"), (newer, "a newer one; upgrade")],
+)
+def test_weights_that_cannot_be_used(
+    change: Callable[[bytes], bytes], said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = (run / "weights.safetensors").read_bytes()
+    assert change(content) != content
+    (tmp_path / "w.safetensors").write_bytes(change(content))
+
+    assert main(["predict", "x.png", "--model", str(tmp_path / "w.safetensors")]) == 2
+
+    captured = capsys.readouterr()
+    assert said in captured.err and len(captured.err.splitlines()) == 1
+
+
+def test_weights_of_another_architecture(run: Path, tmp_path: Path) -> None:
+    weights: Weights = load_weights(run / "weights.safetensors")
+    model = weights.config.model.model_copy(update={"experts": 5})
+    config = weights.config.model_copy(update={"model": model})
+    save_weights(tmp_path / "w.safetensors", weights.state, config, weights.classes, weights.data_name)
+
+    with pytest.raises(DynconvError, match="do not fit the network"):
+        Classifier.load(tmp_path / "w.safetensors")
+
+
+def test_bench_times_reading_and_the_network(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("dynconv.bench.predict.IMAGES", 20)
+    words = ["bench", "predict", "--model", str(run), "--rounds", "1", "--output", str(tmp_path / "predict.json")]
+
+    assert main(words) == 0
+
+    rates = json.loads((tmp_path / "predict.json").read_text())["images_per_second"]
+    assert set(rates) == {"reading PNG files", "the network", "predict, both"} and min(rates.values()) > 0
+    assert capsys.readouterr().out.count("images/s") == 3
+
+
+def test_the_packaged_weights_know_cifar10(
+    real_cifar10: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from dynconv import data
+
+    classifier = Classifier.load("standard")
+    test = data.load(str(real_cifar10("npy"))).test
+    right = classifier.logits(test.images[:500]).argmax(1) == test.labels[:500]
+
+    assert packaged_weights("standard").stat().st_size < 8_000_000
+    assert classifier.data_name == "cifar10" and "truck" in classifier.classes
+    assert float(right.float().mean()) > 0.9
+    card = packaged_weights("standard").with_suffix(".md").read_text()
+    assert all(name in card for name in classifier.classes) and "{" not in card
+
+
+def test_predict_and_evaluate_agree_on_images_of_another_size(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (20, 48, 48, 3), dtype=np.uint8)
+    for split in ("train", "test"):
+        np.save(tmp_path / f"{split}-images.npy", images)
+        np.save(tmp_path / f"{split}-labels.npy", np.arange(20) % 10)
+    classifier = Classifier.load(run)
+    classifier.classes = tuple(f"class {i}" for i in range(10))  # arrays carry no names
+
+    evaluated = evaluate.evaluate(classifier, evaluate.load_dataset(classifier, str(tmp_path)).test)
+    predicted = classifier.predict(list(images), top=10)
+
+    for row, prediction in zip(evaluated.probabilities.tolist(), predicted, strict=True):
+        assert dict(prediction.top) == dict(zip(classifier.classes, row, strict=True))

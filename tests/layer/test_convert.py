@@ -1,0 +1,145 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from dynconv.config import ModelConfig
+from dynconv.layer import DynamicConv2d, convert, fold_batchnorm
+from dynconv.model.net import build_net
+
+
+class Residual(nn.Module):
+    """A small net of the kinds of parts that pretrained ones have: strides, 1x1, a shared layer, a residual."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.skip = nn.Conv2d(8, 16, 1, stride=2)
+        self.shared = nn.Conv2d(16, 16, 3, padding=1, groups=2)
+        self.again = self.shared
+        self.head = nn.Linear(16, 5)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        x = torch.relu(self.down(x) + self.skip(x))
+        return self.head(self.again(self.shared(x)).mean((2, 3)))
+
+
+def test_convert_keeps_the_outputs_and_the_original() -> None:
+    torch.manual_seed(0)
+    static = Residual().eval()
+    before = copy.deepcopy(static.state_dict())
+    x = torch.randn(4, 3, 12, 12)
+
+    dynamic = convert(static, experts=3)
+
+    torch.testing.assert_close(dynamic(x), static(x), rtol=1e-4, atol=1e-5)
+    assert not any(type(module) is nn.Conv2d for module in dynamic.modules())
+    assert dynamic.shared is dynamic.again and not dynamic.shared.training
+    assert all(torch.equal(before[name], value) for name, value in static.state_dict().items())
+
+
+def test_convert_where() -> None:
+    dynamic = convert(Residual(), where=lambda name, conv: conv.kernel_size != (1, 1) and not name.startswith("stem"))
+
+    assert [name for name, module in dynamic.named_modules() if isinstance(module, DynamicConv2d)] == ["down", "shared"]
+
+
+def test_a_converted_net_trains_its_experts_apart() -> None:
+    torch.manual_seed(0)
+    dynamic = convert(Residual(), experts=2).train()
+    optimizer = torch.optim.SGD(dynamic.parameters(), 0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        dynamic(torch.randn(8, 3, 12, 12)).square().sum().backward()
+        optimizer.step()
+
+    routers = [module.router for module in dynamic.modules() if isinstance(module, DynamicConv2d)]
+    assert all(router.linear.weight.abs().sum() > 0 for router in routers)
+
+
+def test_convert_of_a_single_convolution() -> None:
+    conv = nn.Conv2d(4, 4, 3)
+
+    assert isinstance(convert(conv), DynamicConv2d)
+
+
+@pytest.mark.parametrize("module", [nn.Linear(3, 3), DynamicConv2d(3, 3, 3)])
+def test_convert_says_where_there_is_nothing_to_do(module: nn.Module) -> None:
+    with pytest.raises(ValueError, match="no Conv2d"):
+        convert(module)
+
+
+def trained(net: nn.Module, size: int = 16) -> nn.Module:
+    """net with statistics, scales and routers as training leaves them: no defaults."""
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor in (module.weight, module.bias):
+                nn.init.uniform_(tensor, 0.5, 1.5)
+        if isinstance(module, DynamicConv2d):
+            nn.init.normal_(module.router.linear.weight)
+    net.train()
+    with torch.no_grad():
+        for _ in range(3):
+            net(torch.rand(8, 3, size, size) * 2)
+    return net.eval()
+
+
+@pytest.mark.parametrize("activation", ["softmax", "sparsemax"])
+@pytest.mark.parametrize("pools", [(2,), (1,)])
+def test_folding_the_specified_network_keeps_its_outputs(activation: str, pools: tuple[int, ...]) -> None:
+    torch.manual_seed(0)
+    config = ModelConfig(widths=(8, 16, 16), experts=3, pools=pools, activation=activation, whiten=False)
+    net = trained(build_net(config, 10))
+    x = torch.rand(4, 3, 16, 16)
+
+    folded = fold_batchnorm(net)
+
+    assert not any(isinstance(module, nn.BatchNorm2d) for module in folded.modules())
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-4)
+    assert any(isinstance(module, nn.BatchNorm2d) for module in net.modules())
+
+
+def test_folding_leaves_what_it_may_not_touch() -> None:
+    torch.manual_seed(0)
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.norm = DynamicConv2d(3, 8, 3), nn.BatchNorm2d(8)
+            self.two, self.pool, self.negative = DynamicConv2d(8, 8, 3), nn.MaxPool2d(2), nn.BatchNorm2d(8)
+            self.sigmoid, self.after = DynamicConv2d(8, 8, 1, activation="sigmoid"), nn.BatchNorm2d(8)
+            self.shared, self.twice = DynamicConv2d(8, 8, 1), nn.BatchNorm2d(8)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.norm(self.one(x))
+            x = self.negative(self.pool(self.two(x)))
+            x = self.after(self.sigmoid(x))
+            y = self.shared(x)
+            return self.twice(y) + y
+
+    net = trained(Net())
+    nn.init.constant_(net.negative.weight, -1.0)
+    x = torch.rand(4, 3, 16, 16)
+
+    folded = fold_batchnorm(net)
+
+    torch.testing.assert_close(folded(x), net(x), rtol=1e-4, atol=1e-4)
+    left = [name for name, module in folded.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert left == ["negative", "after", "twice"]
+
+
+def test_folding_says_where_there_is_nothing_to_fold() -> None:
+    with pytest.raises(ValueError, match="no BatchNorm2d follows"):
+        fold_batchnorm(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+
+
+def test_folding_says_that_a_network_cannot_be_traced() -> None:
+    class Branches(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x if x.sum() > 0 else -x
+
+    with pytest.raises(ValueError, match="cannot trace"):
+        fold_batchnorm(Branches())

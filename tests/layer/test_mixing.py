@@ -1,0 +1,302 @@
+"""Every algorithm against the equation in float64: value, input gradient, expert gradient, routing gradient."""
+
+from typing import Any
+
+import pytest
+import torch
+from equation import mixture, relative_error, with_gradients
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operators import needs_operators
+from torch import Tensor
+
+from dynconv.layer.geometry import pair
+from dynconv.layer.mixing import ALGORITHMS, mix_convolutions
+
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-14, torch.bfloat16: 1e-2}
+"""Largest error, relative to the largest sum of the absolute values of the products that make up a result."""
+
+
+WINOGRAD_TOLERANCE = 5e-5
+"""The same for Winograd's, whose larger tiles round worse."""
+
+
+Case = dict[str, Any]
+"""Arguments of a convolution; kernel, stride, padding and dilation one number or two."""
+
+
+@st.composite
+def convolutions(draw: st.DrawFn) -> Case:
+    groups = draw(st.sampled_from([1, 1, 2]))
+    height, width = draw(sides()), draw(sides())
+    if draw(st.booleans()):
+        width = {**width, **{name: height[name] for name in ("kernel", "stride", "padding", "dilation")}}
+        width["size"] = max(width["size"], smallest(width))
+    return {
+        "n": draw(st.sampled_from([0, 1, 2, 5])),
+        "k": draw(st.integers(1, 5)),
+        "c": groups * draw(st.sampled_from([1, 3, 4, 8])),
+        "o": groups * draw(st.sampled_from([1, 3, 8])),
+        "height": height["size"],
+        "width": width["size"],
+        "groups": groups,
+        **{name: (height[name], width[name]) for name in ("kernel", "stride", "padding", "dilation")},
+    }
+
+
+@st.composite
+def sides(draw: st.DrawFn) -> dict[str, int]:
+    kernel = draw(st.sampled_from([1, 3, 3, 5]))
+    side = {
+        "kernel": kernel,
+        "stride": draw(st.sampled_from([1, 1, 2, 3])),
+        "padding": draw(st.integers(0, kernel // 2)),
+        "dilation": draw(st.sampled_from([1, 1, 2])),
+    }
+    return {**side, "size": max(draw(st.integers(1, 13)), smallest(side))}
+
+
+def smallest(side: dict[str, int]) -> int:
+    return side["dilation"] * (side["kernel"] - 1) + 1 - 2 * side["padding"]
+
+
+def tensors(case: Case, seed: int, bias: bool = True) -> list[Tensor]:
+    torch.manual_seed(seed)
+    x = torch.randn(case["n"], case["c"], case["height"], case["width"])
+    weight = torch.randn(case["k"], case["o"], case["c"] // case["groups"], *pair(case["kernel"], "kernel"))
+    return [x, weight, torch.randn(case["n"], case["k"]), *([torch.randn(case["k"], case["o"])] if bias else [])]
+
+
+def compare(case: Case, inputs: list[Tensor], algorithm: str) -> None:
+    dtype = inputs[0].dtype
+    tolerance = TOLERANCE[dtype]
+    if dtype == torch.float32 and algorithm in ("winograd", "auto"):
+        tolerance = WINOGRAD_TOLERANCE
+    geometry = {name: case[name] for name in ("stride", "padding", "dilation", "groups")}
+    exact = [tensor.double().requires_grad_() for tensor in inputs]
+    given_ = [tensor.clone(memory_format=torch.preserve_format).requires_grad_() for tensor in inputs]
+    expected, found = mixture(*exact, **geometry), mix_convolutions(*given_, **geometry, algorithm=algorithm)
+    assert found.shape == expected.shape and found.dtype == dtype
+    direction = torch.randn(expected.shape).to(dtype)
+    absolute = [tensor.detach().abs().requires_grad_() for tensor in exact]
+    for name, ours, theirs, scale in zip(
+        ("output", "x", "experts", "routing", "bias"),
+        with_gradients(given_[0], given_[1:], found, direction),
+        with_gradients(exact[0], exact[1:], expected, direction.double()),
+        with_gradients(absolute[0], absolute[1:], mixture(*absolute, **geometry), direction.double().abs()),
+        strict=False,
+    ):
+        assert torch.isfinite(ours).all()
+        if scale.numel():
+            assert (ours - theirs).abs().max() <= tolerance * scale.max(), name
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
+@settings(max_examples=40, deadline=None)
+@given(
+    case=convolutions(),
+    dtype=st.sampled_from([torch.float32, torch.float64, torch.bfloat16]),
+    channels_last=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_agrees_with_the_equation(
+    algorithm: str, case: Case, dtype: torch.dtype, channels_last: bool, seed: int
+) -> None:
+    inputs = [tensor.to(dtype) for tensor in tensors(case, seed)]
+    if channels_last:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    compare(case, inputs, algorithm)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([8, 24, 40, 64]),
+    o=st.sampled_from([8, 16, 72]), height=st.integers(1, 17), width=st.integers(1, 17), padding=st.integers(0, 2),
+    channels_last=st.booleans(), seed=st.integers(0, 99),
+)  # fmt: skip
+def test_winograd_agrees_with_the_equation(
+    n: int, k: int, c: int, o: int, height: int, width: int, padding: int, channels_last: bool, seed: int
+) -> None:
+    needs_operators()
+    height, width = max(height, 3 - 2 * padding), max(width, 3 - 2 * padding)
+    case = {"n": n, "k": k, "c": c, "o": o, "height": height, "width": width}
+    case |= {"kernel": 3, "stride": 1, "padding": padding, "dilation": 1, "groups": 1}
+    inputs = tensors(case, seed)
+    if channels_last:
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    compare(case, inputs, "winograd")
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([1, 3, 8, 24, 33, 64]),
+    o=st.sampled_from([1, 5, 16, 40, 72]), height=st.integers(1, 17), width=st.integers(1, 33),
+    kernel=st.sampled_from([1, 3, 3]), padding=st.integers(0, 2), stride=st.sampled_from([1, 1, 2]),
+    dtype=st.sampled_from([torch.float32, torch.bfloat16]), layout=st.sampled_from(["first", "last", "strided"]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_fused_agrees_with_the_equation(
+    n: int, k: int, c: int, o: int, height: int, width: int, kernel: int, padding: int, stride: int,
+    dtype: torch.dtype, layout: str, seed: int,
+) -> None:  # fmt: skip
+    needs_operators()
+    padding = min(padding, kernel - 1)
+    height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
+    case = {"n": n, "k": k, "c": c, "o": o, "height": height, "width": width, "kernel": kernel, "stride": stride}
+    case |= {"padding": padding, "dilation": 1, "groups": 1}
+    inputs = [tensor.to(dtype) for tensor in tensors(case, seed)]
+    if layout == "last":
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        inputs[0] = torch.stack((inputs[0], inputs[0]), dim=-1)[..., 0]
+    compare(case, inputs, "fused")
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
+def test_the_gradient_of_a_tap_that_meets_only_padding_is_zero(algorithm: str) -> None:
+    """oneDNN leaves it as the memory was, in bfloat16."""
+    torch.manual_seed(0)
+    for channels, batch in ((8, 1), (16, 5)):
+        x = torch.randn(batch, channels, 1, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
+        weight = torch.randn(3, 16, channels, 3, 3, dtype=torch.bfloat16, requires_grad=True)
+        a = torch.randn(batch, 3, dtype=torch.bfloat16)
+        out = mix_convolutions(x, weight, a, stride=3, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        freed = [torch.full((size,), 1e21) for size in (2**power for power in range(4, 17)) for _ in range(20)]
+        del freed
+        (gradient,) = torch.autograd.grad(out.sum(), weight)
+        assert gradient[..., 1, 1].abs().max() > 0
+        assert gradient[..., [0, 2], :].eq(0).all() and gradient[..., 0].eq(0).all()
+
+
+EXTREMES = {
+    "one-hot": torch.eye(3)[:2],
+    "negative": torch.tensor([[-1.0, -2.0, 0.5], [3.0, -4.0, 0.0]]),
+    "zero": torch.zeros(2, 3),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", EXTREMES)
+def test_extreme_routing_weights(algorithm: str, name: str) -> None:
+    needs_operators()
+    case = dict(n=2, k=3, c=8, o=8, height=12, width=12, kernel=3, stride=1, padding=1, dilation=1, groups=1)
+    inputs = tensors(case, 0, bias=False)
+    inputs[2] = EXTREMES[name]
+    compare(case, inputs, algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
+    needs_operators()
+    case = dict(n=5, k=3, c=16, o=16, height=9, width=9, kernel=3, stride=1, padding=1, dilation=1, groups=1)
+    x, weight, a, bias = tensors(case, 1)
+    others = x + torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0])[:, None, None, None]
+
+    together = mix_convolutions(x, weight, a, bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+    with_others = mix_convolutions(others, weight, a, bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+    assert torch.equal(together[0], with_others[0])
+    for i in range(5):
+        alone = mix_convolutions(x[i : i + 1], weight, a[i : i + 1], bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        assert (together[i : i + 1] - alone).abs().max() <= WINOGRAD_TOLERANCE * together.abs().max()
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_channels_last_stays_channels_last(algorithm: str) -> None:
+    needs_operators()
+    x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
+    out = mix_convolutions(x, torch.randn(2, 16, 8, 3, 3), torch.rand(2, 2), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+    assert out.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "shape", "geometry"),
+    [
+        ("winograd", (2, 8, 8, 5, 5), {}),
+        ("winograd", (2, 8, 6, 3, 3), {}),
+        ("winograd", (2, 8, 8, 3, 3), {"stride": 2}),
+        ("fused", (2, 8, 8, 5, 5), {}),
+        ("fused", (2, 8, 8, 3, 3), {"stride": 3}),
+        ("fused", (2, 8, 4, 3, 3), {"groups": 2}),
+        ("fused", (2, 8, 8, 3, 3), {"dilation": 2}),
+        ("fused", (2, 8, 8, 1, 1), {}),
+    ],
+)
+def test_the_operators_refuse_what_they_do_not_compute(
+    algorithm: str, shape: tuple[int, ...], geometry: dict[str, int]
+) -> None:
+    x = torch.randn(1, shape[2] * geometry.get("groups", 1), 8, 8)
+    with pytest.raises(ValueError, match=f"algorithm '{algorithm}' needs"):
+        mix_convolutions(x, torch.randn(shape), torch.ones(1, 2), padding=1, algorithm=algorithm, **geometry)  # type: ignore[arg-type]
+
+
+WRONG = {
+    "channels": ((2, 6, 8, 8), (2, 3), "x: needs"),
+    "no batch": ((8, 8, 8), (2, 3), "x: needs"),
+    "one routing weight": ((2, 8, 8, 8), (2, 1), "routing weights: need"),
+    "too few images": ((2, 8, 8, 8), (1, 3), "routing weights: need"),
+}
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("name", WRONG)
+def test_shapes_that_do_not_fit_are_refused(algorithm: str, name: str) -> None:
+    x, a, message = WRONG[name]
+    with pytest.raises(ValueError, match=message):
+        mix_convolutions(torch.randn(x), torch.randn(3, 8, 8, 3, 3), torch.ones(a), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_types_that_do_not_fit_are_refused_and_routing_weights_of_any_type_taken(algorithm: str) -> None:
+    needs_operators()
+    x, weight, a = torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8, 3, 3), torch.rand(2, 3)
+    options = {"padding": 1, "algorithm": algorithm}
+    for wrong in ((x.double(), weight, a), (x, weight.double(), a), (x, weight, a.long())):
+        with pytest.raises(ValueError, match="types: "):
+            mix_convolutions(*wrong, **options)  # type: ignore[arg-type]
+
+    half = a.half()
+    expected = mix_convolutions(x, weight, half.float(), **options)  # type: ignore[arg-type]
+    torch.testing.assert_close(mix_convolutions(x, weight, half, **options), expected)  # type: ignore[arg-type]
+    torch.testing.assert_close(mix_convolutions(x, weight, half.double(), **options), expected)  # type: ignore[arg-type]
+
+
+def test_an_unknown_algorithm_is_refused() -> None:
+    weight = torch.randn(2, 8, 8, 3, 3)
+    with pytest.raises(ValueError, match="'fast' is none of"):
+        mix_convolutions(torch.randn(1, 8, 8, 8), weight, torch.ones(1, 2), algorithm="fast")  # type: ignore[arg-type]
+
+
+def test_gradients_are_right_to_second_order() -> None:
+    """`kernel` and `input` differentiate twice, in float64 by finite differences."""
+    torch.manual_seed(0)
+    inputs = [
+        torch.randn(shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 2, 4, 4), (2, 2, 2, 3, 3), (2, 2))
+    ]
+    for algorithm in ("kernel", "input"):
+
+        def mix(*tensors: Tensor, algorithm: str = algorithm) -> Tensor:
+            return mix_convolutions(*tensors, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+
+        assert torch.autograd.gradcheck(mix, inputs)
+        assert torch.autograd.gradgradcheck(mix, inputs)
+
+
+@pytest.mark.parametrize("algorithm", ["fused", "winograd"])
+@pytest.mark.parametrize("inputs_needed", [(0, 1, 2), (1, 2), (2,)])
+def test_the_operators_differentiate_twice(algorithm: str, inputs_needed: tuple[int, ...]) -> None:
+    """The gradient of a gradient penalty, against `kernel`."""
+    needs_operators()
+    torch.manual_seed(0)
+    given_ = [torch.randn(2, 8, 11, 11), torch.randn(3, 16, 8, 3, 3), torch.randn(2, 3)]
+    found = []
+    for name in (algorithm, "kernel"):
+        tensors_ = [tensor.clone().requires_grad_(i in inputs_needed) for i, tensor in enumerate(given_)]
+        wanted = [tensors_[i] for i in inputs_needed]
+        out = mix_convolutions(*tensors_, padding=1, algorithm=name)  # type: ignore[arg-type]
+        first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
+        found.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted))
+
+    for ours, theirs in zip(*found, strict=True):
+        assert relative_error(ours, theirs.double()) < 1e-4

@@ -1,0 +1,131 @@
+"""The architecture is the specification's: on every preset, block by block."""
+
+import pytest
+import torch
+from equation import mixture, relative_error, with_gradients
+from torch import nn
+
+from dynconv.config import ModelConfig
+from dynconv.layer import DynamicConv2d
+from dynconv.model.net import Backbone, Block, Net, build_net
+from dynconv.training.presets import PRESETS
+
+
+def preset_net(name: str) -> Net:
+    torch.manual_seed(0)
+    net = build_net(PRESETS[name]().model, classes=10)
+    net.input.fit(torch.rand(100, 3, 32, 32))
+    for block in net.backbone:
+        nn.init.normal_(block.conv.router.linear.weight)  # routing that differs between images
+    return net
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_block_is_the_equation_forward_and_backward(name: str) -> None:
+    """a = g(SpatialAveragePool(X) W), O = sum_k a_k Conv_k(X), written out with K convolutions in float64."""
+    net, captured = preset_net(name), []
+    for block in net.backbone:
+        block.conv.register_forward_hook(lambda layer, args, out: captured.append((layer, args[0], out)))
+    net(torch.rand(3, 3, 32, 32) * torch.rand(3, 3, 1, 1))
+
+    assert len(captured) == len(PRESETS[name]().model.widths)
+    for layer, x_seen, out_seen in tuple(captured):  # calling a layer below captures again
+        x = x_seen.detach().requires_grad_()
+        router = layer.router.linear
+        parameters = [layer.weight, router.weight, router.bias, *([layer.bias] if layer.bias is not None else [])]
+        exact = [tensor.detach().double().requires_grad_() for tensor in (x, *parameters)]
+        a = (exact[0].mean((2, 3)) @ exact[2].T + exact[3]).softmax(1)
+        expected = mixture(exact[0], exact[1], a, *exact[4:], stride=layer.stride, padding=layer.padding[0])
+        assert relative_error(out_seen, expected) < 1e-5
+        assert a.std(0).min() > 1e-3, "the routing does not depend on the image, so the test would prove little"
+        direction = torch.randn(expected.shape)
+        found = with_gradients(x, parameters, layer(x), direction)
+        for ours, theirs in zip(found, with_gradients(exact[0], exact[1:], expected, direction.double()), strict=True):
+            assert relative_error(ours, theirs) < 1e-3
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_learned_convolution_is_an_expert_of_a_block_that_routes_on_its_own_input(name: str) -> None:
+    net = preset_net(name)
+    experts = {id(block.conv.weight) for block in net.backbone}
+
+    for path, parameter in net.named_parameters():
+        if parameter.dim() > 2:
+            assert id(parameter) in experts, path
+        elif parameter.dim() == 2:
+            assert ".router." in path or path.startswith("classifier.") or path.endswith("conv.bias"), path
+    for module in net.modules():
+        assert not isinstance(module, nn.modules.conv._ConvNd)
+    assert all(type(block) is Block and isinstance(block.conv, DynamicConv2d) for block in net.backbone)
+    assert not any(parameter.requires_grad for parameter in net.input.parameters())
+    assert type(net.backbone) is Backbone and PRESETS[name]().model.experts >= 2
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_each_routing_weight_belongs_to_its_own_image(name: str) -> None:
+    """Changing one image changes the routing of no other."""
+    net = preset_net(name).eval()
+    x = torch.rand(4, 3, 32, 32)
+    changed = x.clone()
+    changed[2] = 1 - changed[2]
+
+    def routing(images: torch.Tensor) -> torch.Tensor:
+        seen: list[torch.Tensor] = []
+        handles = [b.conv.router.register_forward_hook(lambda _m, _a, out: seen.append(out)) for b in net.backbone]
+        net(images)
+        for handle in handles:
+            handle.remove()
+        return torch.stack([a.flatten(1).sum(1) if a.dim() > 2 else a[:, 0] for a in seen], 1)
+
+    before, after = routing(x), routing(changed)
+    torch.testing.assert_close(before[[0, 1, 3]], after[[0, 1, 3]])
+    assert (before[2] != after[2]).all()
+
+
+def test_the_classifier_takes_the_spatial_mean_of_the_last_block() -> None:
+    net = preset_net("basic").eval()
+    x = torch.rand(2, 3, 32, 32)
+    features = net.backbone(net.input(x))
+
+    expected = features.mean((2, 3)) @ net.classifier.linear.weight.T + net.classifier.linear.bias
+    torch.testing.assert_close(net(x), expected)
+
+
+def test_basic_has_nothing_that_the_specification_does_not_name() -> None:
+    kinds = {type(module).__name__ for block in preset_net("basic").backbone for module in block.modules()}
+
+    assert kinds <= {"Block", "DynamicConv2d", "Router", "Linear", "MaxPool2d", "ReLU", "Identity"}
+    assert not preset_net("basic").input.whiten
+
+
+def test_every_component_can_be_configured() -> None:
+    config = ModelConfig(
+        widths=(8, 8, 16), kernel_sizes=(3, 1, 5), strides=(1, 1, 2), pools=(2, 1, 1), residual=(False, True, False),
+        experts=3, activation="sparsemax", temperature=0.5, router_hidden=4, dropout=0.2, classifier_hidden=12,
+        norm="batch", nonlinearity="relu",
+    )  # fmt: skip
+    net = build_net(config, classes=7)
+    net.input.fit(torch.rand(20, 3, 32, 32))
+    out = net(torch.rand(4, 3, 32, 32))
+    out.sum().backward()
+
+    assert out.shape == (4, 7)
+    assert all(parameter.grad is not None for parameter in net.parameters() if parameter.requires_grad)
+    block, x = net.eval().backbone[1], torch.randn(2, 8, 6, 6)
+    torch.testing.assert_close(block(x) - x, block.act(block.norm(block.conv(x))))
+    with pytest.raises(ValueError, match="block 1 changes the shape"):
+        build_net(ModelConfig(widths=(8,), pools=(1,), residual=(True,)), 10)
+
+
+def test_whitening_decorrelates_patches() -> None:
+    torch.manual_seed(0)
+    smooth = nn.functional.interpolate(torch.rand(300, 3, 8, 8), (32, 32), mode="bilinear")
+    net = build_net(ModelConfig(widths=(8,), pools=(1,)), 10)
+    net.input.fit(smooth, eps=0.0)
+    standardised = (smooth - net.input.mean[:, None, None]) / net.input.std[:, None, None]
+    responses = nn.functional.conv2d(standardised, net.input.whitening[:12]).transpose(0, 1).flatten(1).double()
+
+    second_moment = responses @ responses.T / responses.shape[1]
+    torch.testing.assert_close(second_moment, torch.eye(12, dtype=torch.float64), rtol=0, atol=0.02)
+    assert torch.equal(net.input.whitening[12:], -net.input.whitening[:12])
+    assert net.input(smooth).shape == (300, 24, 31, 31)

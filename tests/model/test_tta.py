@@ -1,0 +1,58 @@
+import torch
+from torch import Tensor, nn
+
+from dynconv.model.tta import EVAL_BATCH, batched_logits, tta_logits
+
+
+class PixelSum(nn.Module):
+    """Logits that tell where in the image something lies, and a record of what came in."""
+
+    def __init__(self, weight_HW: Tensor) -> None:
+        super().__init__()
+        self.weight_HW = weight_HW
+        self.batches: list[Tensor] = []
+        self.modes: list[bool] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.batches.append(x)
+        self.modes.append(self.training)
+        return (x.sum(1) * self.weight_HW).sum((1, 2))[:, None]
+
+
+def test_tta_is_the_weighted_mean_of_the_six_views() -> None:
+    net = PixelSum(torch.tensor([[0.0, 0, 0], [0, 1, 0], [0, 0, 0]]))  # sees the centre pixel only
+    image = torch.arange(9.0).view(1, 1, 3, 3)  # centre 4, corners 0 2 6 8
+
+    logits = tta_logits(net, image)
+
+    # Moved by one pixel, one corner or the opposite one comes to the centre; the mirror keeps the centre.
+    assert logits.item() == 0.5 * 4 + 0.25 * 0 + 0.25 * 8
+    assert len(net.batches) == 6
+
+
+def test_tta_mirrors_and_reflects_at_the_border() -> None:
+    net = PixelSum(torch.tensor([[1.0, 0, 0], [0, 0, 0], [0, 0, 0]]))  # sees the upper left pixel only
+    image = torch.arange(9.0).view(1, 1, 3, 3)
+
+    # As it is 0, mirrored 2. Moved down, reflection makes the top row 4 3 4; moved up it is 4 5 4.
+    assert tta_logits(net, image).item() == 0.5 * (0 + 2) / 2 + 0.25 * 4 + 0.25 * 4
+
+
+def test_logits_come_in_order_and_in_batches_of_the_fixed_size() -> None:
+    net = PixelSum(torch.ones(2, 2))
+    images = torch.randint(0, 256, (EVAL_BATCH + 3, 3, 2, 2), dtype=torch.uint8)
+
+    logits = batched_logits(net, images)
+
+    torch.testing.assert_close(logits, images.sum((1, 2, 3))[:, None].float() / 255)
+    assert [len(batch) for batch in net.batches] == [EVAL_BATCH, 3]
+    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in net.batches)
+
+
+def test_evaluation_mode_inside_and_the_old_mode_after() -> None:
+    net = PixelSum(torch.ones(2, 2)).train()
+
+    logits = batched_logits(net, torch.zeros(2, 3, 2, 2, dtype=torch.uint8), tta=True)
+
+    assert not any(net.modes) and net.training
+    assert not logits.requires_grad
