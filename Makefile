@@ -19,7 +19,7 @@ LINT_PATHS := src $(wildcard tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test lint format constraints clean FORCE
+.PHONY: help install train test test-lesser lint format constraints clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -62,13 +62,23 @@ endef
 # ------------------------------------------------------------------------------------------------------ work
 
 # Where ARGS name no data, CIFAR-10 or else the generated set. A file or a run to go on with has data of its own.
-OWN_DATA := --data --data.source --config --resume
+OWN_DATA := --data --config --resume
 
 train: .venv/.installed ## train a network: make train ARGS="standard --seed 3" (default: quick)
 	$(IN_VENV) dynconv train $(ARGS) $(if $(filter $(OWN_DATA) $(OWN_DATA:%=%=%),$(ARGS)),,--data auto)
 
 test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/layer -k conv")
 	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
+
+# What depends on the processor or on a compiler. Instruction sets are held down for torch, oneDNN and our own operators.
+LESSER := tests/layer tests/model tests/training tests/inference tests/cli tests/test_machine.py tests/test_doctor.py
+AVX2_ONLY := DYNCONV_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
+NO_COMPILER := CXX=no-such-compiler XDG_CACHE_HOME="$(CURDIR)/.venv/no-cache"
+
+test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on one with AVX2 only, and without a compiler
+	@uname -m | grep -qE 'x86_64|amd64' || echo "not x86: the tests as with AVX2 only are left out"
+	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) python -m pytest $(LESSER) $(PYTEST_ARGS)
+	$(IN_VENV) $(NO_COMPILER) python -m pytest $(LESSER) $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports
 	$(IN_VENV) ruff check $(LINT_PATHS)

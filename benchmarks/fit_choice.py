@@ -1,11 +1,13 @@
 """Fits the model by which `auto` chooses to a measurement of the layer: benchmarks/layer.json -> layer/choice.json.
 
     dynconv bench layer --output benchmarks/layer.json
+    git commit benchmarks
     python benchmarks/fit_choice.py
-    dynconv bench layer --output benchmarks/layer.json    (measures nothing anew: says how good the choices are now)
+    git commit src
+    dynconv bench layer --output benchmarks/layer.json    (repeats no measurement; says how good the choices are now)
 
-Least squares on the logarithm of the time. An algorithm's cells count by how near it comes to the best one there: where
-it is hopeless, it does not matter how hopeless.
+Least squares on the logarithm of the time. Each cell of an algorithm is weighted by how close the algorithm comes to
+the best one there: where it is hopeless, it does not matter how hopeless.
 """
 
 from __future__ import annotations
@@ -13,13 +15,16 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from dynconv.artifacts.environment import require_committed
 from dynconv.bench.layer import geometry_of
-from dynconv.layer import choice
+from dynconv.errors import DynconvError
+from dynconv.layer.algorithms import ALGORITHMS
 
 HERE = Path(__file__).parent
 MODEL = HERE.parent / "src" / "dynconv" / "layer" / "choice.json"
@@ -28,13 +33,13 @@ MODEL = HERE.parent / "src" / "dynconv" / "layer" / "choice.json"
 def fit(cells: list[dict[str, Any]], mode: str) -> dict[str, list[float]]:
     """The coefficients of each algorithm, for the cells of one type of numbers."""
     found = {}
-    for algorithm in choice.FIXED:
+    for algorithm in ALGORITHMS:
         rows, targets, weights = [], [], []
         for cell in cells:
-            times = {name: figures[f"{mode}_ms"] for name, figures in cell["methods"].items() if name in choice.FIXED}
+            times = {name: figures[f"{mode}_ms"] for name, figures in cell["methods"].items() if name in ALGORITHMS}
             if algorithm not in times:
                 continue
-            rows.append(choice.features(algorithm, geometry_of(cell, "cpu", mode == "training")))
+            rows.append(ALGORITHMS[algorithm].features(geometry_of(cell, "cpu", mode == "training")))
             targets.append(math.log(times[algorithm] / cell["batch"]))
             weights.append(math.sqrt(min(times.values()) / times[algorithm]))
         if rows:
@@ -47,8 +52,15 @@ def fit(cells: list[dict[str, Any]], mode: str) -> dict[str, list[float]]:
 def main() -> None:
     """Fits every type of numbers that was measured, with and without gradients."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--measured", type=Path, default=HERE / "layer.json")
-    measured = json.loads(parser.parse_args().measured.read_text())
+    parser.add_argument("--measured", type=Path, default=HERE / "layer.json", help="what dynconv bench layer wrote")
+    parser.add_argument("--allow-uncommitted", action="store_true", help="fit although no commit describes the code")
+    arguments = parser.parse_args()
+    if not arguments.allow_uncommitted:
+        try:
+            require_committed(MODEL)
+        except DynconvError as error:
+            sys.exit(str(error))
+    measured = json.loads(arguments.measured.read_text())
     cells = measured["cells"]
     types = {
         dtype: {
@@ -56,8 +68,10 @@ def main() -> None:
         }
         for dtype in dict.fromkeys(cell["dtype"] for cell in cells)
     }
-    machine = {name: measured["machine"][name] for name in ("processor", "instruction_sets", "cores")}
-    MODEL.write_text(json.dumps({"measured_on": machine, "devices": {"cpu": types}}, indent=1) + "\n")
+    about = {name: measured["machine"][name] for name in ("processor", "instruction_sets", "cores")}
+    # Cells measured before commits were recorded have none.
+    about["git_commits"] = sorted({cell["git_commit"] for cell in cells if cell.get("git_commit")})
+    MODEL.write_text(json.dumps({"measured_on": about, "devices": {"cpu": types}}, indent=1) + "\n")
     print(f"written: {MODEL}")
 
 

@@ -2,36 +2,41 @@
 
     python benchmarks/package_weights.py RUN --data PATH
 
-Experts are stored in 16 bits. The figures in the card are those of the stored file, measured here, and of
-benchmarks/standard.json. Which run: that of seed 0, so that nothing is chosen by the test set.
+Experts are stored in 16 bits. The figures in the card are those of the stored file, measured here, and those of
+benchmarks/standard.json. Take the run with seed 0, so that nothing is selected by the test set.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 from dynconv import data
+from dynconv.artifacts.environment import require_committed
+from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import load_weights, save_weights
+from dynconv.errors import DynconvError
 from dynconv.inference import class_routing
 from dynconv.inference.evaluate import Metrics, evaluate
-from dynconv.inference.predictor import Classifier, packaged_weights
+from dynconv.inference.predictor import Predictor, packaged_weights
 
 HERE = Path(__file__).parent
 CARD = """# standard: a CIFAR-10 classifier with dynamic convolutions
 
-Weights of dynconv's preset `standard`, trained by its own code on CIFAR-10's 50,000 training images.
+Weights of dynconv's preset `standard`, trained by this project's own code on CIFAR-10's 50,000 training images.
 
 | | |
 |---|---|
 | architecture | {blocks} blocks of {experts} expert 3x3 convolutions, mixed by a router; softmax regression |
-| size | {parameters:,} parameters, {multiply_adds:,} multiply-adds for an image of 32x32; experts stored in 16 bits |
+| size | {parameters:,} parameters, {multiply_adds:,} multiply-adds per 32x32 image; experts stored in 16 bits |
 | input | RGB, 32x32, 0 to 255; the preprocessing (standardisation, whitening) is part of the network |
 | classes | {classes} |
-| recipe | {epochs} epochs; every hyper-parameter is in the file's header; `dynconv train standard --seed 0` |
+| recipe | {epochs} epochs: `dynconv train standard --seed {seed}` |
 | test accuracy of this file | {accuracy:.2%}, {tta:.2%} with test-time augmentation |
-| of the recipe | {recipe}, {recipe_tta} with test-time augmentation |
+| test accuracy of the recipe | {recipe}, {recipe_tta} with test-time augmentation |
 
 Accuracy on the test images of each class, without test-time augmentation:
 
@@ -39,61 +44,70 @@ Accuracy on the test images of each class, without test-time augmentation:
 |---|---|
 {rows}
 
-Which run: that of seed 0, not the best of several by the test set.
+This is the run with seed {seed}, not the best of several by the test set.
 
-**Intended use**: study, teaching, demonstrations, and as a start for other networks on small images.
+**Intended use**: study, teaching, demonstrations, and as a starting point for other networks on small images.
 
-**Limits**: it knows ten classes, and gives one of them to whatever it is shown. Having been trained with label
-smoothing it is less confident than it is right: see the calibration in a run's report. It is sensitive to noise, blur
-and compression. Of CIFAR-10's test images, 3.3 % have a near-duplicate among the training images
-([Barz and Denzler 2020](https://arxiv.org/abs/1902.00423)), which flatters every figure on it. Not for decisions
-about people or safety.
+**Limits**: the network knows ten classes and assigns one of them to any image. It is underconfident, because it was
+trained with label smoothing: see the calibration in a run's report. It is sensitive to noise, blur and compression.
+3.3 % of CIFAR-10's test images have a near-duplicate among the training images
+([Barz and Denzler 2020](https://arxiv.org/abs/1902.00423)), which flatters every figure on it. Not for decisions about
+people or safety.
 
-**Licence**: MIT, as the code. The images that it was trained on are not part of it.
+**Licence**: MIT, like the code. The training images are not part of it.
 """
 
 
 def main() -> None:
-    """Writes the file and the card."""
+    """Writes the weights, the class means of their routing, and the card."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     parser.add_argument("--data", default="cifar10", help="as for dynconv train")
+    parser.add_argument(
+        "--allow-uncommitted", action="store_true", help="measure although no commit describes the code"
+    )
     arguments = parser.parse_args()
-
     target = packaged_weights("standard")
+    means, card = class_routing.beside(target), target.with_suffix(".md")
+    if not arguments.allow_uncommitted:
+        try:
+            require_committed(target, means, card)
+        except DynconvError as error:
+            sys.exit(str(error))
+    run = RunDir.open(arguments.run)
     target.parent.mkdir(exist_ok=True)
-    weights = load_weights(arguments.run / "weights.safetensors")
+    weights = load_weights(run.weights)
     state = {name: tensor.half() if name.endswith("conv.weight") else tensor for name, tensor in weights.state.items()}
-    # Where the images lay is of no use to others.
-    source = weights.config.data.model_copy(update={"source": "cifar10"})
-    config = weights.config.model_copy(update={"data": source, "run": None})
-    save_weights(target, state, config, weights.classes, weights.data_name)
+    provenance = f"{weights.provenance}; commit {run.environment.git_commit}; experts rounded to 16 bits"
+    save_weights(target, replace(weights, state=state, provenance=provenance))
 
     test = data.load(arguments.data).test
-    classifier = Classifier.load(target)
-    class_routing.save(class_routing.measure(classifier, test), class_routing.beside(target))  # for the server's page
-    plain, tta = (evaluate(classifier, test, tta=each) for each in (False, True))
-    target.with_suffix(".md").write_text(_card(arguments.run, classifier, plain, tta))
+    predictor = Predictor.load(target)
+    class_routing.save(class_routing.measure(predictor, test), means)  # for the server's page
+    plain, tta = (evaluate(predictor, test, tta=each) for each in (False, True))
+    card.write_text(_card(run, predictor, plain, tta), encoding="utf-8")
     print(f"{target}: {target.stat().st_size:,} bytes, {plain.accuracy:.2%}, {tta.accuracy:.2%}")
 
 
 def _spread(figure: dict[str, float | None]) -> str:
-    """Mean, standard deviation where there is one, and number, in percent."""
+    """Mean, standard deviation if there is one, and number of runs, in percent."""
     mean, sd, n = (figure[name] for name in ("mean", "sd", "n"))
     return f"{mean:.2%} (n = {n})" if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} % (n = {n})"
 
 
-def _card(run: Path, classifier: Classifier, plain: Metrics, tta: Metrics) -> str:
-    summary = json.loads((run / "summary.json").read_text())
+def _card(run: RunDir, predictor: Predictor, plain: Metrics, tta: Metrics) -> str:
+    summary = run.summary()
+    assert summary is not None
     recipe = json.loads((HERE / "standard.json").read_text())
-    rows = zip(classifier.classes, plain.per_class, strict=True)
+    rows = zip(predictor.classes, plain.per_class, strict=True)
     return CARD.format(
-        blocks=len(classifier.config.model.widths),
-        experts=classifier.config.model.experts,
-        parameters=summary["parameters"],
-        multiply_adds=summary["multiply_adds"],
-        classes=", ".join(classifier.classes),
-        epochs=classifier.config.epochs,
+        blocks=len(predictor.model.widths),
+        experts=predictor.model.experts,
+        parameters=summary.parameters,
+        multiply_adds=summary.multiply_adds,
+        classes=", ".join(predictor.classes),
+        epochs=run.config.epochs,
+        seed=run.config.seed,
         accuracy=plain.accuracy,
         tta=tta.accuracy,
         recipe=_spread(recipe["test_accuracy"]),

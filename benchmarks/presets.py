@@ -2,9 +2,9 @@
 
     python benchmarks/presets.py quick --seeds 5 --data PATH
 
-Each seed is one `dynconv train` in a process of its own, timed as a whole, with nothing beside it. Runs that have ended
-are taken as they are, so the script can be interrupted and started again. The figures are those of the last epoch:
-nothing is chosen by them.
+Each seed is one `dynconv train` in a process of its own, timed as a whole, with nothing running beside it. Finished
+runs are kept, so the script can be interrupted and started again. The figures are those of the last epoch: nothing is
+selected by them. All runs must come from one commit, and the checkout must have no uncommitted changes.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ from typing import Any
 
 import yaml
 
+from dynconv.artifacts.environment import require_committed
+from dynconv.errors import DynconvError
+
 HERE = Path(__file__).parent
 FIGURES = ("test_accuracy", "test_accuracy_tta", "process_seconds", "train_seconds", "peak_memory_bytes")
 MACHINE = ("processor", "instruction_sets", "cores", "threads", "gpus", "system", "python", "packages")
 
 
-def train(preset: str, seed: int, data: str, runs: Path) -> dict[str, Any]:
-    """One run's summary, with the seconds of the whole process. Trains unless that has been done."""
-    run = runs / f"{preset}-seed{seed}"
-    timing = runs / f"{preset}-seed{seed}.seconds"
+def train(preset: str, seed: int, data: str, run: Path) -> dict[str, Any]:
+    """One run's summary, with the seconds of the whole process. Trains unless the run has finished."""
+    timing = run.with_name(f"{run.name}.seconds")
     if not timing.exists():
         words = [sys.executable, "-m", "dynconv", "train", preset]
         words += ["--seed", str(seed), "--data", data, "--run", str(run)]
@@ -40,13 +42,24 @@ def train(preset: str, seed: int, data: str, runs: Path) -> dict[str, Any]:
 
 
 def config_of(run: Path) -> dict[str, Any]:
-    """All of a run's configuration but its seed, place and data."""
+    """A run's hyper-parameters, without its seed."""
     config: dict[str, Any] = yaml.safe_load((run / "config.yaml").read_text())
-    return {name: value for name, value in config.items() if name not in ("seed", "run", "data")}
+    return {name: value for name, value in config.items() if name not in ("format", "seed")}
+
+
+def environment_of(runs: list[Path]) -> dict[str, Any]:
+    """The environment of the first of the runs, all of one commit. Exits where they are not."""
+    found: list[dict[str, Any]] = [json.loads((run / "environment.json").read_text()) for run in runs]
+    commits = {about["git_commit"] for about in found}
+    if len(commits) > 1:
+        sys.exit(
+            f"the runs come from different commits ({', '.join(map(str, commits))}); train them again: --runs FOLDER"
+        )
+    return found[0]
 
 
 def spread(values: list[float | None]) -> dict[str, float | None] | None:
-    """Mean, sample standard deviation (None of a single run) and number; None where a figure was not taken."""
+    """Mean, sample standard deviation (None for a single run) and number of runs; None if a figure is missing."""
     numbers = [value for value in values if value is not None]
     if not numbers:
         return None
@@ -55,31 +68,39 @@ def spread(values: list[float | None]) -> dict[str, float | None] | None:
 
 
 def main() -> None:
-    """Trains what is not trained yet and writes the report, anew after each seed."""
+    """Trains what has not been trained yet, and writes the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
-    parser.add_argument("--seeds", type=int, default=3, help="how many, from 0")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--data", default="cifar10", help="as for dynconv train")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the runs are written")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
+    parser.add_argument(
+        "--allow-uncommitted", action="store_true", help="measure although no commit describes the code"
+    )
     arguments = parser.parse_args()
 
+    output = HERE / f"{arguments.preset}.json"
+    if not arguments.allow_uncommitted:
+        try:
+            require_committed(output)
+        except DynconvError as error:
+            sys.exit(str(error))
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    results: list[dict[str, Any]] = []
-    for seed in range(arguments.seeds):
-        results.append(train(arguments.preset, seed, arguments.data, arguments.runs))
-        environment = json.loads((arguments.runs / f"{arguments.preset}-seed{seed}" / "environment.json").read_text())
-        report = {
-            "command": f"python benchmarks/presets.py {arguments.preset} --seeds {arguments.seeds} --data PATH",
-            "data": results[0]["data"],
-            "machine": {name: environment[name] for name in MACHINE},
-            "git_commit": environment["git_commit"],
-            "date": environment["started"][:10],
-            "config": config_of(arguments.runs / f"{arguments.preset}-seed0"),
-            **{name: results[0][name] for name in ("parameters", "multiply_adds", "device", "precision", "epochs")},
-            **{name: spread([result[name] for result in results]) for name in FIGURES},
-            "runs": [{name: result[name] for name in ("seed", *FIGURES)} for result in results],
-        }
-        (HERE / f"{arguments.preset}.json").write_text(json.dumps(report, indent=2) + "\n")
+    runs = [arguments.runs / f"{arguments.preset}-seed{seed}" for seed in range(arguments.seeds)]
+    results = [train(arguments.preset, seed, arguments.data, run) for seed, run in enumerate(runs)]
+    environment = environment_of(runs)
+    report = {
+        "command": f"python benchmarks/presets.py {arguments.preset} --seeds {arguments.seeds} --data PATH",
+        "data": results[0]["data"],
+        "machine": {name: environment[name] for name in MACHINE},
+        "git_commit": environment["git_commit"],
+        "date": environment["started"][:10],
+        "config": config_of(runs[0]),
+        **{name: results[0][name] for name in ("parameters", "multiply_adds", "device", "precision", "epochs")},
+        **{name: spread([result[name] for result in results]) for name in FIGURES},
+        "runs": [{name: result[name] for name in ("seed", *FIGURES)} for result in results],
+    }
+    output.write_text(json.dumps(report, indent=2) + "\n")
     for name in FIGURES:
         print(name, spread([result[name] for result in results]))
 

@@ -1,13 +1,18 @@
 """Fixtures for all tests: the real CIFAR-10 where it is at hand, and none of the user's own data or settings."""
 
+import functools
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tiny import WORDS
 
+from dynconv.cli.main import main
+from dynconv.data import registry, shapes
 from dynconv.layer.ops import fused, winograd
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
@@ -16,6 +21,24 @@ MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.p
 @pytest.fixture(autouse=True)
 def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYNCONV_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def shapes_are_drawn_once() -> Iterator[None]:
+    """The generated set is the same each time; drawing it takes longer than most of these trainings."""
+    with pytest.MonkeyPatch.context() as patch:
+        cached = functools.cache(shapes.generate)
+        patch.setattr(shapes, "generate", cached)
+        patch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=cached))
+        yield
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of the tiny network on the generated set, with its report. Not to be changed."""
+    run = tmp_path_factory.mktemp("runs") / "first"
+    assert main(["train", "quick", *WORDS, "--run", str(run)]) == 0
+    return run
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -40,3 +42,33 @@ def test_autocast_computes_in_the_precision_that_is_asked_for() -> None:
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         with device.autocast(torch.device("cpu"), precision):  # type: ignore[arg-type]
             assert linear(x).dtype == dtype
+
+
+def test_an_unknown_limit_is_a_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DYNCONV_CPU", "avx3")
+
+    with pytest.raises(DynconvError, match="DYNCONV_CPU=avx3 is not known; set it to avx2 or none"):
+        device.pick_precision("auto", torch.device("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("quota", "cores"), [("150000 100000", 2), ("max 100000", 8), ("10000 100000", 1), ("9900000 100000", 8), ("", 8)]
+)
+def test_cores_are_those_that_the_process_may_use(
+    quota: str, cores: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(device.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(device, "_CONTROL_GROUP", tmp_path)
+    if quota:
+        (tmp_path / "cpu.max").write_text(quota + "\n")
+
+    assert device.usable_cores() == cores
+
+
+def test_memory_is_within_the_limit_of_a_container(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(device, "_CONTROL_GROUP", tmp_path)
+    free = device.available_memory()
+    (tmp_path / "memory.max").write_text("5000000\n")
+    (tmp_path / "memory.current").write_text("2000000\n")
+
+    assert free is None or (free > 3_000_000 and device.available_memory() == 3_000_000)

@@ -1,4 +1,4 @@
-"""A reference CIFAR-10 trainer with dynamic convolutions. The names here load at first use."""
+"""Dynamic convolution for image classification: the layer, the network, its training. Names load at first use."""
 
 from __future__ import annotations
 
@@ -6,20 +6,42 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynconv.config import RunConfig
-    from dynconv.inference.predictor import Classifier
+    from dynconv.api import Run, train
+    from dynconv.errors import DynconvError
+    from dynconv.inference.predictor import Predictor
     from dynconv.layer.conv import DynamicConv2d
-    from dynconv.model.net import build_net
+    from dynconv.layer.convert import convert, fold_batchnorm
+    from dynconv.model.config import ModelConfig
+    from dynconv.model.net import Net
+    from dynconv.training.config import TrainConfig
 
     __version__: str
 
-__all__ = ["Classifier", "DynamicConv2d", "RunConfig", "build_net", "__version__"]
+__all__ = [
+    "DynamicConv2d",
+    "convert",
+    "fold_batchnorm",
+    "Net",
+    "ModelConfig",
+    "Predictor",
+    "train",
+    "Run",
+    "TrainConfig",
+    "DynconvError",
+    "__version__",
+]
 
 _HOMES = {
-    "Classifier": "dynconv.inference.predictor",
     "DynamicConv2d": "dynconv.layer.conv",
-    "RunConfig": "dynconv.config",
-    "build_net": "dynconv.model.net",
+    "convert": "dynconv.layer.convert",
+    "fold_batchnorm": "dynconv.layer.convert",
+    "Net": "dynconv.model.net",
+    "ModelConfig": "dynconv.model.config",
+    "Predictor": "dynconv.inference.predictor",
+    "train": "dynconv.api",
+    "Run": "dynconv.api",
+    "TrainConfig": "dynconv.training.config",
+    "DynconvError": "dynconv.errors",
 }
 
 

@@ -11,24 +11,36 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 
 import dynconv
+from dynconv import data
 from dynconv.data import find
 from dynconv.errors import DynconvError
 from dynconv.layer.ops import fused, winograd
-from dynconv.machine import instruction_sets, pick_device, pick_precision
+from dynconv.machine import (
+    available_memory,
+    instruction_sets,
+    pick_device,
+    pick_precision,
+    processor,
+    usable_cores,
+)
 
 MATTERING = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "asimd", "sve")
 MEMORY_NEEDED = 6 * 2**30
 DISK_NEEDED = 2**30  # the data, unpacked and as an archive, and some runs
+HOLD_DOWN = {
+    "DYNCONV_CPU": "the operators of dynconv",
+    "ATEN_CPU_CAPABILITY": "the kernels of torch",
+    "ONEDNN_MAX_CPU_ISA": "the convolutions of oneDNN, which torch uses",
+}
+"""Variables with which a processor is used as if it had fewer instruction sets."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: `state` is ok, or "look" where `advice` says what to do."""
+    """One thing found: `state` is "ok", or "look" if something is to be done about it, which `advice` says."""
 
     name: str
     found: str
@@ -37,45 +49,50 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks at processor, memory, software, data and disk; changes nothing but the build cache."""
+    """Looks at processor, memory, software, data and disk. The build cache is all that it may write."""
     return [*_machine(), *_software(), *_computing(), _data(), _disk()]
 
 
-def report(findings: list[Finding]) -> RenderableType:
-    """The findings as a table, then the advice."""
-    table = Table(show_header=False, box=None, pad_edge=False)
+def report(findings: list[Finding]) -> Text:
+    """The findings, one a line, then the advice. Print it without wrapping."""
+    width = max(len(finding.name) for finding in findings)
+    text = Text()
     for finding in findings:
-        mark = Text(finding.state, style={"ok": "green", "look": "yellow"}[finding.state])
-        table.add_row(mark, finding.name, Text(finding.found))
-    todo = [Text(f"- {finding.name}: {finding.advice}") for finding in findings if finding.advice]
-    return Group(table, "", *(["What to do:", *todo] if todo else ["Nothing to do: dynconv train quick"]))
+        text.append(f"{finding.state:<4}", {"ok": "green", "look": "yellow"}[finding.state])
+        text.append(f"  {finding.name:<{width}}  {finding.found}\n")
+    advice = [f"- {finding.name}: {finding.advice}" for finding in findings if finding.advice]
+    return text.append("\n" + "\n".join(["What to do:", *advice] if advice else ["Nothing to do: dynconv train quick"]))
 
 
 def _machine() -> list[Finding]:
     flags = instruction_sets()
-    known = [flag for flag in MATTERING if flag in flags]
-    fast = not flags or {"avx2", "asimd"} & flags
-    cores, threads = _cores(), torch.get_num_threads()
-    findings = [
-        Finding("processor", _processor()),
-        Finding("instruction sets", ", ".join(known) or "not known")
-        if fast
-        else Finding("instruction sets", ", ".join(known), "look", "without AVX2 expect hours; use a GPU"),
-        Finding("cores", f"{cores} usable, {threads} used by torch")
-        if threads <= cores
-        else Finding(
-            "cores",
-            f"{cores} usable, but {threads} threads in torch",
-            "look",
+    known = ", ".join(flag for flag in MATTERING if flag in flags)
+    slow = bool(flags) and not {"avx2", "asimd"} & flags
+    cores, threads = usable_cores(), torch.get_num_threads()
+    crowded = threads > cores
+    found = [
+        Finding("processor", processor()),
+        _finding("instruction sets", known or "unknown", slow, "without AVX2 training takes hours; use a GPU"),
+        *_held_down(),
+        _finding(
+            "cores", f"{cores} usable, {threads} threads in torch", crowded,
             f"set OMP_NUM_THREADS={cores}: more threads than cores slow each other down",
         ),
-    ]
-    memory = _memory()
+    ]  # fmt: skip
+    memory = available_memory()
     if memory is not None:
-        enough = memory >= MEMORY_NEEDED
-        advice = "" if enough else "training takes up to 6 GiB; reduce --micro-batch, or close something"
-        findings.append(Finding("memory", f"{_gib(memory)} available", "ok" if enough else "look", advice))
-    return findings
+        advice = "training takes up to 6 GiB; lower --micro-batch, or close other programs"
+        found.append(_finding("memory", f"{_gib(memory)} available", memory < MEMORY_NEEDED, advice))
+    return found
+
+
+def _held_down() -> list[Finding]:
+    """Variables of the environment that keep software from using all of the processor."""
+    return [
+        Finding(name, f"{value!r} limits {what}", "look", f"unset {name} for full speed, unless you test with it")
+        for name, what in HOLD_DOWN.items()
+        if (value := os.environ.get(name))
+    ]
 
 
 def _software() -> list[Finding]:
@@ -90,68 +107,41 @@ def _computing() -> list[Finding]:
     device = pick_device("auto")
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision, why = pick_precision("auto", device)
-    advice = "training works without it, slower on a CPU; install a C++ compiler: apt install g++"
+    advice = "training works without it, but slower on a CPU; install a C++ compiler: apt install g++"
+    operators = (("fused operator", fused.status()), ("winograd operator", winograd.status()))
     return [
-        Finding("device", f"{name} (what --device auto takes)"),
-        Finding("precision", f"{precision} (what --precision auto takes): {why}"),
-        *(_operator(name, operator.status(), advice) for name, operator in (("fused", fused), ("winograd", winograd))),
+        Finding("device", f"{name} (--device auto)"),
+        Finding("precision", f"{precision} (--precision auto): {why}"),
+        *(_finding(name, status, not status.startswith("available"), advice) for name, status in operators),
     ]
 
 
-def _operator(name: str, status: str, advice: str) -> Finding:
-    built = status.startswith("available")
-    return Finding(f"{name} operator", status, "ok" if built else "look", "" if built else advice)
-
-
 def _data() -> Finding:
-    """Looks where `--data cifar10` looks, and reads what is there; downloads nothing."""
+    """Looks where training looks, and reads what it finds; downloads nothing."""
     named = os.environ.get(find.VARIABLE)
-    advice = "dynconv train downloads it (170 MB); or give --data PATH, or --data shapes for generated images"
+    if not data.at_hand("auto"):
+        places = f"{find.VARIABLE} (not set), ./data or {find.cache_folder()}"
+        advice = "dynconv train downloads it (170 MB); or give --data PATH, or --data shapes for generated images"
+        return Finding("data", f"CIFAR-10 is not in {places}", "look", advice)
     try:
-        places = [find.expand(named)] if named else [Path("data"), find.cache_folder()]
-        for place in places:
-            if named or find._form_of(place):
-                dataset = find.read(place)
-                counts = f"{len(dataset.train.labels)} + {len(dataset.test.labels)} images"
-                found = f"{dataset.name}: {dataset.origin}, {counts}"
-                if dataset.name == "cifar10":
-                    return Finding("data", found)
-                return Finding("data", found, "look", f"this is not CIFAR-10: to train on it, --data {dataset.origin}")
+        dataset = data.load("auto")
     except DynconvError as error:
         source = f"{find.VARIABLE} names it; " if named else ""
-        return Finding("data", str(error), "look", f"{source}put it right, or remove it: it is not passed over")
-    return Finding("data", f"CIFAR-10 is not in {' or '.join(map(str, places))}", "look", advice)
+        return Finding("data", str(error), "look", f"{source}repair or remove it: training will not pass over it")
+    found = f"{dataset.name}: {dataset.origin}, {len(dataset.train.labels)} + {len(dataset.test.labels)} images"
+    advice = f"this is not CIFAR-10: to train on it, --data {dataset.origin}"
+    return _finding("data", found, dataset.name != "cifar10", advice)
 
 
 def _disk() -> Finding:
     free = shutil.disk_usage(Path.cwd()).free
-    enough = free >= DISK_NEEDED
-    advice = "" if enough else "the data take 0.4 GiB and a run about 0.1; make room or use another disk"
-    return Finding("free disk, here", _gib(free), "ok" if enough else "look", advice)
+    advice = "the data takes 0.4 GiB and a run about 0.1; free some space or use another disk"
+    return _finding("free disk, here", _gib(free), free < DISK_NEEDED, advice)
 
 
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine())
-
-
-def _cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _memory() -> int | None:
-    """Bytes available to a new program; None where it cannot be told."""
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration):
-        return None
+def _finding(name: str, found: str, look: bool, advice: str) -> Finding:
+    """With the advice only if there is something to look at."""
+    return Finding(name, found, "look", advice) if look else Finding(name, found)
 
 
 def _gib(size: int) -> str:

@@ -1,51 +1,55 @@
-"""Where to compute and in which precision: what `auto` means, and why.
+"""This machine: its processor, cores and memory, and the device and precision that `auto` stands for here.
 
-Training and inference both ask here, so that a network is evaluated in the precision in which it was
-trained.
+Training and inference both ask here, so that a network is evaluated in the precision in which it was trained.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
+import platform
 from pathlib import Path
 from typing import Literal
 
 import torch
 
+from dynconv import layer
 from dynconv.errors import DynconvError
 
 Precision = Literal["fp32", "bf16"]
 
+_CONTROL_GROUP = Path("/sys/fs/cgroup")
+
 
 def pick_device(name: str) -> torch.device:
-    """`cpu`, `cuda` or `mps`; for `auto` the first that is there of cuda, mps, cpu.
+    """`cpu`, `cuda` or `mps`; for `auto` the first of cuda, mps, cpu that is available.
 
     Raises:
         DynconvError: a device that this machine or this torch does not have.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    available = [kind for kind, is_there in there.items() if is_there]
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = [kind for kind, is_available in kinds.items() if is_available]
     if name != "auto" and name not in available:
         raise DynconvError(f"device: {name} is not available here (available: {', '.join(available)})")
     return torch.device(available[0] if name == "auto" else name)
 
 
 def pick_precision(name: str, device: torch.device) -> tuple[Precision, str]:
-    """`fp32` or `bf16`, and the reason in words. `auto` takes bf16 only where it is multiplied natively."""
+    """`fp32` or `bf16`, and the reason in words. `auto` picks bf16 only if the device multiplies it natively."""
     if name == "fp32":
-        return "fp32", "asked for"
+        return "fp32", "requested"
     if name == "bf16":
-        return "bf16", "asked for"
+        return "bf16", "requested"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU multiplies bf16 natively"
         return "fp32", "this GPU would only emulate bf16"
     if device.type == "mps":
-        return "fp32", "nothing is known to be gained from bf16 on MPS"
+        return "fp32", "bf16 has not been found to be faster on MPS"
     native = sorted(instruction_sets() & {"avx512_bf16", "amx_bf16"})
     if native:
         return "bf16", f"this processor multiplies bf16 natively ({', '.join(native)})"
-    return "fp32", "this processor has no native bf16 multiplication, with which bf16 is slower than fp32"
+    return "fp32", "this processor does not multiply bf16 natively, so bf16 would be slower"
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
@@ -56,10 +60,50 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
 
 
 def instruction_sets() -> set[str]:
-    """The processor's flags as Linux names them (avx2, avx512_bf16, ...); empty elsewhere."""
+    """See `dynconv.layer.instruction_sets`.
+
+    Raises:
+        DynconvError: DYNCONV_CPU has a value that means nothing here.
+    """
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return layer.instruction_sets()
+    except ValueError as error:
+        raise DynconvError(str(error)) from error
+
+
+def processor() -> str:
+    """The processor's name."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        return set()
-    flags = next((line for line in lines if line.startswith(("flags", "Features"))), ":")
-    return set(flags.split(":", 1)[1].split())
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine() or "unknown")
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: of its affinity and, in a container, of its quota, rounded up."""
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota, _, period = _control_group("cpu.max").partition(" ")
+    if quota.isdecimal() and period.isdecimal() and int(period):
+        return max(1, min(affinity, -(-int(quota) // int(period))))
+    return affinity
+
+
+def available_memory() -> int | None:
+    """Bytes available to a new program, within a container's limit; None if the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration):
+        return None
+    limit, used = _control_group("memory.max"), _control_group("memory.current")
+    return min(free, max(0, int(limit) - int(used))) if limit.isdecimal() and used.isdecimal() else free
+
+
+def _control_group(name: str) -> str:
+    """What the control group of a container says (version 2); empty elsewhere."""
+    try:
+        return (_CONTROL_GROUP / name).read_text().strip()
+    except OSError:
+        return ""

@@ -1,18 +1,42 @@
-"""A tree of values -> a pydantic model, or one line that names the field that is wrong and what it takes."""
+"""What comes from outside -> typed values, or one line that names what is wrong and what is needed.
+
+A tree of values becomes a pydantic model; class names, whichever file they come from, are checked in one place.
+"""
 
 from __future__ import annotations
 
 import difflib
 import typing
+import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
 from dynconv.errors import DynconvError
 
 Model = TypeVar("Model", bound=BaseModel)
+
+PositiveInt = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+LARGEST, SMALLEST = 1e30, 1e-30
+"""Sizes that a hyper-parameter can have: what float32, in which networks compute, holds with room to spare."""
+
+
+class Frozen(BaseModel):
+    """Hyper-parameters: unknown names are refused, values are final, and the text under a field is its help."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _fits_float32(cls, value: Any) -> Any:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and number and not SMALLEST <= abs(number) <= LARGEST:
+                raise ValueError(f"must be 0, or between {SMALLEST:g} and {LARGEST:g} in size, not {number:g}")
+        return value
 
 
 def validate(model: type[Model], tree: dict[str, Any], where: str = "") -> Model:
@@ -31,8 +55,9 @@ def _explain(model: type[BaseModel], names: list[str], error: Any) -> str:
         return f"{field.upper()} is missing: {_field(model, names).description}"
     if error["type"] == "extra_forbidden":
         return f"{field}: there is no such field{did_you_mean(field, field_names(model))}"
-    if error["type"] == "value_error":  # our own validators name the field themselves
-        return ".".join([*names, error["msg"].removeprefix("Value error, ")])
+    if error["type"] == "value_error":  # one of our own validators: of the field, or of a model, which names the field
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{field}: {message}" if message.startswith("must be") else ".".join([*names, message])
     allowed = _range(_field(model, names)) if names else ""
     return f"{field}: must be {allowed}, not {error['input']}" if allowed else f"{field}: {error['msg']}"
 
@@ -77,7 +102,78 @@ def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
     return names
 
 
+def field_descriptions(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
+    """The help text of every field, nested ones with dots: "optim.lr"."""
+    texts: dict[str, str] = {}
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            texts |= field_descriptions(field.annotation, f"{prefix}{name}.")
+        else:
+            texts[prefix + name] = " ".join((field.description or "").split())
+    return texts
+
+
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` where one of `names` resembles `name`, else nothing."""
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]}?" if close else ""
+    """`; did you mean X?` where some of `names` resemble `name`, else nothing.
+
+    What counts is the last dotted part: lr is optim.lr, whatever else looks like it.
+    """
+    leaves: dict[str, list[str]] = {}
+    for each in names:
+        leaves.setdefault(_leaf(each), []).append(each)
+    close = [_leaf(name)] if _leaf(name) in leaves else difflib.get_close_matches(_leaf(name), leaves, n=1, cutoff=0.65)
+    return f"; did you mean {' or '.join(leaves[close[0]])}?" if close else ""
+
+
+def _leaf(name: str) -> str:
+    return name.lstrip("-").rpartition(".")[2]
+
+
+_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
+"""Unicode categories that a terminal obeys or cannot show: controls, formats, surrogates, line separators."""
+
+_JOINERS = "\u200c\u200d"
+"""Formats that Persian and several Indian scripts write words with, and emoji."""
+
+
+def escaped(text: str) -> str:
+    """`text` in one printable line: whatever a terminal would obey or cannot show becomes an escape, as in Python.
+
+    A byte of a file name that is not UTF-8 becomes `\\xff`.
+    """
+    return "".join(_escape(character) if _hidden(character) else character for character in text)
+
+
+def _hidden(character: str) -> bool:
+    return unicodedata.category(character) in _HIDDEN and character not in _JOINERS
+
+
+def _escape(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that it could not decode
+        return f"\\x{code - 0xDC00:02x}"
+    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
+
+
+def check_class_names(classes: object, where: str) -> None:
+    """Class names are a list or tuple of unique strings that can be shown and are not blank.
+
+    Args:
+        where: the file or folder that they come from; begins the message.
+
+    Raises:
+        DynconvError: they are not; one line that shows the name escaped.
+    """
+    if not isinstance(classes, (list, tuple)):
+        raise DynconvError(f"{escaped(where)}: the class names are a {type(classes).__name__}, need a list of strings")
+    seen = set()
+    for number, name in enumerate(classes):
+        if not isinstance(name, str):
+            raise DynconvError(f"{escaped(where)}: class name {number} is a {type(name).__name__}, need a string")
+        if not name.strip():
+            raise DynconvError(f"{escaped(where)}: class name {number} is blank; give every class a name")
+        if any(map(_hidden, name)):
+            raise DynconvError(f"{escaped(where)}: class name '{escaped(name)}' cannot be shown; rename the class")
+        if name in seen:
+            raise DynconvError(f"{escaped(where)}: class name '{name}' occurs twice; rename one of the classes")
+        seen.add(name)

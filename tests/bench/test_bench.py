@@ -7,7 +7,9 @@ import pytest
 
 from dynconv.bench.shapes import SETS, Shape, shapes
 from dynconv.cli.main import main
+from dynconv.errors import DynconvError
 from dynconv.layer.ops import winograd
+from dynconv.training.presets import PRESETS
 
 SMALL = [
     "bench",
@@ -22,7 +24,9 @@ SMALL = [
     "1",
     "--batch",
     "2",
+    "--allow-uncommitted",
 ]
+MODELS = {name: preset().model for name, preset in PRESETS.items()}
 
 
 def test_layer_is_measured_once_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -31,10 +35,11 @@ def test_layer_is_measured_once_and_reported(tmp_path: Path, capsys: pytest.Capt
     assert main([*SMALL, "--output", str(output)]) == 0
 
     found = json.loads(output.read_text())
-    assert len(found["cells"]) == len(shapes("quick"))
+    assert len(found["cells"]) == len(shapes("quick", MODELS))
     methods = found["cells"][0]["methods"]
     assert {"static", "loop", "grouped", "kernel", "input", "output", "unfold"} <= set(methods)
     assert all(figures[f"{mode}_ms"] > 0 for figures in methods.values() for mode in ("inference", "training"))
+    assert all("git_commit" in cell for cell in found["cells"])
     assert (tmp_path / "layer.png").stat().st_size > 10_000
     assert "auto is within 5 % of the best algorithm in" in capsys.readouterr().out
 
@@ -48,7 +53,7 @@ def test_a_file_that_is_no_measurement_is_left_alone(tmp_path: Path, capsys: pyt
 
     assert main([*SMALL, "--output", str(output)]) == 2
 
-    assert "is no measurement of the layer" in capsys.readouterr().err
+    assert "is not a measurement of the layer" in capsys.readouterr().err
     assert output.read_text() == "{}"
 
 
@@ -69,9 +74,11 @@ def test_step_compares_the_algorithms_and_numbers_of_experts(
 ) -> None:
     output = tmp_path / "step.json"
     words = ["bench", "step", "--preset", "quick", "--batch", "4", "--rounds", "1", "--experts", "1", "3"]
+    words += ["--allow-uncommitted"]
 
     assert main([*words, "--output", str(output)]) == 0
 
+    assert "git_commit" in json.loads(output.read_text())
     measured = json.loads(output.read_text())["types"]
     assert set(measured) == {"float32", "bfloat16"}
     for dtype, rates in measured.items():
@@ -82,6 +89,22 @@ def test_step_compares_the_algorithms_and_numbers_of_experts(
     assert "times as long as auto" in printed and "times as long as K = 1" in printed
 
 
+@pytest.mark.parametrize("what", ["layer", "step", "predict", "infer", "serve"])
+def test_uncommitted_changes_are_refused_before_anything_is_measured(
+    what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(*written: Path) -> None:
+        raise DynconvError(f"uncommitted changes, but for {written[0].name}")
+
+    monkeypatch.setattr(f"dynconv.bench.run.{what}.measure{'' if what == 'layer' else f'_{what}'}", pytest.fail)
+    monkeypatch.setattr("dynconv.bench.run.require_committed", refuse)
+
+    assert main(["bench", what, "--output", str(tmp_path / "figures.json")]) == 2
+
+    assert "uncommitted changes, but for figures.json" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("words", [["nothing"], ["layer", "--experts", "0"], ["layer", "--shapes", "vgg"]])
 def test_wrong_words_are_named(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", *words]) == 2
@@ -89,6 +112,6 @@ def test_wrong_words_are_named(words: list[str], capsys: pytest.CaptureFixture[s
 
 
 def test_the_shapes_are_those_of_the_networks() -> None:
-    assert shapes("quick")[0] == Shape(24, 32, 31, 3, 1)
-    assert Shape(256, 512, 14, 3, 2) in shapes("resnet18-56")
-    assert all(shapes(name) for name in SETS)
+    assert shapes("quick", MODELS)[0] == Shape(24, 32, 31, 3, 1)
+    assert Shape(256, 512, 14, 3, 2) in shapes("resnet18-56", MODELS)
+    assert all(shapes(name, MODELS) for name in SETS)

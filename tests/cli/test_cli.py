@@ -1,64 +1,28 @@
 """Whole flows through the command line, on the generated data set and a tiny network."""
 
-import functools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny import WORDS
 
-from dynconv.cli import main as command_line
-from dynconv.cli.main import VERBS, main
-from dynconv.data import shapes
+from dynconv.cli.main import main
+from dynconv.cli.verbs import VERBS
 from dynconv.training.presets import PRESETS
 
-TINY = [
-    "train",
-    "quick",
-    "--data",
-    "shapes",
-    "--model.widths",
-    "8",
-    "8",
-    "--model.pools",
-    "4",
-    "2",
-    "--model.experts",
-    "2",
-    "--image-sizes",
-    "16",
-    "--batch-size",
-    "500",
-    "--epochs",
-    "2",
-]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def drawn_once() -> Iterator[None]:
-    """The generated set is the same each time; drawing it takes longer than these trainings."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "generate", functools.cache(shapes.generate))
-        yield
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run = tmp_path_factory.mktemp("runs") / "first"
-    assert main([*TINY, "--run", str(run)]) == 0
-    return run
+TINY = ["train", "quick", *WORDS]
 
 
 @pytest.fixture
 def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes longer than these trainings, and is looked at elsewhere."""
-    monkeypatch.setattr(command_line, "_report_of", lambda run, dataset: None)
+    monkeypatch.setattr("dynconv.cli.train._report_of", lambda run, dataset: None)
 
 
 def summary(run: Path) -> dict[str, object]:
@@ -140,7 +104,7 @@ def test_runs_lists_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -
 def test_the_same_seed_gives_the_same_network(trained: Path, tmp_path: Path) -> None:
     config = trained / "config.yaml"
 
-    assert main(["train", "--config", str(config), "--run", str(tmp_path / "again")]) == 0
+    assert main(["train", "--config", str(config), "--data", "shapes", "--run", str(tmp_path / "again")]) == 0
 
     assert (tmp_path / "again/predictions.npz").read_bytes() == (trained / "predictions.npz").read_bytes()
     assert summary(tmp_path / "again")["test_loss"] == summary(trained)["test_loss"]
@@ -184,9 +148,9 @@ def test_interrupted_then_resumed_ends_as_if_never_interrupted(
 
 
 def test_a_run_that_breaks_has_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dynconv.training import trainer as loop
+    from dynconv.training import trainer
 
-    plain = loop.set_learning_rates
+    plain = trainer.set_learning_rates
 
     def breaking(optimizers: list[object], factor: float) -> dict[str, float]:
         rates = plain(optimizers, factor)  # type: ignore[arg-type]
@@ -194,7 +158,7 @@ def test_a_run_that_breaks_has_a_report(tmp_path: Path, monkeypatch: pytest.Monk
             plain(optimizers, float("inf"))  # type: ignore[arg-type]
         return rates
 
-    monkeypatch.setattr(loop, "set_learning_rates", breaking)
+    monkeypatch.setattr(trainer, "set_learning_rates", breaking)
 
     assert main([*TINY, "--no-tta", "--run", str(tmp_path / "run")]) == 1
 
@@ -205,7 +169,7 @@ def test_a_run_that_breaks_has_a_report(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.usefixtures("no_report")
 def test_held_out_images_are_reported_and_can_be_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert main([*TINY, "--epochs", "1", "--data.holdout", "500", "--run", str(run), "--no-tta"]) == 0
+    assert main([*TINY, "--epochs", "1", "--holdout", "500", "--run", str(run), "--no-tta"]) == 0
     capsys.readouterr()
 
     assert main(["evaluate", str(run), "--split", "validation", "--json"]) == 0
@@ -232,7 +196,7 @@ def test_a_finished_run_is_not_resumed(trained: Path, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("words", [["--seed", "5"], ["quick"]])
 def test_resume_takes_no_other_settings(trained: Path, capsys: pytest.CaptureFixture[str], words: list[str]) -> None:
-    assert error(capsys, "train", *words, "--resume", str(trained)).startswith("--resume takes its settings")
+    assert error(capsys, "train", *words, "--resume", str(trained)).startswith("--resume takes its hyper-parameters")
 
 
 def test_resume_of_what_is_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,7 +209,7 @@ def test_a_wrong_value_creates_nothing(
     monkeypatch.chdir(tmp_path)
 
     assert error(capsys, *TINY, "--model.experts", "0").startswith("model.experts: must be")
-    assert "block 1 changes the shape" in error(capsys, *TINY, "--model.residual", "true")
+    assert "block 1 changes the shape" in error(capsys, *TINY, "--model.residual", "true", "false")
     assert error(capsys, *TINY, "--seed", "1000000000000000").startswith("seed: must be")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert error(capsys, *TINY, "--device", "cuda").startswith("device: cuda is not available here")
@@ -308,8 +272,8 @@ def test_doctor_says_where_the_data_are(
 
     assert main(["doctor"]) == 0
 
-    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["look", "data"])
-    assert line.split(maxsplit=2)[2] == f"{tmp_path.name}: {tmp_path}, 4 + 4 images"
+    (line,) = (line.split() for line in capsys.readouterr().out.splitlines() if line.split()[:2] == ["look", "data"])
+    assert line[2:] == f"{tmp_path.name}: {tmp_path}, 4 + 4 images".split()
 
 
 def test_help_and_version_load_nothing_heavy() -> None:
@@ -317,6 +281,17 @@ def test_help_and_version_load_nothing_heavy() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
 
     assert not {"torch", "tyro", "matplotlib", "numpy", "pydantic"} & set(loaded)
+
+
+def test_one_description_of_a_verb_serves_the_list_its_own_help_and_the_readme(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    for verb, (_, text) in VERBS.items():
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        assert text in " ".join(capsys.readouterr().out.replace("│", " ").split()), verb
+        assert f"| `{verb}` | {text} |" in readme, verb
 
 
 def test_a_reader_that_leaves_early_is_no_error() -> None:
@@ -333,9 +308,9 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
 
 def test_public_names_load_at_first_use() -> None:
     import dynconv
-    from dynconv.inference.predictor import Classifier
+    from dynconv.inference.predictor import Predictor
 
-    assert dynconv.Classifier is Classifier
+    assert dynconv.Predictor is Predictor
     assert set(dynconv.__all__) == set(dir(dynconv))
     assert all(getattr(dynconv, name) for name in dynconv.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):

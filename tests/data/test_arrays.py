@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from dynconv.data import numpy_file
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read
 from dynconv.data.image import from_pil
@@ -79,7 +80,9 @@ def test_arrays_of_objects_are_not_unpickled(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_images_of_another_size_become_what_they_become_elsewhere(tmp_path: Path, channels_last: bool) -> None:
+def test_images_of_another_size_become_what_they_become_elsewhere(
+    tmp_path: Path, channels_last: bool, caplog: pytest.LogCaptureFixture
+) -> None:
     images = RNG.integers(0, 256, (6, 48, 60, 3), dtype=np.uint8)
     stored = images if channels_last else images.transpose(0, 3, 1, 2)
 
@@ -87,3 +90,15 @@ def test_images_of_another_size_become_what_they_become_elsewhere(tmp_path: Path
 
     expected = [from_pil(Image.fromarray(image)).transpose(2, 0, 1) for image in images]
     assert np.array_equal(found.numpy(), np.stack(expected)) and found.shape == (6, 3, 32, 32)
+    assert caplog.messages == [
+        f"{tmp_path / 'mine'}/test-images: the images are 60x48 pixels; each is scaled and cropped to 32x32"
+    ]
+
+
+def test_tiny_images_do_not_expand_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pixel of three bytes would become 3,072."""
+    monkeypatch.setattr(numpy_file, "FREE", 10_000)
+    folder = write(tmp_path / "mine", **{"test-images": np.zeros((6, 1, 1, 3), np.uint8)})
+
+    with pytest.raises(DataError, match="test-images: would expand from 18 to 18,432 bytes"):
+        read(folder)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from official import PER_FILE, PYTHON_FILES, batch, write_archive, write_binary, write_python
 
-from dynconv.data import cifar10
+from dynconv.data import archive, cifar10
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read
 
@@ -175,7 +175,7 @@ def test_an_archive_that_leads_outside_is_refused(tmp_path: Path, folder: Path) 
             archive.addfile(member)
 
         text = refused(path)
-        assert str(path) in text and repr(name) in text and "unsafe" in text
+        assert str(path) in text and f"{name!r}" in text and "unsafe" in text
 
 
 def test_an_archive_with_a_batch_twice_is_refused(tmp_path: Path, folder: Path) -> None:
@@ -195,7 +195,7 @@ def test_a_damaged_or_foreign_archive_is_named(tmp_path: Path, folder: Path) -> 
         assert str(path) in refused(path)
     with tarfile.open(path, "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("other"))
-    assert "none of the files" in refused(path)
+    assert "none of the wanted files" in refused(path)
 
 
 def test_all_six_batches_are_needed_from_an_archive_too(tmp_path: Path, folder: Path) -> None:
@@ -203,3 +203,10 @@ def test_all_six_batches_are_needed_from_an_archive_too(tmp_path: Path, folder: 
 
     text = refused(write_archive(tmp_path / "cifar-10-python.tar.gz", folder))
     assert "data_batch_1 missing" in text and len(PYTHON_FILES) == 6
+
+
+def test_a_batch_file_of_absurd_size_is_not_read(folder: Path) -> None:
+    with (folder / "data_batch_2").open("r+b") as file:
+        file.truncate(archive.LARGEST_MEMBER + 1)  # takes no room on disk
+
+    assert f"data_batch_2: has {archive.LARGEST_MEMBER + 1:,} bytes" in refused(folder)

@@ -1,6 +1,9 @@
 """Downloads from a local HTTP server that behaves well, badly and worse."""
 
 import hashlib
+import io
+import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -52,18 +55,52 @@ def server() -> Iterator[str]:
     server.server_close()
 
 
-def get(folder: Path, *urls: str) -> tuple[Path, list[str]]:
-    said: list[str] = []
-    return download(folder, said.append, urls, MD5), said
+def get(folder: Path, *urls: str) -> Path:
+    return download(folder, urls, MD5)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
 
 
 @pytest.mark.parametrize("kind", ["good", "slow"])
-def test_the_archive_arrives_whole(server: str, tmp_path: Path, kind: str) -> None:
-    path, said = get(tmp_path / "new", f"{server}/{kind}")
+def test_the_archive_arrives_whole(
+    server: str,
+    tmp_path: Path,
+    kind: str,
+    caplog: pytest.LogCaptureFixture,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    caplog.set_level(logging.INFO, "dynconv")
+
+    path = get(tmp_path / "new", f"{server}/{kind}")
 
     assert path == tmp_path / "new" / FILE and path.read_bytes() == CONTENT
-    assert len(said) == 1 and kind in said[0]
     assert [file.name for file in path.parent.iterdir()] == [FILE]
+    (message,) = [record.getMessage() for record in caplog.records if record.name.startswith("dynconv")]
+    assert f"{server}/{kind}" in message and str(tmp_path / "new") in message
+    assert capsys.readouterr() == ("", "")  # no bar where there is no terminal
+
+
+@pytest.mark.parametrize("kind", ["good", "cut"])
+def test_the_progress_bar_goes_to_standard_error_and_ends(
+    server: str, tmp_path: Path, kind: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    for variable, value in (("TERM", "xterm"), ("COLUMNS", "120"), ("TTY_COMPATIBLE", "1")):
+        monkeypatch.setenv(variable, value)
+
+    if kind == "good":
+        get(tmp_path, f"{server}/{kind}")
+    else:
+        with pytest.raises(DataError):
+            get(tmp_path, f"{server}/{kind}")
+
+    shown = sys.stderr.getvalue()
+    hide_cursor, show_cursor = "\x1b[?25l", "\x1b[?25h"
+    assert FILE in shown and shown.rfind(show_cursor) > shown.rfind(hide_cursor) > -1
+    assert capsys.readouterr().out == ""
 
 
 @pytest.mark.parametrize(
@@ -85,8 +122,7 @@ def test_a_bad_mirror_is_passed_over_and_leaves_nothing(
     assert f"{server}/{kind}" in str(caught.value) and reason in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
 
-    path, said = get(tmp_path, f"{server}/{kind}", f"{server}/good")
-    assert path.read_bytes() == CONTENT and len(said) == 2
+    assert get(tmp_path, f"{server}/{kind}", f"{server}/good").read_bytes() == CONTENT
 
 
 def test_no_server_at_all(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
-"""Where the data are looked for, and what is said when they are nowhere."""
+"""Where data are looked for, in which forms, and what the user is told."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,13 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dynconv.data import download, find
-from dynconv.data.dataset import DataError
+from dynconv import data
+from dynconv.data import download, find, registry
+from dynconv.data.dataset import DataError, Dataset
 
 
 @pytest.fixture(autouse=True)
-def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No ./data, an empty cache, and no network."""
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """No ./data, an empty cache, no network, and all messages."""
+    caplog.set_level(logging.INFO, "dynconv")
 
     def offline(*_: object) -> Path:
         raise DataError("the download failed: offline")
@@ -26,7 +29,7 @@ def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def arrays(tmp_path: Path) -> Callable[[str], Path]:
-    """Writes a data set of `name`, with one image a class more than the others have, into tmp_path/name."""
+    """Writes a data set of four classes, one image each, into tmp_path/name."""
 
     def write(name: str) -> Path:
         folder = tmp_path / name
@@ -47,7 +50,7 @@ def test_the_variable_comes_before_the_folder_before_the_cache(
     monkeypatch.setenv("DYNCONV_DATA", str(named))
     assert find.load("auto").origin == str(named)
     monkeypatch.delenv("DYNCONV_DATA")
-    assert find.load("auto").origin == "data"
+    assert find.load("auto").origin == str(here)
     for file in here.iterdir():
         file.unlink()
     assert find.load("auto").origin == str(cache)
@@ -64,14 +67,14 @@ def test_without_data_cifar10_is_an_error_with_three_ways_out(tmp_path: Path) ->
         assert way in text
 
 
-def test_without_data_auto_says_that_it_trains_on_something_else() -> None:
-    said: list[str] = []
+def test_without_data_auto_warns_that_it_takes_something_else(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = find.load("auto", seed=3)
 
-    dataset = find.load("auto", announce=said.append)
-
-    assert dataset.name == "shapes"
-    banner = "\n".join(said)
-    assert "NO CIFAR-10" in banner and "offline" in banner and "says nothing about CIFAR-10" in banner
+    assert dataset.name == "shapes" and "seed 3" in dataset.origin
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    for words in ("NO CIFAR-10", "offline", "says nothing about CIFAR-10"):
+        assert words in record.getMessage()
 
 
 def test_damaged_data_is_an_error_even_for_auto(
@@ -82,6 +85,7 @@ def test_damaged_data_is_an_error_even_for_auto(
     with pytest.raises(DataError, match="test-labels missing"):
         find.load("auto")
 
+    assert data.at_hand("auto")  # it stands in the way, so there is no download
     monkeypatch.setenv("DYNCONV_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(DataError, match="nowhere: does not exist"):
         find.load("auto")
@@ -96,22 +100,110 @@ def test_a_folder_of_something_else_says_what_can_be_read(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("variable", [False, True])
 def test_another_set_is_not_taken_for_cifar10(
-    arrays: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, variable: bool
+    arrays: Callable[[str], Path],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    variable: bool,
 ) -> None:
     place = arrays("mine") if variable else arrays("here/data")
     if variable:
         monkeypatch.setenv("DYNCONV_DATA", str(place))
     where = f"$DYNCONV_DATA, {place}," if variable else "data"
-    origin = place if variable else "data"
 
     with pytest.raises(DataError) as caught:
         find.load("cifar10")
-    assert str(caught.value) == f"{where} holds 4 images of 4 classes, not CIFAR-10; use --data {origin}"
+    assert str(caught.value) == f"{where} holds 4 images of 4 classes, not CIFAR-10; use --data {place}"
 
-    said: list[str] = []
-    assert find.load("auto", announce=said.append).origin == str(origin)
-    assert said == [f"{where} holds 4 images of 4 classes, not CIFAR-10; auto takes it all the same"]
-    assert find.load(str(origin), announce=said.append).origin == str(origin) and len(said) == 1
+    assert find.load("auto").origin == str(place)
+    assert caplog.messages == [f"{where} holds 4 images of 4 classes, not CIFAR-10; auto takes it anyway"]
+    assert find.load(str(place)).origin == str(place) and len(caplog.messages) == 1
+
+
+def test_the_origin_is_found_from_another_folder(
+    arrays: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    arrays("here/mine")
+    origin = find.load("mine").origin
+    monkeypatch.chdir(tmp_path)
+
+    assert find.load(origin).origin == origin == str(tmp_path / "here/mine")
+
+
+def test_what_needs_no_download_is_at_hand(arrays: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    assert data.at_hand("shapes") and data.at_hand("./anywhere")
+    assert not data.at_hand("cifar10") and not data.at_hand("auto")
+
+    place = arrays("here/data")
+    assert data.at_hand("cifar10") and data.at_hand("auto") and data.found_at(place)
+    for file in place.iterdir():
+        file.unlink()
+    assert not data.at_hand("auto") and not data.found_at(place) and not data.found_at(place / "none")
+    monkeypatch.setenv("DYNCONV_DATA", str(place))
+    assert data.at_hand("cifar10")
+
+
+def test_a_folder_that_cannot_be_searched_is_not_passed_over(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def forbidden(path: Path) -> Path | None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(find, "FORMS", [registry.Form("nothing", forbidden, find.read)])
+    (tmp_path / "here/data").mkdir()
+
+    assert data.found_at(Path("data")) and data.at_hand("auto")
+    with pytest.raises(DataError) as caught:
+        find.load("auto")
+    assert str(caught.value) == f"{tmp_path / 'here/data'}: cannot be read (Permission denied)"
+
+
+def test_a_name_that_is_not_registered_is_answered_with_those_that_are() -> None:
+    assert tuple(data.NAMED) == ("cifar10", "shapes")
+    with pytest.raises(DataError, match=r"^cifra10: does not exist; .* one of auto, cifar10, shapes$"):
+        find.load("cifra10")
+    with pytest.raises(DataError, match=r"^x{5000}: does not exist"):
+        find.load("x" * 5000)
+    with pytest.raises(DataError, match=r"^no\\xff\\n: does not exist"):
+        find.load("no\udcff\n")
+
+
+def test_a_registered_data_set_and_form_need_no_other_change(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(registry, "NAMED", registry.NAMED.copy())
+    monkeypatch.setattr(registry, "FORMS", registry.FORMS.copy())
+    monkeypatch.setattr(find, "NAMED", registry.NAMED)
+    monkeypatch.setattr(find, "FORMS", registry.FORMS)
+    toy = data.load("shapes")
+
+    @registry.data_set("toy", "toy images", toy.classes)
+    def generate(seed: int) -> Dataset:
+        return Dataset("toy", toy.classes, toy.train, toy.test, f"seed {seed}")
+
+    @registry.form("images.toy", lambda path: path / "images.toy" if (path / "images.toy").is_file() else None)
+    def read(path: Path) -> Dataset:
+        return Dataset("mine", toy.classes, toy.train, toy.test, str(path))
+
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(DataError, match=r"mine: holds none .*; images\.toy$"):
+        find.load("../mine")
+    (tmp_path / "mine/images.toy").touch()
+
+    assert find.load("toy", seed=7).origin == "seed 7" and find.at_hand("toy")
+    assert find.load(str(tmp_path / "mine")).origin == str(tmp_path / "mine/images.toy")
+    with pytest.raises(DataError, match=r"one of auto, cifar10, shapes, toy$"):
+        find.load("nothing")
+
+
+def test_a_place_that_holds_several_forms_is_read_as_the_first(arrays: Callable[[str], Path]) -> None:
+    place = arrays("here/data")
+    (place / "data_batch_1").touch()
+
+    with pytest.raises(DataError, match=r"data_batch_2, .* missing"):
+        find.load("auto")
+
+
+@pytest.mark.parametrize("name", ["cifar10", "shapes"])
+def test_a_folder_called_like_a_data_set_is_not_taken_for_it(arrays: Callable[[str], Path], name: str) -> None:
+    dataset = find.load(str(arrays(name)))
+
+    assert len(dataset.classes) == 4 and dataset.name == f"{name}-folder"
 
 
 def test_the_home_of_nobody_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -122,13 +214,13 @@ def test_the_home_of_nobody_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None
         find.load("auto")
 
 
-def test_validation_images_that_are_left_out_are_said(tmp_path: Path) -> None:
+def test_validation_images_that_are_left_out_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for split in ("train", "test", "val"):
         for name in ("cat", "dog"):
             (tmp_path / "mine" / split / name).mkdir(parents=True)
             Image.new("RGB", (32, 32)).save(tmp_path / "mine" / split / name / "1.png")
-    said: list[str] = []
 
-    assert len(find.load(str(tmp_path / "mine"), announce=said.append).test.labels) == 2
+    assert len(find.load(str(tmp_path / "mine")).test.labels) == 2
 
-    assert len(said) == 1 and said[0].startswith(f"{tmp_path / 'mine'}: val/ is left out")
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path / 'mine'}: val/ is left out")

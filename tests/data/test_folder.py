@@ -1,3 +1,6 @@
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -34,12 +37,90 @@ def test_classes_are_sorted_folders_in_every_format(folder: Path) -> None:
     torch.testing.assert_close(red, expected, rtol=0, atol=6)  # JPEG and WebP lose a little
 
 
-def test_hidden_and_foreign_files_are_passed_over(folder: Path) -> None:
+def test_deep_folders_and_other_endings_belong_to_their_class(folder: Path) -> None:
+    """All of them are pictures to whoever collected them: a phone writes .jfif, a scanner .tiff."""
+    for number, ending in enumerate(("jfif", "jpe", "bmp", "gif", "tif", "tiff", "webp", "ppm", "PNG")):
+        picture(folder / f"train/cat/{'more/' * (number % 3)}new-{number}.{ending}", colour=(160, 0, 0))
+
+    dataset = read(folder)
+
+    assert dataset.train.labels.tolist() == [0] * 4 + [1] * 13 + [2] * 4
+    red = dataset.train.images[4:17, 0].float().mean((1, 2))
+    torch.testing.assert_close(red, torch.full((13,), 160.0), rtol=0, atol=6)
+
+
+def test_whatever_is_left_out_is_counted_and_said_in_one_line(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(folder)
+    assert not caplog.records
+
     (folder / "train/cat/.hidden.png").write_bytes(b"x")
-    (folder / "train/cat/notes.txt").write_text("x")
+    (folder / "train/cat/more").mkdir()
+    for name in ("cat/notes.txt", "cat/more/notes.txt", "bee/README", "list.csv"):
+        (folder / "train" / name).write_text("x")
     (folder / "train/.cache").mkdir()
+    (folder / "val/cat/bad\x1b[31m.x\ny").write_text("x")
 
     assert len(read(folder).train.labels) == 12
+
+    (line,) = caplog.messages
+    start, _, rest = line.partition(" left out (")
+    assert start == f"{folder}: 7 files" and line.isprintable()
+    kinds = ("2 hidden", "2 .txt", "1 without an ending", "1 outside the class folders", r"val/: 1 .x\ny")
+    assert all(kind in rest for kind in kinds)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links need rights there")
+def test_links_are_followed_and_loops_end(folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(tmp_path / "elsewhere/1.png")
+    (folder / "train/cat/elsewhere").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    (folder / "train/cat/loop").symlink_to(folder / "train/cat", target_is_directory=True)
+    (folder / "train/cat/gone.png").symlink_to(tmp_path / "gone.png")
+
+    assert read(folder).train.labels.bincount().tolist() == [4, 5, 4]
+    assert caplog.messages == [f"{folder}: 1 file left out (train/: 1 broken)"]
+
+
+@pytest.mark.parametrize("name", [b"cat\xff", b"a\x1b[31mb", b"two\nlines", b" "])
+def test_a_class_that_cannot_be_shown_is_refused_before_any_image_is_read(folder: Path, name: bytes) -> None:
+    for split in ("train", "val"):
+        try:
+            (folder / split / os.fsdecode(name)).mkdir()
+        except OSError:
+            pytest.skip("the file system takes no such name")
+    (folder / "train/cat/1.png").write_bytes(b"damaged")
+
+    with pytest.raises(DataError, match="class name") as caught:
+        read(folder)
+    assert str(caught.value).isprintable()
+
+
+def test_what_is_scaled_down_is_said(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    picture(folder / "train/cat/photo.png", (224, 200))
+    picture(folder / "train/cat/small.png", (16, 16))
+
+    read(folder)
+
+    (line,) = caplog.messages
+    assert line.startswith(f"{folder / 'train'}: 2 of 14 images are not 32x32 pixels (the largest: 224x200)")
+
+
+@pytest.mark.parametrize(
+    ("kept", "said"),
+    [
+        ({"train": "train"}, "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/"),
+        ({"val": "val"}, "has val/, but no train/; put the images to train on into train/CLASS/"),
+        ({"train": "."}, "has class folders (bee, cat, owl), but no train/ and test/ around them; move the class"),
+    ],
+)
+def test_half_a_form_says_what_is_missing_and_what_to_do(
+    folder: Path, tmp_path: Path, kept: dict[str, str], said: str
+) -> None:
+    for source, target in kept.items():
+        shutil.copytree(folder / source, tmp_path / "half" / target)
+
+    with pytest.raises(DataError) as caught:
+        read(tmp_path / "half")
+    assert str(caught.value).startswith(f"{tmp_path / 'half'}: {said}")
 
 
 def test_a_class_missing_from_one_split_is_named(folder: Path) -> None:
@@ -48,7 +129,7 @@ def test_a_class_missing_from_one_split_is_named(folder: Path) -> None:
         read(folder)
     picture(folder / "val/dog/1.png")
     (folder / "train/dog/1.png").unlink()
-    with pytest.raises(DataError, match="dog: holds no PNG, JPEG or WebP"):
+    with pytest.raises(DataError, match="dog: holds no image"):
         read(folder)
 
 

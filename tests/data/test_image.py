@@ -1,12 +1,15 @@
 import io
+import os
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
 from dynconv.data.dataset import DataError
-from dynconv.data.image import read_image
+from dynconv.data.image import ENDINGS, from_pil, read_image
 
 
 def picture(path: Path, size: tuple[int, int]) -> Path:
@@ -51,6 +54,76 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
 
     assert image[:16].max() == 0 and image[16:].min() == 255
     assert read_image(tmp_path / "palette.png").min() == 255
+
+
+def png(bits: int, colour: int, row: bytes, transparent: bytes = b"", palette: bytes = b"") -> io.BytesIO:
+    """Eight rows of eight pixels, written by hand: Pillow writes few of these."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 8, 8, bits, colour, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"PLTE", palette), (b"tRNS", transparent)]
+    chunks = b"".join(chunk(kind, content) for kind, content in parts if content)
+    pixels = zlib.compress((b"\0" + row) * 8)
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + chunks + chunk(b"IDAT", pixels) + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize(
+    ("bits", "colour", "row", "same", "other"),
+    [
+        (1, 0, b"\0", b"\0\0", b"\0\1"),
+        (2, 0, b"\x55\x55", b"\0\1", b"\0\2"),
+        (4, 0, b"\x55" * 4, b"\0\5", b"\0\6"),
+        (8, 0, b"\5" * 8, b"\0\5", b"\0\6"),
+        (16, 0, bytes(16), b"\0\0", b"\0\1"),
+        (16, 0, b"\x12\x34" * 8, b"\x12\x34", b"\x12\x35"),
+        (8, 2, b"\1\2\3" * 8, b"\0\1\0\2\0\3", b"\0\1\0\2\0\4"),
+        (16, 2, b"\1\1\2\2\3\3" * 8, b"\1\1\2\2\3\3", b"\1\1\2\2\4\3"),
+        (16, 2, b"\0\1\0\2\0\3" * 8, b"\0\1\0\2\0\3", b"\1\1\0\2\0\3"),
+    ],
+)
+def test_the_transparent_colour_of_a_png_is_found_at_every_depth(
+    bits: int, colour: int, row: bytes, same: bytes, other: bytes
+) -> None:
+    assert read_image(png(bits, colour, row, same)).min() == 255
+    assert read_image(png(bits, colour, row, other)).min() < 100
+
+
+def test_transparency_in_every_other_place() -> None:
+    clear = [
+        png(8, 4, b"\5\0" * 8),  # grey and alpha
+        png(16, 4, b"\5\5\0\0" * 8),
+        png(8, 6, b"\1\2\3\0" * 8),
+        png(16, 6, b"\1\1\2\2\3\3\0\0" * 8),
+        png(8, 3, b"\1" * 8, b"\xff\0", bytes(6)),  # an alpha for each entry of the palette
+        png(1, 3, b"\xff", b"\xff\0", bytes(6)),
+    ]
+    for file in clear:
+        assert read_image(file).min() == 255
+    half = read_image(png(8, 3, b"\1" * 8, b"\xff\x80", bytes(6)))
+    assert 126 <= half.min() <= half.max() <= 128
+
+
+@pytest.mark.parametrize("mode", ["La", "LA", "PA", "RGBa", "RGBA"])
+def test_modes_with_alpha_become_white_where_they_are_clear(mode: str) -> None:
+    assert from_pil(Image.new(mode, (8, 8))).min() == 255
+
+
+@pytest.mark.parametrize("mode", ["I", "I;16", "I;16B"])
+def test_deep_grey_images_of_the_caller_are_scaled_and_left_as_they_are(mode: str) -> None:
+    image = Image.new(mode, (8, 8), 0x1234)
+    assert (from_pil(image) == 0x12).all()
+    image.info["transparency"] = 0x1234
+
+    assert from_pil(image).min() == 255
+    assert image.mode == mode and image.info == {"transparency": 0x1234}
+
+
+def test_endings_are_those_of_ordinary_stills() -> None:
+    usual = {".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".bmp", ".gif", ".tif", ".tiff", ".webp", ".ppm", ".pgm", ".tga"}
+    assert usual <= ENDINGS
+    assert not {".txt", ".npy", ".pdf", ".eps", ".mpg", ".h5"} & ENDINGS
 
 
 def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path: Path) -> None:
@@ -102,7 +175,7 @@ def test_a_damaged_exif_is_an_error_like_any_other() -> None:
     exif[0x0112], exif[0x010E] = 6, "text"
     whole = io.BytesIO()
     Image.new("RGB", (40, 30)).save(whole, "JPEG", exif=exif)
-    # The description becomes an image width; Pillow writes the tags anew where it turns an image.
+    # The description becomes an image width; Pillow writes the tags again when it turns an image.
     file = whole.getvalue().replace(b"\x0e\x01\x02\x00", b"\x00\x01\x02\x00")
     file = file.replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02")
 
@@ -119,3 +192,27 @@ def test_what_a_server_reads_is_bounded() -> None:
     with pytest.raises(DataError, match="upload: has 40x30 pixels, more than 1,199; scale it down"):
         read_image(file, "upload", max_pixels=1199)
     assert read_image(file, "upload", max_pixels=1200).shape == (32, 32, 3)
+
+
+def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = tmp_path / "ran"
+    (tmp_path / "bin").mkdir()
+    for name in ("gs", "gswin64c", "gswin32c"):
+        (tmp_path / "bin" / name).write_text(f"#!/bin/sh\ntouch {ran}\n")
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", None)  # not looked for yet
+    Image.new("RGB", (32, 32)).save(tmp_path / "really.eps")
+    disguised = (tmp_path / "really.eps").rename(tmp_path / "disguised.png")
+
+    with pytest.raises(DataError, match=r"disguised\.png: is PostScript"):
+        read_image(disguised)
+    assert not ran.exists()
+
+
+def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
+    """Between 0 and 1, as most are, they would all become black."""
+    Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "deep.tif")
+
+    with pytest.raises(DataError, match=r"deep\.tif: has floating-point pixels"):
+        read_image(tmp_path / "deep.tif")

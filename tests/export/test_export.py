@@ -15,23 +15,24 @@ import pytest
 import torch
 from PIL import Image
 
+from dynconv.artifacts.environment import environment
 from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import save_weights
+from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.cli.main import main
-from dynconv.config import DataConfig, ModelConfig, RunConfig
-from dynconv.data import Split, shapes
+from dynconv.data import Split, registry, shapes
 from dynconv.export import export
-from dynconv.inference.predictor import Classifier
-from dynconv.model.net import build_net
+from dynconv.inference.predictor import Predictor
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 
 PLAIN = ModelConfig(widths=(8, 8), pools=(4, 2), experts=2)
 OTHERS = {
     "sparsemax, router's hidden layer, stride, no norm, MLP": ModelConfig(
         widths=(8, 8), kernel_sizes=(5, 1), strides=(2, 1), pools=(2, 1), residual=(False, True), experts=3,
-        activation="sparsemax", router_hidden=4, norm="none", classifier_hidden=8,
+        gate="sparsemax", router_hidden=4, norm="none", head_hidden=8,
     ),
     "sigmoid, one expert, no whitening, ReLU": ModelConfig(
-        whiten=False, widths=(8,), pools=(4,), experts=1, activation="sigmoid", temperature=2.0, nonlinearity="relu",
+        whiten=False, widths=(8,), pools=(4,), experts=1, gate="sigmoid", temperature=2.0, nonlinearity="relu",
         dropout=0.1,
     ),
 }  # fmt: skip
@@ -40,17 +41,20 @@ OTHERS = {
 @pytest.fixture(scope="module", autouse=True)
 def few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "generate", cache(partial(shapes.generate, train_images=600, test_images=120)))
+        few = cache(partial(shapes.generate, train_images=600, test_images=120))
+        patch.setattr(shapes, "generate", few)
+        patch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=few))
         yield
 
 
 def write_run(path: Path, model: ModelConfig) -> Path:
-    config = RunConfig(model=model, precision="fp32", data=DataConfig(source="shapes"), run=path)
     torch.manual_seed(0)
-    net = build_net(model, len(shapes.CLASSES))
-    net.input.fit(shapes.generate(0).train.images.float() / 255)
-    torch.nn.init.normal_(net.classifier.linear.weight)  # so that images differ in their probabilities
-    save_weights(RunDir.create(config, "shapes").weights, net.state_dict(), config, shapes.CLASSES, "shapes")
+    net = Net(model, len(shapes.CLASSES))
+    net.input.fit(shapes.generate(0).train.images)
+    torch.nn.init.normal_(net.head.linear.weight)  # so that images differ in their probabilities
+    config = {"seed": 0, "epochs": 1, "image_sizes": (32,), "tta": False, "precision": "fp32", "model": model}
+    run = RunDir.create(path, config, environment("shapes", data_source="shapes"))
+    save_weights(run.weights, Weights(net.state_dict(), model, shapes.CLASSES, "shapes", f"written by {__name__}"))
     return path
 
 
@@ -77,7 +81,7 @@ def test_onnxruntime_gives_the_networks_outputs_for_any_number_of_images(
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for count in (1, 2, 33):
         logits, probabilities = session.run(None, {"images": images_of(layout, count)})
-        expected = Classifier.load(run).logits(shapes.generate(0).test.images[:count])
+        expected = Predictor.load(run).logits(shapes.generate(0).test.images[:count])
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4)
         np.testing.assert_allclose(probabilities, expected.softmax(1), rtol=0, atol=1e-5)
     assert session.get_inputs()[0].shape[0] == "batch"
@@ -101,7 +105,7 @@ def test_the_documented_example_runs(
     exec(page.split("```python\n")[1].split("```")[0], {})
 
     label, probability = capsys.readouterr().out.split()
-    expected = Classifier.load(run).predict("photo.jpg")
+    expected = Predictor.load(run).predict("photo.jpg")
     assert label == expected.label and float(probability) == pytest.approx(expected.probability, abs=1e-4)
 
 
@@ -112,7 +116,7 @@ def test_torch_loads_a_pt2(run: Path) -> None:
     module = torch.export.load(run / "model.pt2", extra_files=about).module()
     for count in (1, 33):
         logits, probabilities = module(torch.from_numpy(images_of("nhwc", count)))
-        expected = Classifier.load(run).logits(shapes.generate(0).test.images[:count])
+        expected = Predictor.load(run).logits(shapes.generate(0).test.images[:count])
         torch.testing.assert_close(logits, expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(probabilities, expected.softmax(1), rtol=0, atol=1e-5)
     assert json.loads(about["dynconv.json"])["classes"] == list(shapes.CLASSES)
@@ -141,7 +145,7 @@ def test_int8_says_what_it_costs(run: Path, tmp_path: Path, capsys: pytest.Captu
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     logits = session.run(["logits"], {"images": test.images.numpy()})[0]
     about = json.loads(session.get_modelmeta().custom_metadata_map["int8"])
-    right = Classifier.load(run).logits(test.images).argmax(1) == test.labels
+    right = Predictor.load(run).logits(test.images).argmax(1) == test.labels
     assert about["accuracy_int8"] == pytest.approx((logits.argmax(1) == test.labels.numpy()).mean())
     assert about["accuracy_float32"] == pytest.approx(right.double().mean().item())
     assert (about["calibration_images"], about["test_images"]) == (512, 120)
@@ -167,8 +171,8 @@ def test_calibration_sees_all_classes_where_the_images_are_sorted_by_class(
 
     monkeypatch.setattr(export, "CALIBRATION", 40)
     monkeypatch.setattr(export.onnx_file, "quantize", quantize)
-    classifier = Classifier.load(run, device="cpu")
-    export.export(classifier, replace(dataset, train=train), tmp_path / "net.onnx", "onnx", "nchw", int8=True)
+    predictor = Predictor.load(run, device="cpu")
+    export.export(predictor, replace(dataset, train=train), tmp_path / "net.onnx", "onnx", "nchw", int8=True)
 
     assert seen == set(range(10))
 
@@ -212,7 +216,7 @@ def test_wrong_words_are_one_line(
 
 def test_what_is_no_run_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "nowhere", "--format", "pt2"]) == 2
-    assert "nowhere: missing" in capsys.readouterr().err
+    assert "nowhere: does not exist" in capsys.readouterr().err
 
 
 def test_a_full_disk_leaves_nothing(
@@ -233,7 +237,7 @@ def test_a_missing_package_is_named_before_any_work(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setattr("dynconv.inference.predictor.Classifier.load", lambda *_, **__: pytest.fail("loaded"))
+    monkeypatch.setattr("dynconv.inference.predictor.Predictor.load", lambda *_, **__: pytest.fail("loaded"))
 
     assert main(["export", str(run)]) == 2
 
@@ -244,18 +248,19 @@ def test_a_missing_package_is_named_before_any_work(
 def test_too_few_images_to_check_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shapes, "generate", partial(shapes.generate.__wrapped__, test_images=6))
+    six = partial(shapes.generate.__wrapped__, test_images=6)
+    monkeypatch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=six))
 
     assert main(["export", str(run), "--format", "pt2", "--output", str(tmp_path / "net.pt2")]) == 2
 
-    assert "needs 7 test images, there are 6" in capsys.readouterr().err
+    assert "needs 7 test images, but there are 6" in capsys.readouterr().err
 
 
 def test_bench_compares_the_runtimes(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(torch, "compile", lambda net, **_: net)  # it takes half a minute
-    words = ["bench", "infer", "--model", str(run), "--rounds", "1", "--batch", "8"]
+    words = ["bench", "infer", "--model", str(run), "--rounds", "1", "--batch", "8", "--allow-uncommitted"]
 
     assert main([*words, "--output", str(tmp_path / "infer.json")]) == 0
 

@@ -17,12 +17,13 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from PIL import Image
 from summaries import SUMMARY
 
+from dynconv.artifacts.environment import environment
 from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import save_weights
-from dynconv.config import DataConfig, ModelConfig, RunConfig
+from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.errors import DynconvError
-from dynconv.export.hub import HubClassifier
-from dynconv.model.net import build_net
+from dynconv.export.hub import HubPredictor
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 
 CLASSES = ("cat", "dog", "owl|eagle")
 RESULTS = {"test_accuracy": 0.9325, "test_accuracy_tta": 0.9392}
@@ -33,15 +34,13 @@ def run(tmp_path: Path) -> Path:
     """A run on a folder of images, that has ended."""
     model = ModelConfig(widths=(8, 8), pools=(4, 2), experts=2)
     path = tmp_path / "run"
-    config = RunConfig(
-        preset="quick", precision="fp32", model=model, data=DataConfig(source=str(tmp_path / "pets")), run=path
-    )
+    config = {"preset": "quick", "seed": 0, "epochs": 2, "image_sizes": (32,), "tta": True, "precision": "fp32"}
     torch.manual_seed(0)
-    net = build_net(model, len(CLASSES))
+    net = Net(model, len(CLASSES))
     net.input.fit(torch.rand(50, 3, 32, 32))
-    run = RunDir.create(config, "pets")
-    save_weights(run.weights, net.state_dict(), config, CLASSES, "pets")
-    run.write_summary(SUMMARY | RESULTS)
+    run = RunDir.create(path, config | {"model": model}, environment("pets", data_source=str(tmp_path / "pets")))
+    save_weights(run.weights, Weights(net.state_dict(), model, CLASSES, "pets", "trained on pets | by nobody"))
+    run.write_summary(SUMMARY.model_copy(update=RESULTS))
     return path
 
 
@@ -116,20 +115,20 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, bytes]]:
         server.shutdown()
 
 
-def test_a_folder_gives_the_same_classifier(run: Path, tmp_path: Path, images: torch.Tensor) -> None:
-    classifier = HubClassifier.load(run)
+def test_a_folder_gives_the_same_predictor(run: Path, tmp_path: Path, images: torch.Tensor) -> None:
+    predictor = HubPredictor.load(run)
 
-    classifier.save_pretrained(tmp_path / "shared")
-    again = HubClassifier.from_pretrained(tmp_path / "shared", device="cpu")
+    predictor.save_pretrained(tmp_path / "shared")
+    again = HubPredictor.from_pretrained(tmp_path / "shared", device="cpu")
 
     assert {path.name for path in (tmp_path / "shared").iterdir()} == {"model.safetensors", "config.json", "README.md"}
-    assert torch.equal(again.logits(images), classifier.logits(images))
+    assert torch.equal(again.logits(images), predictor.logits(images))
     assert again.classes == CLASSES and again.results == RESULTS and again.data_name == "pets"
     assert isinstance(again.predict(images[0]).label, str)
 
 
 def test_nothing_of_this_machine_is_shared(run: Path, tmp_path: Path) -> None:
-    HubClassifier.load(run).save_pretrained(tmp_path / "shared")
+    HubPredictor.load(run).save_pretrained(tmp_path / "shared")
 
     for path in (tmp_path / "shared").iterdir():
         assert str(tmp_path).encode() not in path.read_bytes()
@@ -138,7 +137,7 @@ def test_nothing_of_this_machine_is_shared(run: Path, tmp_path: Path) -> None:
 def test_the_card_is_filled_in_and_its_example_runs(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, images: torch.Tensor
 ) -> None:
-    HubClassifier.load(run).save_pretrained(tmp_path / "shared")
+    HubPredictor.load(run).save_pretrained(tmp_path / "shared")
 
     card = ModelCard.load(tmp_path / "shared" / "README.md")
     assert card.data.library_name == "dynconv" and card.data.pipeline_tag == "image-classification"
@@ -151,29 +150,29 @@ def test_the_card_is_filled_in_and_its_example_runs(
     exec(card.text.split("```python\n")[1].split("```")[0], {})
 
 
-def test_the_hub_gives_the_same_classifier(
+def test_the_hub_gives_the_same_predictor(
     run: Path, tmp_path: Path, images: torch.Tensor, hub: dict[str, bytes]
 ) -> None:
-    classifier = HubClassifier.load(run)
+    predictor = HubPredictor.load(run)
 
-    url = classifier.push_to_hub("user/pets", token="hf_test", commit_message="first")
-    again = HubClassifier.from_pretrained("user/pets", cache_dir=tmp_path / "cache", token="hf_test", device="cpu")
+    url = predictor.push_to_hub("user/pets", token="hf_test", commit_message="first")
+    again = HubPredictor.from_pretrained("user/pets", cache_dir=tmp_path / "cache", token="hf_test", device="cpu")
 
     assert url.endswith("/user/pets/commit/" + Hub.commit)
     assert set(hub) == {"model.safetensors", "config.json", "README.md"}
     assert b'from_pretrained("user/pets")' in hub["README.md"]
-    assert torch.equal(again.logits(images), classifier.logits(images))
+    assert torch.equal(again.logits(images), predictor.logits(images))
     assert again.results == RESULTS
 
 
 def test_no_such_repository(tmp_path: Path, hub: dict[str, bytes]) -> None:
     with pytest.raises(RepositoryNotFoundError):
-        HubClassifier.from_pretrained("user/nobody", cache_dir=tmp_path, token=False)
+        HubPredictor.from_pretrained("user/nobody", cache_dir=tmp_path, token=False)
 
 
 def test_a_folder_without_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DynconvError, match=r"model\.safetensors: missing"):
-        HubClassifier.from_pretrained(tmp_path)
+    with pytest.raises(DynconvError, match=r"model\.safetensors: does not exist"):
+        HubPredictor.from_pretrained(tmp_path)
 
 
 def test_without_the_package_one_line_says_what_to_install() -> None:

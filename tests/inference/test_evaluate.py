@@ -6,31 +6,30 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dynconv.config import DataConfig, RunConfig
 from dynconv.data import Dataset, Split
 from dynconv.errors import DynconvError
 from dynconv.inference import evaluate as using
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 
 CLASSES = ("cat", "dog", "owl")
 
 
 class Fixed:
-    """Stands for a classifier whose logits are known."""
+    """Stands for a predictor whose logits are known."""
 
     classes = CLASSES
     data_name = "shapes"
+    run = None
 
-    def __init__(self, logits: Tensor, config: RunConfig | None = None) -> None:
-        self.config = config or RunConfig(data=DataConfig(source="shapes"))
+    def __init__(self, logits: Tensor) -> None:
         self._logits = logits
 
     def logits(self, images: Tensor, *, tta: bool = False) -> Tensor:
         return self._logits.flip(1) if tta else self._logits
 
 
-def fixed(logits: list[list[float]]) -> Classifier:
-    return cast(Classifier, Fixed(torch.tensor(logits)))
+def fixed(logits: list[list[float]]) -> Predictor:
+    return cast(Predictor, Fixed(torch.tensor(logits)))
 
 
 def split(*labels: int) -> Split:
@@ -55,10 +54,10 @@ def test_figures_by_hand(metrics: using.Metrics) -> None:
 
 
 def test_augmentation_is_passed_on() -> None:
-    classifier = fixed([[1.0, 0, 0]])
+    predictor = fixed([[1.0, 0, 0]])
 
-    assert using.evaluate(classifier, split(2), tta=True).accuracy == 1
-    assert using.evaluate(classifier, split(2)).accuracy == 0
+    assert using.evaluate(predictor, split(2), tta=True).accuracy == 1
+    assert using.evaluate(predictor, split(2)).accuracy == 0
 
 
 def test_tables_show_accuracy_and_confusion(metrics: using.Metrics) -> None:

@@ -1,12 +1,15 @@
 """From pictures to classes, through the command line and from Python, with a tiny trained network."""
 
 import csv
-import functools
+import errno
 import io
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -16,27 +19,31 @@ from PIL import Image
 
 from dynconv.artifacts.weights import Weights, load_weights, save_weights
 from dynconv.cli.main import main
-from dynconv.data import shapes
+from dynconv.data import registry, shapes
 from dynconv.errors import DynconvError
-from dynconv.inference import evaluate, predict
-from dynconv.inference.predict import Outcome
-from dynconv.inference.predictor import Classifier, Prediction, packaged_weights, to_pixels
+from dynconv.inference import evaluate, files, predict
+from dynconv.inference.predictor import Predictor, packaged_weights, to_pixels
+from dynconv.model.config import ModelConfig
+from dynconv.training.config import TrainConfig
+from dynconv.training.launch import Launch, start
+from dynconv.training.progress import Progress
 
 
 @pytest.fixture(scope="module", autouse=True)
-def drawn_once() -> Iterator[None]:
+def few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "generate", functools.cache(shapes.generate))
+        few = cache(partial(shapes.generate, train_images=2000, test_images=1250))
+        patch.setattr(shapes, "generate", few)
+        patch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=few))
         yield
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "one"
-    words = "train quick --data shapes --model.widths 8 8 --model.pools 4 2 --image-sizes 16 --epochs 1 --run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("dynconv.cli.main._report_of", lambda run, dataset: None)
-        assert main([*words.split(), str(run)]) == 0
+    config = TrainConfig(model=ModelConfig(widths=(8, 8), pools=(4, 2)), image_sizes=(16,), epochs=1)
+    with Progress() as progress:
+        start(config, Launch(data="shapes", run=run), progress)
     return run
 
 
@@ -50,15 +57,15 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_thousand_files_get_the_logits_that_evaluate_gives(run: Path, pictures: Path) -> None:
-    classifier = Classifier.load(run)
+    predictor = Predictor.load(run)
     with np.load(run / "predictions.npz") as arrays:
         recorded = arrays["probabilities"][:1000]
 
     read = torch.stack([to_pixels(path) for path in sorted(pictures.iterdir())])
-    found = list(predict.predict(classifier, predict.find([str(pictures)]), top=10, tta=True))
+    found = list(predict.predict(predictor, files.find([str(pictures)]), top=10, tta=True))
 
     assert torch.equal(read, shapes.generate(0).test.images[:1000])
-    assert torch.equal(classifier.logits(read), classifier.logits(shapes.generate(0).test.images)[:1000])
+    assert torch.equal(predictor.logits(read), predictor.logits(shapes.generate(0).test.images)[:1000])
     for outcome, row in zip(found, recorded, strict=True):
         assert outcome.prediction
         assert dict(outcome.prediction.top) == {name: float(p) for name, p in zip(shapes.CLASSES, row, strict=True)}
@@ -108,6 +115,65 @@ def test_an_image_on_standard_input(run: Path, pictures: Path) -> None:
     assert bad.returncode == 1 and b"standard input: damaged, or not an image" in bad.stderr
 
 
+ODD_NAMES = (b"not UTF-8 \xff.png", "猫.png".encode(), b"red \x1b[31m.png", b"two\nlines.png", b"x.png")
+
+
+@pytest.fixture
+def oddly_named(pictures: Path, tmp_path: Path) -> Path:
+    """A folder of images whose names terminals, or outputs in ASCII, cannot print."""
+    for name in ODD_NAMES:
+        try:
+            (tmp_path / os.fsdecode(name)).write_bytes((pictures / "0000.png").read_bytes())
+        except OSError:  # on macOS names are UTF-8
+            pytest.skip("this file system takes UTF-8 names only; not tested: images with other names")
+    return tmp_path
+
+
+@pytest.mark.parametrize("encoding", ["utf-8:strict", "ascii:strict"])
+@pytest.mark.parametrize("form", ["table", "--csv", "--json"])
+def test_every_image_is_answered_whatever_its_name_and_the_encoding_of_the_output(
+    form: str, encoding: str, oddly_named: Path, run: Path
+) -> None:
+    words = [sys.executable, "-m", "dynconv", "predict", str(oddly_named), "--model", str(run), "--top", "1"]
+    (oddly_named / os.fsdecode(b"damaged \xff.png")).write_bytes(b"no image")
+    environment = {**os.environ, "PYTHONIOENCODING": encoding, "PYTHONUTF8": "1"}
+
+    done = subprocess.run(
+        [*words, *([] if form == "table" else [form])], capture_output=True, check=False, env=environment
+    )
+
+    said = done.stderr.decode()
+    assert done.returncode == 1 and "Traceback" not in said, said
+    assert "1 of 6 images could not be read" in said and "damaged \\udcff.png: damaged, or not an image" in said
+    printed = done.stdout.decode(encoding.partition(":")[0])
+    if form == "--json":
+        lines = [json.loads(line) for line in printed.splitlines()]
+        names = [Path(line["image"]).name for line in lines if "class" in line]
+        assert sorted(os.fsencode(name) for name in names) == sorted(ODD_NAMES)
+    elif form == "--csv":
+        assert len(list(csv.DictReader(io.StringIO(printed)))) == len(ODD_NAMES)
+    else:
+        assert len(printed.splitlines()) == len(ODD_NAMES)
+        assert all(line.isprintable() for line in printed.splitlines())
+        assert r"red \x1b[31m.png" in printed and r"two\nlines.png" in printed
+
+
+def test_the_packaged_weights_say_which_classes_they_know(
+    pictures: Path, run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = str(pictures / "0000.png")
+    known = (
+        "10 classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck; every image gets one of them"
+    )
+
+    assert main(["predict", image]) == 0
+    said = capsys.readouterr()
+    assert said.err.splitlines() == [known] and len(said.out.splitlines()) == 1
+    for words in (["--json"], ["--csv"], ["--model", str(run)]):
+        assert main(["predict", image, *words]) == 0
+        assert capsys.readouterr().err == ""
+
+
 def test_copies_go_under_their_class_and_overwrite_nothing(
     run: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -123,24 +189,41 @@ def test_copies_go_under_their_class_and_overwrite_nothing(
     }
 
 
+def test_a_copy_that_cannot_be_written_leaves_nothing_behind(
+    run: Path, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(source: Path, target: Path) -> None:
+        Path(target).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("shutil.copy2", full)
+
+    assert main(["predict", str(pictures / "0000.png"), "--model", str(run), "--copy-to", str(tmp_path)]) == 2
+
+    assert "0000.png: cannot be written (No space left on device)" in capsys.readouterr().err
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_a_class_name_is_no_path(pictures: Path, tmp_path: Path) -> None:
-    outcome = Outcome(str(pictures / "0000.png"), Prediction((("../../etc", 1.0),)), None)
+    picture = str(pictures / "0000.png")
 
-    assert predict.copy(outcome, tmp_path / "in") == tmp_path / "in" / ".._.._etc" / "0000.png"
-    assert predict.copy(Outcome(outcome.source, Prediction((("..", 1.0),)), None), tmp_path).parent.name == "_"
+    assert files.copy_by_class(picture, "../../etc", tmp_path / "in") == tmp_path / "in" / ".._.._etc" / "0000.png"
+    assert files.copy_by_class(picture, "..", tmp_path).parent.name == "_"
 
 
-def test_folders_are_searched(tmp_path: Path) -> None:
+def test_folders_are_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "dynconv")
     for name in ("b/2.JPG", "a.webp", "b/.hidden/3.png", ".4.png", "notes.txt"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "empty").mkdir()
 
-    assert predict.find([str(tmp_path), "x.gif"]) == [str(tmp_path / "a.webp"), str(tmp_path / "b/2.JPG"), "x.gif"]
-    with pytest.raises(DynconvError, match="holds no"):
-        predict.find([str(tmp_path / "empty")])
-    with pytest.raises(DynconvError, match="named once"):
-        predict.find(["-", "-"])
+    assert files.find([str(tmp_path), "x.gif"]) == [str(tmp_path / "a.webp"), str(tmp_path / "b/2.JPG"), "x.gif"]
+    assert "1 file has another ending and is left out" in caplog.text
+    with pytest.raises(DynconvError, match="has no image files"):
+        files.find([str(tmp_path / "empty")])
+    with pytest.raises(DynconvError, match="only once"):
+        files.find(["-", "-"])
 
 
 @pytest.mark.parametrize(
@@ -159,10 +242,10 @@ def test_wrong_words_are_one_line(words: list[str], said: str, capsys: pytest.Ca
 
 
 def test_files_pil_images_arrays_and_tensors_are_all_the_same(run: Path, pictures: Path) -> None:
-    classifier, path = Classifier.load(run), pictures / "0003.png"
+    predictor, path = Predictor.load(run), pictures / "0003.png"
     pixels = np.array(Image.open(path).convert("RGB"))
 
-    first = classifier.predict(path)
+    first = predictor.predict(path)
 
     forms = [
         str(path),
@@ -171,10 +254,10 @@ def test_files_pil_images_arrays_and_tensors_are_all_the_same(run: Path, picture
         torch.from_numpy(pixels).permute(2, 0, 1),
         io.BytesIO(path.read_bytes()),
     ]
-    assert all(each == first for each in map(classifier.predict, forms))
+    assert all(each == first for each in map(predictor.predict, forms))
     assert first.label == first.top[0][0] and first.probability == first.top[0][1] and len(first.top) == 3
-    assert [each.label for each in classifier.predict([path, pixels])] == [first.label] * 2
-    assert classifier.predict([]) == []
+    assert [each.label for each in predictor.predict([path, pixels])] == [first.label] * 2
+    assert predictor.predict([]) == []
 
 
 def test_arrays_of_another_kind_are_refused(run: Path) -> None:
@@ -196,12 +279,12 @@ def foreign(content: bytes) -> bytes:
 
 
 def newer(content: bytes) -> bytes:
-    return content.replace(rb"\"format\": 1", rb"\"format\": 9")
+    return content.replace(rb"\"format\": 2", rb"\"format\": 9")
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
-    [(damaged, "truncated"), (foreign, "not a weights file of dynconv"), (newer, "a newer one; upgrade")],
+    [(damaged, "truncated"), (foreign, "not a weights file of dynconv"), (newer, "newer than this dynconv")],
 )
 def test_weights_that_cannot_be_used(
     change: Callable[[bytes], bytes], said: str, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -218,12 +301,11 @@ def test_weights_that_cannot_be_used(
 
 def test_weights_of_another_architecture(run: Path, tmp_path: Path) -> None:
     weights: Weights = load_weights(run / "weights.safetensors")
-    model = weights.config.model.model_copy(update={"experts": 5})
-    config = weights.config.model_copy(update={"model": model})
-    save_weights(tmp_path / "w.safetensors", weights.state, config, weights.classes, weights.data_name)
+    model = weights.model.model_copy(update={"experts": 5})
+    save_weights(tmp_path / "w.safetensors", replace(weights, model=model))
 
     with pytest.raises(DynconvError, match="do not fit the network"):
-        Classifier.load(tmp_path / "w.safetensors")
+        Predictor.load(tmp_path / "w.safetensors")
 
 
 def test_bench_times_reading_and_the_network(
@@ -231,6 +313,7 @@ def test_bench_times_reading_and_the_network(
 ) -> None:
     monkeypatch.setattr("dynconv.bench.predict.IMAGES", 20)
     words = ["bench", "predict", "--model", str(run), "--rounds", "1", "--output", str(tmp_path / "predict.json")]
+    words += ["--allow-uncommitted"]
 
     assert main(words) == 0
 
@@ -244,15 +327,15 @@ def test_the_packaged_weights_know_cifar10(
 ) -> None:
     from dynconv import data
 
-    classifier = Classifier.load("standard")
+    predictor = Predictor.load("standard")
     test = data.load(str(real_cifar10("npy"))).test
-    right = classifier.logits(test.images[:500]).argmax(1) == test.labels[:500]
+    right = predictor.logits(test.images[:500]).argmax(1) == test.labels[:500]
 
     assert packaged_weights("standard").stat().st_size < 8_000_000
-    assert classifier.data_name == "cifar10" and "truck" in classifier.classes
+    assert predictor.data_name == "cifar10" and "truck" in predictor.classes
     assert float(right.float().mean()) > 0.9
     card = packaged_weights("standard").with_suffix(".md").read_text()
-    assert all(name in card for name in classifier.classes) and "{" not in card
+    assert all(name in card for name in predictor.classes) and "{" not in card
 
 
 def test_predict_and_evaluate_agree_on_images_of_another_size(
@@ -262,11 +345,11 @@ def test_predict_and_evaluate_agree_on_images_of_another_size(
     for split in ("train", "test"):
         np.save(tmp_path / f"{split}-images.npy", images)
         np.save(tmp_path / f"{split}-labels.npy", np.arange(20) % 10)
-    classifier = Classifier.load(run)
-    classifier.classes = tuple(f"class {i}" for i in range(10))  # arrays carry no names
+    predictor = Predictor.load(run)
+    predictor.classes = tuple(f"class {i}" for i in range(10))  # arrays carry no names
 
-    evaluated = evaluate.evaluate(classifier, evaluate.load_dataset(classifier, str(tmp_path)).test)
-    predicted = classifier.predict(list(images), top=10)
+    evaluated = evaluate.evaluate(predictor, evaluate.load_dataset(predictor, str(tmp_path)).test)
+    predicted = predictor.predict(list(images), top=10)
 
     for row, prediction in zip(evaluated.probabilities.tolist(), predicted, strict=True):
-        assert dict(prediction.top) == dict(zip(classifier.classes, row, strict=True))
+        assert dict(prediction.top) == dict(zip(predictor.classes, row, strict=True))

@@ -1,24 +1,45 @@
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
+from dynconv.artifacts.environment import environment
 from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import save_weights
-from dynconv.config import ModelConfig, RunConfig
+from dynconv.artifacts.weights import Weights, save_weights
+from dynconv.cli.main import main
 from dynconv.errors import DynconvError
-from dynconv.inference.predictor import Classifier
-from dynconv.model.net import Net, build_net
+from dynconv.inference.predictor import Predictor
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 from dynconv.model.tta import EVAL_BATCH, tta_logits
 
-CONFIG = RunConfig(model=ModelConfig(widths=(8, 8), pools=(4, 2), experts=2), precision="fp32")
+MODEL = ModelConfig(widths=(8, 8), pools=(4, 2), experts=2)
 CLASSES = ("cat", "dog", "owl")
+
+
+def weights_of(net: Net, **changes: Any) -> Weights:
+    """The network's weights, with some tensors replaced."""
+    return Weights(net.state_dict() | changes, MODEL, CLASSES, "shapes", "made up")
+
+
+def write_run(path: Path) -> RunDir:
+    config = {"seed": 0, "epochs": 1, "image_sizes": (32,), "tta": False, "precision": "fp32", "model": MODEL}
+    return RunDir.create(path, config, environment("shapes"))
+
+
+@pytest.fixture(autouse=True)
+def computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On every processor: a weights file does not name a precision."""
+    monkeypatch.setattr("dynconv.machine.instruction_sets", set)
 
 
 @pytest.fixture
 def net() -> Net:
     torch.manual_seed(0)
-    net = build_net(CONFIG.model, len(CLASSES))
+    net = Net(MODEL, len(CLASSES))
     net.input.fit(torch.rand(50, 3, 32, 32))
     for block in net.backbone:
         torch.nn.init.normal_(block.norm.running_mean)
@@ -28,7 +49,7 @@ def net() -> Net:
 @pytest.fixture
 def weights(tmp_path: Path, net: Net) -> Path:
     path = tmp_path / "weights.safetensors"
-    save_weights(path, net.state_dict(), CONFIG, CLASSES, "shapes")
+    save_weights(path, weights_of(net))
     return path
 
 
@@ -39,56 +60,57 @@ def images() -> torch.Tensor:
 
 
 def test_logits_are_those_of_the_network_on_the_same_images(weights: Path, net: Net, images: torch.Tensor) -> None:
-    classifier = Classifier.load(weights)
+    predictor = Predictor.load(weights)
     x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
 
     with torch.no_grad():
-        torch.testing.assert_close(classifier.logits(images), net(x), rtol=0, atol=1e-6)
-        torch.testing.assert_close(classifier.logits(images, tta=True), tta_logits(net, x), rtol=0, atol=1e-6)
-    assert classifier.classes == CLASSES and classifier.data_name == "shapes" and classifier.config == CONFIG
+        torch.testing.assert_close(predictor.logits(images), net(x), rtol=0, atol=1e-6)
+        torch.testing.assert_close(predictor.logits(images, tta=True), tta_logits(net, x), rtol=0, atol=1e-6)
+    assert predictor.classes == CLASSES and predictor.data_name == "shapes"
+    assert predictor.model == MODEL and predictor.provenance == "made up" and predictor.run is None
 
 
 def test_probabilities_are_the_softmax_and_need_no_gradient(weights: Path, images: torch.Tensor) -> None:
-    classifier = Classifier.load(weights)
+    predictor = Predictor.load(weights)
 
-    probabilities = classifier.probabilities(images)
+    probabilities = predictor.probabilities(images)
 
-    torch.testing.assert_close(probabilities, classifier.logits(images).softmax(1))
+    torch.testing.assert_close(probabilities, predictor.logits(images).softmax(1))
     assert not probabilities.requires_grad
 
 
 def test_what_else_is_in_the_call_does_not_matter(weights: Path, images: torch.Tensor) -> None:
     """An image's logits do not depend on its neighbours: batch norm uses the running statistics."""
-    classifier = Classifier.load(weights)
+    predictor = Predictor.load(weights)
     many = images.repeat(EVAL_BATCH // len(images) + 2, 1, 1, 1)
 
-    alone, among = classifier.logits(images[:1]), classifier.logits(many)
+    alone, among = predictor.logits(images[:1]), predictor.logits(many)
 
     torch.testing.assert_close(among[:1], alone, rtol=0, atol=1e-5)
     assert len(among) == len(many)
 
 
 def test_loads_a_run_directory(tmp_path: Path, net: Net, weights: Path, images: torch.Tensor) -> None:
-    run = RunDir.create(CONFIG.model_copy(update={"run": tmp_path / "run"}), "shapes")
-    save_weights(run.weights, net.state_dict(), CONFIG, CLASSES, "shapes")
+    run = write_run(tmp_path / "run")
+    save_weights(run.weights, weights_of(net))
 
-    assert torch.equal(Classifier.load(run.path).logits(images), Classifier.load(weights).logits(images))
+    assert torch.equal(Predictor.load(run.path).logits(images), Predictor.load(weights).logits(images))
 
 
 def test_a_run_without_weights_says_so(tmp_path: Path) -> None:
-    run = RunDir.create(CONFIG.model_copy(update={"run": tmp_path / "run"}), "shapes")
+    run = write_run(tmp_path / "run")
 
     with pytest.raises(DynconvError, match="no weights yet"):
-        Classifier.load(run.path)
+        Predictor.load(run.path)
 
 
-@pytest.mark.parametrize("name", ["missing", "folder", "text.safetensors"])
+@pytest.mark.parametrize("name", ["missing", "folder", "text.safetensors", "n" * 300])
 def test_what_is_neither_run_nor_weights_is_one_line_that_names_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "text.safetensors").write_text("hello")
 
     with pytest.raises(DynconvError, match=name) as caught:
-        Classifier.load(tmp_path / name)
+        Predictor.load(tmp_path / name)
     assert "\n" not in str(caught.value)
 
 
@@ -102,12 +124,75 @@ def test_what_is_neither_run_nor_weights_is_one_line_that_names_it(tmp_path: Pat
 )
 def test_images_of_another_form_are_refused(weights: Path, bad: torch.Tensor, found: str) -> None:
     with pytest.raises(ValueError, match=rf"need uint8 \[N, 3, H, W\], not {found}"):
-        Classifier.load(weights).logits(bad)
+        Predictor.load(weights).logits(bad)
 
 
-def test_weights_that_name_a_network_that_cannot_be_are_refused(tmp_path: Path, net: Net) -> None:
-    impossible = CONFIG.model_copy(update={"model": CONFIG.model.model_copy(update={"residual": (True,)})})
-    save_weights(tmp_path / "w.safetensors", net.state_dict(), impossible, CLASSES, "shapes")
+@pytest.mark.parametrize(
+    ("name", "bad", "said"),
+    [
+        ("head.linear.bias", torch.tensor([0.0, torch.nan, 0.0]), "head.linear.bias holds NaN or infinity"),
+        ("input.mean", torch.tensor([0.0, torch.inf, 0.0]), "input.mean holds NaN or infinity"),
+        ("head.linear.bias", torch.tensor([0.0, 1e300, 0.0], dtype=torch.float64), "head.linear.bias holds NaN or inf"),
+        ("head.linear.bias", torch.tensor([0, 1, 2]), "head.linear.bias holds int64 numbers"),
+        ("head.linear.bias", torch.zeros(3, dtype=torch.complex64), "head.linear.bias holds complex64 numbers"),
+        ("head.linear.bias", torch.zeros(4), "these weights do not fit"),
+        ("one.too.many", torch.zeros(4), "these weights do not fit"),
+        ("input.std", torch.zeros(3), "the input statistics were never set"),
+    ],
+)
+def test_weights_that_cannot_be_computed_with_are_refused(
+    name: str, bad: torch.Tensor, said: str, tmp_path: Path, net: Net
+) -> None:
+    save_weights(tmp_path / "w.safetensors", weights_of(net, **{name: bad}))
 
-    with pytest.raises(DynconvError, match=r"w\.safetensors: these weights do not fit"):
-        Classifier.load(tmp_path / "w.safetensors")
+    with pytest.raises(DynconvError, match=rf"w\.safetensors: {said}"):
+        Predictor.load(tmp_path / "w.safetensors")
+
+
+def test_an_output_that_overflows_is_never_a_prediction(
+    tmp_path: Path, net: Net, images: torch.Tensor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    largest = torch.full_like(net.head.linear.weight, torch.finfo(torch.float32).max)
+    save_weights(tmp_path / "w.safetensors", weights_of(net, **{"head.linear.weight": largest}))
+    Image.fromarray(images[0].permute(1, 2, 0).numpy()).save(tmp_path / "a.png")
+
+    assert main(["predict", str(tmp_path / "a.png"), "--model", str(tmp_path / "w.safetensors"), "--json"]) == 2
+
+    captured = capsys.readouterr()
+    assert captured.out == "" and "not finite" in captured.err and len(captured.err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (["cat", "cat", "dog"], "class name 'cat' occurs twice"),
+        (["cat", "", "dog"], "class name 1 is blank"),
+        (["cat", "\x1b[31mred", "dog"], r"class name '\\x1b\[31mred' cannot be shown"),
+        (["cat", "two\nlines", "dog"], "class name .* cannot be shown"),
+        (["cat", "\udcff", "dog"], "class name .* cannot be shown"),
+        (["cat", None, "dog"], "class name 1 is a NoneType"),
+        (["cat", {"a": 1}, "dog"], "class name 1 is a dict"),
+        ("cat", "the class names are a str"),
+    ],
+)
+def test_class_names_are_different_printable_strings(classes: Any, said: str, tmp_path: Path, net: Net) -> None:
+    file = tmp_path / "w.safetensors"
+    save_weights(file, replace(weights_of(net), classes=classes))
+
+    with pytest.raises(DynconvError, match=rf"w\.safetensors: {said}") as caught:
+        Predictor.load(file)
+    assert str(caught.value).isprintable()
+
+
+def test_weights_that_describe_an_impossible_network_are_refused(tmp_path: Path, net: Net) -> None:
+    changes: tuple[dict[str, Any], ...] = (
+        {"residual": (True,) * 2},
+        {"experts": 300_000},
+        {"widths": (8,) * 300_000, "pools": (1,)},
+    )
+    for number, impossible in enumerate(changes):
+        model = MODEL.model_copy(update=impossible)
+        save_weights(tmp_path / f"{number}.safetensors", replace(weights_of(net), model=model))
+
+        with pytest.raises(DynconvError, match=rf"{number}\.safetensors: these weights do not fit"):
+            Predictor.load(tmp_path / f"{number}.safetensors")

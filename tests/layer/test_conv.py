@@ -4,12 +4,11 @@ import io
 import pytest
 import torch
 from equation import mixture
+from operators import needs_operators
 
 from dynconv.layer import DynamicConv2d
-from dynconv.layer.conv import Router, sparsemax
-from dynconv.layer.mixing import ALGORITHMS
-
-ACTIVATIONS = ("softmax", "sigmoid", "sparsemax")
+from dynconv.layer.algorithms import ALGORITHMS
+from dynconv.layer.routing import GATES
 
 
 def test_the_layer_is_the_equation() -> None:
@@ -49,12 +48,12 @@ def test_geometry_is_that_of_conv2d(geometry: dict[str, object]) -> None:
     torch.testing.assert_close(layer(x), conv(x))
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("gate", GATES)
 @pytest.mark.parametrize("experts", [1, 4])
-def test_from_conv_starts_as_the_convolution_and_leaves_it_in_training(activation: str, experts: int) -> None:
+def test_from_conv_starts_as_the_convolution_and_leaves_it_in_training(gate: str, experts: int) -> None:
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(4, 6, (3, 1), stride=2, padding=(1, 0), groups=2, padding_mode="reflect")
-    layer = DynamicConv2d.from_conv(conv, experts, activation=activation)  # type: ignore[arg-type]
+    layer = DynamicConv2d.from_conv(conv, experts, gate=gate)
     x = torch.randn(5, 4, 9, 9)
 
     torch.testing.assert_close(layer(x), conv(x), rtol=1e-4, atol=1e-5)
@@ -68,6 +67,41 @@ def test_from_conv_starts_as_the_convolution_and_leaves_it_in_training(activatio
         assert not torch.allclose(layer.weight[0], layer.weight[1])
 
 
+KERNELS = {
+    "one weight": torch.full((1, 1, 1, 1), 0.5),
+    "one weight of zero": torch.zeros(1, 1, 1, 1),
+    "zero": torch.zeros(4, 3, 3, 3),
+    "constant": torch.full((4, 3, 3, 3), 0.1),
+    "large constant": torch.full((4, 3, 3, 3), -1e6),
+    "nearly constant": 1 + 1e-7 * torch.randn(4, 3, 3, 3, generator=torch.Generator().manual_seed(0)),
+}
+
+
+@pytest.mark.parametrize("name", KERNELS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_from_conv_of_a_kernel_without_spread_gives_experts_that_differ(name: str, dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    kernel = KERNELS[name].to(dtype)
+    out_channels, in_channels, *sides = kernel.shape
+    conv = torch.nn.Conv2d(in_channels, out_channels, tuple(sides), dtype=dtype)
+    with torch.no_grad():
+        conv.weight.copy_(kernel)
+    layer = DynamicConv2d.from_conv(conv, 4)
+    x = torch.randn(2, in_channels, 5, 5, dtype=dtype)
+    rounding = 10 * torch.finfo(dtype).eps
+
+    scale = kernel.abs().max().item() or 1.0
+    torch.testing.assert_close(layer(x), conv(x), rtol=0, atol=rounding * scale * kernel[0].numel())
+    for k in range(1, 4):
+        assert not torch.equal(layer.weight[k], layer.weight[0])
+
+
+def test_from_conv_has_shapes_without_values() -> None:
+    layer = DynamicConv2d.from_conv(torch.nn.Conv2d(4, 6, 3, device="meta"), 3)
+
+    assert layer.weight.shape == (3, 6, 4, 3, 3) and layer.weight.device.type == "meta"
+
+
 def test_collapse_undoes_from_conv_and_refuses_what_depends_on_the_image() -> None:
     torch.manual_seed(0)
     conv, x = torch.nn.Conv2d(4, 6, (3, 2), padding="same", bias=False, dtype=torch.float64), torch.randn(2, 4, 8, 8)
@@ -78,7 +112,7 @@ def test_collapse_undoes_from_conv_and_refuses_what_depends_on_the_image() -> No
         torch.testing.assert_close(collapsed.double()(x.double()), conv(x.double()))
     one = DynamicConv2d(4, 6, 3, experts=1, router_hidden=5)
     torch.testing.assert_close(one.collapse()(x), one(x))
-    for layer in (DynamicConv2d(4, 6, 3, experts=2), DynamicConv2d(4, 6, 3, experts=1, activation="sigmoid")):
+    for layer in (DynamicConv2d(4, 6, 3, experts=2), DynamicConv2d(4, 6, 3, experts=1, gate="sigmoid")):
         with pytest.raises(ValueError, match="routing depends on the image"):
             layer.collapse()
 
@@ -95,56 +129,6 @@ def test_routing_weights_from_outside_replace_its_own() -> None:
 
     expected = torch.nn.functional.conv2d(x, layer.weight[1], layer.bias[1])  # type: ignore[index]
     torch.testing.assert_close(layer(x, second), expected)
-
-
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("hidden", [0, 5])
-def test_routers_start_near_uniform_but_not_equal_and_learn(activation: str, hidden: int) -> None:
-    torch.manual_seed(0)
-    router = Router(8, 4, hidden, activation)  # type: ignore[arg-type]
-    x = torch.randn(50, 8, 3, 3)
-
-    a = router(x)
-
-    assert a.shape == (50, 4) and (a >= 0).all()
-    assert (a - 0.25).abs().max() < 0.2 and a.std(0).min() > 0
-    a.square().sum().backward()
-    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in router.parameters())
-
-
-def test_routers_are_their_formula() -> None:
-    """g of a linear map or of an MLP of the spatial mean, with g = 2/K sigmoid for `sigmoid`."""
-    torch.manual_seed(0)
-    x = torch.randn(6, 8, 3, 5, dtype=torch.float64)
-    f = x.mean((2, 3))
-    linear = Router(8, 4, 0, "sigmoid", temperature=0.5).double()
-    mlp = Router(8, 4, 5, "sigmoid").double()
-    assert mlp.hidden is not None
-    hidden = (f @ mlp.hidden.weight.T + mlp.hidden.bias).clamp_min(0)
-    logits = hidden @ mlp.linear.weight.T + mlp.linear.bias
-
-    torch.testing.assert_close(linear(x), 2 / 4 / (1 + (-2 * (f @ linear.linear.weight.T + linear.linear.bias)).exp()))
-    torch.testing.assert_close(mlp(x), 2 / 4 / (1 + (-logits).exp()))
-
-
-def test_temperature_sharpens_and_is_saved() -> None:
-    torch.manual_seed(0)
-    router, sharp = Router(8, 4), Router(8, 4, temperature=0.1)
-    state = router.state_dict()
-    assert "temperature" in state
-    sharp.load_state_dict({**state, "temperature": torch.tensor(0.1)})
-    x = torch.randn(20, 8, 2, 2)
-
-    assert sharp(x).max(1).values.min() > router(x).max(1).values.min()
-    torch.testing.assert_close(sharp(x), (router(x).log() / 0.1).softmax(1))
-
-
-def test_sparsemax_is_the_projection_onto_the_simplex() -> None:
-    z = torch.tensor([[0.0, 0.0, 0.0], [2.0, 0.0, -1.0], [0.6, 0.4, -3.0]])
-
-    expected = torch.tensor([[1 / 3, 1 / 3, 1 / 3], [1.0, 0.0, 0.0], [0.6, 0.4, 0.0]])
-    torch.testing.assert_close(sparsemax(z), expected)
-    assert torch.autograd.gradcheck(sparsemax, torch.randn(5, 4, dtype=torch.float64, requires_grad=True))
 
 
 def test_experts_start_different_with_the_spread_of_conv2d() -> None:
@@ -175,7 +159,7 @@ def test_identity_keeps_the_experts_apart() -> None:
     [
         ({"experts": 0}, "experts: must be at least 1"),
         ({"groups": 3}, "groups: 3 does not divide"),
-        ({"activation": "relu"}, "none of softmax"),
+        ({"gate": "relu6"}, "gate: 'relu6' is none of softmax, sigmoid, sparsemax"),
         ({"temperature": 0.0}, "temperature: must be positive"),
         ({"padding": "some"}, "padding: 'some' is neither"),
         ({"padding": "same", "stride": 2}, "'same' needs stride 1"),
@@ -215,10 +199,12 @@ def test_routing_has_shapes_without_values() -> None:
     assert layer.routing_weights(torch.empty(2, 4, 9, 9, device="meta")).shape == (2, 3)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 def test_a_net_goes_to_channels_last_and_to_other_types_as_with_conv2d(algorithm: str) -> None:
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
     torch.manual_seed(0)
-    layer = DynamicConv2d(8, 16, 3, padding=1, experts=3, algorithm=algorithm)  # type: ignore[arg-type]
+    layer = DynamicConv2d(8, 16, 3, padding=1, experts=3, algorithm=algorithm)
     x = torch.randn(4, 8, 12, 12)
     expected = layer(x)
 
@@ -232,11 +218,11 @@ def test_a_net_goes_to_channels_last_and_to_other_types_as_with_conv2d(algorithm
 
 
 def test_copies_pickles_and_states_keep_the_function() -> None:
-    layer, x = DynamicConv2d(3, 5, 3, experts=2, activation="sparsemax", temperature=2.0), torch.randn(2, 3, 7, 7)
+    layer, x = DynamicConv2d(3, 5, 3, experts=2, gate="sparsemax", temperature=2.0), torch.randn(2, 3, 7, 7)
     stream = io.BytesIO()
     torch.save(layer, stream)
     stream.seek(0)
-    fresh = DynamicConv2d(3, 5, 3, experts=2, activation="sparsemax")
+    fresh = DynamicConv2d(3, 5, 3, experts=2, gate="sparsemax")
     fresh.load_state_dict(layer.state_dict())
 
     for other in (copy.deepcopy(layer), torch.load(stream, weights_only=False), fresh):
@@ -263,7 +249,7 @@ def test_the_choice_of_algorithm_is_explained() -> None:
         "[64, 16, 12, 12] -> [64, 32, 12, 12], 4 experts 3x3, float32 on cpu, forward and backward"
     )
     assert f"-> {explanation.chosen}" in text
-    assert sorted(estimate.algorithm for estimate in explanation.estimates) == sorted(ALGORITHMS[1:])
+    assert sorted(estimate.algorithm for estimate in explanation.estimates) == sorted(ALGORITHMS)
     strided = DynamicConv2d(16, 32, 3, stride=2, experts=4).eval().explain_algorithm((64, 16, 12, 12))
     assert strided.chosen != "winograd" and "needs float32 on a CPU, 3x3 kernels" in str(strided)
     assert "forward\n" in str(strided)

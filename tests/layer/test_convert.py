@@ -3,10 +3,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from dynconv.config import ModelConfig
 from dynconv.layer import DynamicConv2d, convert, fold_batchnorm
-from dynconv.model.net import build_net
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 
 
 class Residual(nn.Module):
@@ -91,8 +92,10 @@ def trained(net: nn.Module, size: int = 16) -> nn.Module:
 @pytest.mark.parametrize("pools", [(2,), (1,)])
 def test_folding_the_specified_network_keeps_its_outputs(activation: str, pools: tuple[int, ...]) -> None:
     torch.manual_seed(0)
-    config = ModelConfig(widths=(8, 16, 16), experts=3, pools=pools, activation=activation, whiten=False)
-    net = trained(build_net(config, 10))
+    config = ModelConfig(widths=(8, 16, 16), experts=3, pools=pools, gate=activation, whiten=False)
+    specified = Net(config, 10)
+    specified.input.fit(torch.rand(8, 3, 16, 16))
+    net = trained(specified)
     x = torch.rand(4, 3, 16, 16)
 
     folded = fold_batchnorm(net)
@@ -110,7 +113,7 @@ def test_folding_leaves_what_it_may_not_touch() -> None:
             super().__init__()
             self.one, self.norm = DynamicConv2d(3, 8, 3), nn.BatchNorm2d(8)
             self.two, self.pool, self.negative = DynamicConv2d(8, 8, 3), nn.MaxPool2d(2), nn.BatchNorm2d(8)
-            self.sigmoid, self.after = DynamicConv2d(8, 8, 1, activation="sigmoid"), nn.BatchNorm2d(8)
+            self.sigmoid, self.after = DynamicConv2d(8, 8, 1, gate="sigmoid"), nn.BatchNorm2d(8)
             self.shared, self.twice = DynamicConv2d(8, 8, 1), nn.BatchNorm2d(8)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -143,3 +146,51 @@ def test_folding_says_that_a_network_cannot_be_traced() -> None:
 
     with pytest.raises(ValueError, match="cannot trace"):
         fold_batchnorm(Branches())
+
+
+def test_what_is_frozen_stays_frozen() -> None:
+    static = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), nn.Conv2d(8, 4, 3, bias=False))
+    static[0].requires_grad_(False)
+    static[1].bias.requires_grad_(False)
+
+    dynamic = convert(static, experts=2, router_hidden=3)
+
+    assert not any(p.requires_grad for p in dynamic[0].parameters())
+    assert [name for name, p in dynamic[1].named_parameters() if not p.requires_grad] == ["bias"]
+    assert all(p.requires_grad for p in dynamic[2].parameters())
+
+
+def test_hooks_move_to_the_dynamic_layer() -> None:
+    static = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU())
+    seen: list[str] = []
+    conv = static[0]
+    conv.register_forward_pre_hook(lambda module, args: seen.append(f"before {type(module).__name__}"))
+    conv.register_forward_hook(lambda module, args, kwargs, out: seen.append("after"), with_kwargs=True)
+    conv.register_forward_hook(lambda module, args, out: 2 * out)
+    conv.register_full_backward_hook(lambda module, grad_in, grad_out: seen.append("backward"))
+    conv.register_state_dict_post_hook(lambda module, state, prefix, metadata: seen.append("state"))
+    x = torch.randn(2, 3, 9, 9, requires_grad=True)
+    expected = static(x)
+    seen.clear()
+
+    dynamic = convert(static)
+    out = dynamic(x)
+    out.sum().backward()
+    dynamic.state_dict()
+
+    torch.testing.assert_close(out, expected, rtol=1e-4, atol=1e-5)
+    assert seen == ["before DynamicConv2d", "after", "backward", "state"]
+
+
+def test_convert_leaves_convolutions_whose_kernel_a_hook_computes() -> None:
+    """Pruning makes the kernel from a mask before each call; the dynamic layer has no such kernel."""
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)).requires_grad_(False)
+    prune.random_unstructured(net[0], "weight", 0.5)
+    net.requires_grad_(False)
+    net(torch.randn(1, 3, 9, 9))  # recomputes the pruned kernel without gradients, so that the net can be copied
+
+    dynamic = convert(net)
+
+    assert type(dynamic[0]) is nn.Conv2d and type(dynamic[1]) is DynamicConv2d
+    x = torch.randn(2, 3, 9, 9)
+    torch.testing.assert_close(dynamic(x), net(x), rtol=1e-4, atol=1e-5)

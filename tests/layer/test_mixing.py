@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from operators import needs_operators
 from torch import Tensor
 
+from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.geometry import pair
-from dynconv.layer.mixing import ALGORITHMS, mix_convolutions
+from dynconv.layer.mixing import mix_convolutions
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-14, torch.bfloat16: 1e-2}
 """Largest error, relative to the largest sum of the absolute values of the products that make up a result."""
@@ -160,7 +161,7 @@ def test_the_gradient_of_a_tap_that_meets_only_padding_is_zero(algorithm: str) -
         x = torch.randn(batch, channels, 1, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
         weight = torch.randn(3, 16, channels, 3, 3, dtype=torch.bfloat16, requires_grad=True)
         a = torch.randn(batch, 3, dtype=torch.bfloat16)
-        out = mix_convolutions(x, weight, a, stride=3, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        out = mix_convolutions(x, weight, a, stride=3, padding=1, algorithm=algorithm)
         freed = [torch.full((size,), 1e21) for size in (2**power for power in range(4, 17)) for _ in range(20)]
         del freed
         (gradient,) = torch.autograd.grad(out.sum(), weight)
@@ -175,37 +176,40 @@ EXTREMES = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extreme_routing_weights(algorithm: str, name: str) -> None:
-    needs_operators()
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
     case = dict(n=2, k=3, c=8, o=8, height=12, width=12, kernel=3, stride=1, padding=1, dilation=1, groups=1)
     inputs = tensors(case, 0, bias=False)
     inputs[2] = EXTREMES[name]
     compare(case, inputs, algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
-    needs_operators()
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
     case = dict(n=5, k=3, c=16, o=16, height=9, width=9, kernel=3, stride=1, padding=1, dilation=1, groups=1)
     x, weight, a, bias = tensors(case, 1)
     others = x + torch.tensor([0.0, 1.0, 1.0, 1.0, 1.0])[:, None, None, None]
 
-    together = mix_convolutions(x, weight, a, bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
-    with_others = mix_convolutions(others, weight, a, bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+    together = mix_convolutions(x, weight, a, bias, padding=1, algorithm=algorithm)
+    with_others = mix_convolutions(others, weight, a, bias, padding=1, algorithm=algorithm)
 
     assert torch.equal(together[0], with_others[0])
     for i in range(5):
-        alone = mix_convolutions(x[i : i + 1], weight, a[i : i + 1], bias, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        alone = mix_convolutions(x[i : i + 1], weight, a[i : i + 1], bias, padding=1, algorithm=algorithm)
         assert (together[i : i + 1] - alone).abs().max() <= WINOGRAD_TOLERANCE * together.abs().max()
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 def test_channels_last_stays_channels_last(algorithm: str) -> None:
-    needs_operators()
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
     x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
-    out = mix_convolutions(x, torch.randn(2, 16, 8, 3, 3), torch.rand(2, 2), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+    out = mix_convolutions(x, torch.randn(2, 16, 8, 3, 3), torch.rand(2, 2), padding=1, algorithm=algorithm)
 
     assert out.is_contiguous(memory_format=torch.channels_last)
 
@@ -228,7 +232,7 @@ def test_the_operators_refuse_what_they_do_not_compute(
 ) -> None:
     x = torch.randn(1, shape[2] * geometry.get("groups", 1), 8, 8)
     with pytest.raises(ValueError, match=f"algorithm '{algorithm}' needs"):
-        mix_convolutions(x, torch.randn(shape), torch.ones(1, 2), padding=1, algorithm=algorithm, **geometry)  # type: ignore[arg-type]
+        mix_convolutions(x, torch.randn(shape), torch.ones(1, 2), padding=1, algorithm=algorithm, **geometry)
 
 
 WRONG = {
@@ -239,25 +243,26 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 @pytest.mark.parametrize("name", WRONG)
 def test_shapes_that_do_not_fit_are_refused(algorithm: str, name: str) -> None:
     x, a, message = WRONG[name]
     with pytest.raises(ValueError, match=message):
-        mix_convolutions(torch.randn(x), torch.randn(3, 8, 8, 3, 3), torch.ones(a), padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+        mix_convolutions(torch.randn(x), torch.randn(3, 8, 8, 3, 3), torch.ones(a), padding=1, algorithm=algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
 def test_types_that_do_not_fit_are_refused_and_routing_weights_of_any_type_taken(algorithm: str) -> None:
-    needs_operators()
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
     x, weight, a = torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8, 3, 3), torch.rand(2, 3)
     options = {"padding": 1, "algorithm": algorithm}
     for wrong in ((x.double(), weight, a), (x, weight.double(), a), (x, weight, a.long())):
         with pytest.raises(ValueError, match="types: "):
-            mix_convolutions(*wrong, **options)  # type: ignore[arg-type]
+            mix_convolutions(*wrong, **options)
 
     half = a.half()
-    expected = mix_convolutions(x, weight, half.float(), **options)  # type: ignore[arg-type]
+    expected = mix_convolutions(x, weight, half.float(), **options)
     torch.testing.assert_close(mix_convolutions(x, weight, half, **options), expected)  # type: ignore[arg-type]
     torch.testing.assert_close(mix_convolutions(x, weight, half.double(), **options), expected)  # type: ignore[arg-type]
 
@@ -277,7 +282,7 @@ def test_gradients_are_right_to_second_order() -> None:
     for algorithm in ("kernel", "input"):
 
         def mix(*tensors: Tensor, algorithm: str = algorithm) -> Tensor:
-            return mix_convolutions(*tensors, padding=1, algorithm=algorithm)  # type: ignore[arg-type]
+            return mix_convolutions(*tensors, padding=1, algorithm=algorithm)
 
         assert torch.autograd.gradcheck(mix, inputs)
         assert torch.autograd.gradgradcheck(mix, inputs)
@@ -287,14 +292,15 @@ def test_gradients_are_right_to_second_order() -> None:
 @pytest.mark.parametrize("inputs_needed", [(0, 1, 2), (1, 2), (2,)])
 def test_the_operators_differentiate_twice(algorithm: str, inputs_needed: tuple[int, ...]) -> None:
     """The gradient of a gradient penalty, against `kernel`."""
-    needs_operators()
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
     torch.manual_seed(0)
     given_ = [torch.randn(2, 8, 11, 11), torch.randn(3, 16, 8, 3, 3), torch.randn(2, 3)]
     found = []
     for name in (algorithm, "kernel"):
         tensors_ = [tensor.clone().requires_grad_(i in inputs_needed) for i, tensor in enumerate(given_)]
         wanted = [tensors_[i] for i in inputs_needed]
-        out = mix_convolutions(*tensors_, padding=1, algorithm=name)  # type: ignore[arg-type]
+        out = mix_convolutions(*tensors_, padding=1, algorithm=name)
         first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
         found.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted))
 

@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynconv.config import ModelConfig
+from dynconv.model.config import ModelConfig
 from dynconv.model.cost import multiply_adds, total_multiply_adds
-from dynconv.model.net import build_net
+from dynconv.model.net import Net
 
 PLAIN = ModelConfig(
     whiten=False, widths=(8, 16), pools=(2, 1), strides=(1, 2), experts=2, identity_init=False, norm="none"
@@ -12,7 +12,7 @@ PLAIN = ModelConfig(
 
 
 def test_counts_by_hand() -> None:
-    rows = multiply_adds(build_net(PLAIN, classes=10), image_size=8)
+    rows = multiply_adds(Net(PLAIN, classes=10), image_size=8)
 
     assert [(row.part, row.block) for row in rows] == [
         ("input", 0),
@@ -22,7 +22,7 @@ def test_counts_by_hand() -> None:
         ("router", 2),
         ("experts", 2),
         ("other", 2),
-        ("classifier", 0),
+        ("head", 0),
     ]
     assert [row.shape for row in rows] == [
         (3, 8, 8),
@@ -42,26 +42,27 @@ def test_counts_by_hand() -> None:
     # Block 2: a kernel of 16*8*9 = 1152, on 2*2 pixels.
     assert rows[5].multiply_adds == 1152 * 4 + 2 * (1152 + 16)
     assert rows[7].multiply_adds == 160 and rows[7].parameters == 170
-    assert total_multiply_adds(build_net(PLAIN, 10), 8) == 6 + 14272 + 16 + 6944 + 160
+    assert total_multiply_adds(Net(PLAIN, 10), 8) == 6 + 14272 + 16 + 6944 + 160
 
 
 def test_parameters_are_those_that_learn() -> None:
-    config = ModelConfig(widths=(8, 16), pools=(2,), router_hidden=5, classifier_hidden=7, experts=3)
-    net = build_net(config, classes=4)
+    config = ModelConfig(widths=(8, 16), pools=(2,), router_hidden=5, head_hidden=7, experts=3)
+    net = Net(config, classes=4)
 
     rows = multiply_adds(net, image_size=12)
 
     assert sum(row.parameters for row in rows) == sum(p.numel() for p in net.parameters() if p.requires_grad)
     assert rows[0].multiply_adds == 24 * 12 * 11 * 11 and rows[0].parameters == 0
     assert rows[3].parameters == 8  # batch norm's biases; its scale is fixed
-    assert [row.multiply_adds for row in rows if row.part == "classifier"] == [16 * 7, 7 * 4]
+    assert [row.multiply_adds for row in rows if row.part == "head"] == [16 * 7, 7 * 4]
 
 
 @pytest.mark.parametrize("whiten", [False, True])
 def test_agrees_with_the_counter_of_torch_where_nothing_is_mixed(whiten: bool) -> None:
     """With K = 1, torch counts the same, less scaling the one kernel, which is no convolution to it."""
     config = ModelConfig(whiten=whiten, widths=(8, 16, 16), pools=(2, 1, 1), strides=(1, 2, 1), experts=1)
-    net = build_net(config, classes=10).eval()
+    net = Net(config, classes=10).eval()
+    net.input.fit(torch.rand(2, 3, 20, 20))
     for block in net.backbone:
         block.conv.algorithm = "input"
     with FlopCounterMode(display=False) as counter:
@@ -74,4 +75,4 @@ def test_agrees_with_the_counter_of_torch_where_nothing_is_mixed(whiten: bool) -
 
 def test_too_small_an_image_is_named() -> None:
     with pytest.raises(ValueError, match=r"block 2 has no pixels left"):
-        multiply_adds(build_net(ModelConfig(widths=(8, 8), pools=(4,)), 10), image_size=12)
+        multiply_adds(Net(ModelConfig(widths=(8, 8), pools=(4,)), 10), image_size=12)

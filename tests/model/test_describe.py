@@ -1,19 +1,19 @@
 import pytest
 from rich.console import Console
 
-from dynconv.config import ModelConfig, RunConfig
 from dynconv.errors import DynconvError
+from dynconv.model.config import ModelConfig
 from dynconv.model.describe import describe, headline, rows
-from dynconv.model.net import build_net
+from dynconv.model.net import Net
 from dynconv.training.presets import PRESETS
 
-TINY = RunConfig(model=ModelConfig(widths=(8, 16), pools=(2, 1), experts=3))
+TINY = ModelConfig(widths=(8, 16), pools=(2, 1), experts=3)
 
 
-def printed(config: RunConfig, width: int = 100) -> str:
+def printed(model: ModelConfig, width: int = 100) -> str:
     console = Console(width=width, color_system=None)
     with console.capture() as capture:
-        console.print(describe(config))
+        console.print(describe("tiny", model))
     return capture.get()
 
 
@@ -26,7 +26,7 @@ def test_every_block_shows_router_experts_and_the_rest() -> None:
 
 
 def test_total_is_the_number_of_learned_parameters() -> None:
-    net = build_net(TINY.model, classes=10)
+    net = Net(TINY, classes=10)
     learned = sum(p.numel() for p in net.parameters() if p.requires_grad)
 
     assert f"{learned:,}" in printed(TINY).split("all")[1]
@@ -34,7 +34,7 @@ def test_total_is_the_number_of_learned_parameters() -> None:
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_fit_a_narrow_terminal(name: str) -> None:
-    text = printed(PRESETS[name](), width=80)
+    text = printed(PRESETS[name]().model, width=80)
 
     assert max(map(len, text.splitlines())) <= 80
     assert "…" not in text
@@ -42,23 +42,22 @@ def test_presets_fit_a_narrow_terminal(name: str) -> None:
 
 def test_headline_names_blocks_experts_and_cost() -> None:
     assert headline(TINY).startswith("2 blocks of 3 experts, ")
+    assert headline(ModelConfig(widths=(8,), pools=(2,), experts=1)).startswith("1 block of 1 expert, ")
 
 
 @pytest.mark.parametrize(
     ("config", "reason"),
     [
-        (ModelConfig(widths=(8, 16), pools=(1,), residual=(True,)), "block 1 changes the shape"),
+        (ModelConfig(widths=(8, 16), pools=(1,), residual=(True, False)), "block 1 changes the shape"),
         (ModelConfig(widths=(8, 8), pools=(8,)), "block 2 has no pixels left"),
     ],
 )
 def test_a_network_that_cannot_be_is_one_line(config: ModelConfig, reason: str) -> None:
     with pytest.raises(DynconvError, match=reason) as caught:
-        rows(RunConfig(model=config))
+        rows(config)
     assert "\n" not in str(caught.value)
 
 
 def test_training_image_sizes_are_checked_too() -> None:
-    config = RunConfig(model=ModelConfig(widths=(8, 8), pools=(4,)), image_sizes=(12, 32))
-
     with pytest.raises(DynconvError, match="block 2 has no pixels left"):
-        rows(config, image_size=32)
+        rows(ModelConfig(widths=(8, 8), pools=(4,)), image_size=32, also=(12, 32))

@@ -1,19 +1,21 @@
 """The architecture is the specification's: on every preset, block by block."""
 
+import copy
+
 import pytest
 import torch
 from equation import mixture, relative_error, with_gradients
 from torch import nn
 
-from dynconv.config import ModelConfig
 from dynconv.layer import DynamicConv2d
-from dynconv.model.net import Backbone, Block, Net, build_net
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Backbone, Block, Net
 from dynconv.training.presets import PRESETS
 
 
 def preset_net(name: str) -> Net:
     torch.manual_seed(0)
-    net = build_net(PRESETS[name]().model, classes=10)
+    net = Net(PRESETS[name]().model, classes=10)
     net.input.fit(torch.rand(100, 3, 32, 32))
     for block in net.backbone:
         nn.init.normal_(block.conv.router.linear.weight)  # routing that differs between images
@@ -53,7 +55,7 @@ def test_every_learned_convolution_is_an_expert_of_a_block_that_routes_on_its_ow
         if parameter.dim() > 2:
             assert id(parameter) in experts, path
         elif parameter.dim() == 2:
-            assert ".router." in path or path.startswith("classifier.") or path.endswith("conv.bias"), path
+            assert ".router." in path or path.startswith("head.") or path.endswith("conv.bias"), path
     for module in net.modules():
         assert not isinstance(module, nn.modules.conv._ConvNd)
     assert all(type(block) is Block and isinstance(block.conv, DynamicConv2d) for block in net.backbone)
@@ -82,12 +84,12 @@ def test_each_routing_weight_belongs_to_its_own_image(name: str) -> None:
     assert (before[2] != after[2]).all()
 
 
-def test_the_classifier_takes_the_spatial_mean_of_the_last_block() -> None:
+def test_the_head_takes_the_spatial_mean_of_the_last_block() -> None:
     net = preset_net("basic").eval()
     x = torch.rand(2, 3, 32, 32)
     features = net.backbone(net.input(x))
 
-    expected = features.mean((2, 3)) @ net.classifier.linear.weight.T + net.classifier.linear.bias
+    expected = features.mean((2, 3)) @ net.head.linear.weight.T + net.head.linear.bias
     torch.testing.assert_close(net(x), expected)
 
 
@@ -101,10 +103,10 @@ def test_basic_has_nothing_that_the_specification_does_not_name() -> None:
 def test_every_component_can_be_configured() -> None:
     config = ModelConfig(
         widths=(8, 8, 16), kernel_sizes=(3, 1, 5), strides=(1, 1, 2), pools=(2, 1, 1), residual=(False, True, False),
-        experts=3, activation="sparsemax", temperature=0.5, router_hidden=4, dropout=0.2, classifier_hidden=12,
+        experts=3, gate="sparsemax", temperature=0.5, router_hidden=4, dropout=0.2, head_hidden=12,
         norm="batch", nonlinearity="relu",
     )  # fmt: skip
-    net = build_net(config, classes=7)
+    net = Net(config, classes=7)
     net.input.fit(torch.rand(20, 3, 32, 32))
     out = net(torch.rand(4, 3, 32, 32))
     out.sum().backward()
@@ -114,14 +116,20 @@ def test_every_component_can_be_configured() -> None:
     block, x = net.eval().backbone[1], torch.randn(2, 8, 6, 6)
     torch.testing.assert_close(block(x) - x, block.act(block.norm(block.conv(x))))
     with pytest.raises(ValueError, match="block 1 changes the shape"):
-        build_net(ModelConfig(widths=(8,), pools=(1,), residual=(True,)), 10)
+        Net(ModelConfig(widths=(8, 8), pools=(1,), residual=(True, False)), 10)
+
+
+def test_a_single_true_adds_residuals_wherever_the_shapes_agree() -> None:
+    net = Net(ModelConfig(widths=(8, 8, 8, 16), pools=(2, 1, 2, 1), residual=(True,)), 10)
+
+    assert [block.residual for block in net.backbone] == [False, True, False, False]
 
 
 def test_whitening_decorrelates_patches() -> None:
     torch.manual_seed(0)
     smooth = nn.functional.interpolate(torch.rand(300, 3, 8, 8), (32, 32), mode="bilinear")
-    net = build_net(ModelConfig(widths=(8,), pools=(1,)), 10)
-    net.input.fit(smooth, eps=0.0)
+    net = Net(ModelConfig(widths=(8,), pools=(1,), whiten_eps=1e-12), 10)
+    net.input.fit(smooth)
     standardised = (smooth - net.input.mean[:, None, None]) / net.input.std[:, None, None]
     responses = nn.functional.conv2d(standardised, net.input.whitening[:12]).transpose(0, 1).flatten(1).double()
 
@@ -129,3 +137,29 @@ def test_whitening_decorrelates_patches() -> None:
     torch.testing.assert_close(second_moment, torch.eye(12, dtype=torch.float64), rtol=0, atol=0.02)
     assert torch.equal(net.input.whitening[12:], -net.input.whitening[:12])
     assert net.input(smooth).shape == (300, 24, 31, 31)
+
+
+def test_uint8_images_and_floats_between_0_and_1_are_the_same_to_the_network() -> None:
+    net = preset_net("quick").eval()
+    images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
+
+    torch.testing.assert_close(net(images), net(images.float() / 255))
+    for from_bytes, from_floats in zip(net.routing_weights(images), net.routing_weights(images / 255), strict=True):
+        torch.testing.assert_close(from_bytes, from_floats)
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_a_network_without_the_statistics_of_its_images_refuses_to_run_and_says_what_to_call(whiten: bool) -> None:
+    config = ModelConfig(widths=(8,), pools=(4,), whiten=whiten)
+    fitted, fresh, images = Net(config, 3), Net(config, 3), torch.rand(4, 3, 16, 16)
+    with pytest.raises(RuntimeError, match=r"net\.input\.fit\(images\)"):
+        fitted(images)
+    fresh.load_state_dict(fitted.state_dict())  # of a network that has none either
+    with pytest.raises(RuntimeError, match=r"net\.input\.fit\(images\)"):
+        fresh(images)
+
+    fitted.input.fit(images)
+    fresh.load_state_dict(fitted.state_dict())
+
+    assert torch.equal(fresh.eval()(images), fitted.eval()(images))
+    assert torch.equal(copy.deepcopy(fitted)(images), fitted(images))

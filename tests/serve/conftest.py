@@ -8,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -16,10 +15,10 @@ import uvicorn
 from PIL import Image
 
 from dynconv.artifacts.weights import Weights, save_weights
-from dynconv.config import ModelConfig, RunConfig
 from dynconv.data import shapes
-from dynconv.inference.predictor import Classifier
-from dynconv.model.net import build_net
+from dynconv.inference.predictor import Predictor
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 from dynconv.serve.app import create_app
 from dynconv.serve.limits import Limits
 from dynconv.serve.model import Served
@@ -33,18 +32,19 @@ USUAL = Limits()
 @pytest.fixture(scope="session")
 def weights() -> Weights:
     torch.manual_seed(0)
-    net = build_net(MODEL, len(shapes.CLASSES))
+    net = Net(MODEL, len(shapes.CLASSES))
+    net.input.fit(torch.rand(20, 3, 32, 32))
     for block in net.backbone:
         torch.nn.init.normal_(block.conv.router.linear.weight, std=3)
-    torch.nn.init.normal_(net.classifier.linear.weight)
-    return Weights(net.state_dict(), RunConfig(model=MODEL), shapes.CLASSES, "shapes")
+    torch.nn.init.normal_(net.head.linear.weight)
+    return Weights(net.state_dict(), MODEL, shapes.CLASSES, "shapes")
 
 
 @pytest.fixture(scope="session")
-def classifier(weights: Weights) -> Classifier:
-    net = build_net(MODEL, len(shapes.CLASSES))
+def predictor(weights: Weights) -> Predictor:
+    net = Net(MODEL, len(shapes.CLASSES))
     net.load_state_dict(weights.state)
-    return Classifier(net, weights, torch.device("cpu"), "fp32")
+    return Predictor(net, weights, torch.device("cpu"), "fp32")
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +61,12 @@ def picture() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
-def serving(classifier: Classifier) -> Callable[..., contextlib.AbstractContextManager[str]]:
+def serving(predictor: Predictor) -> Callable[..., contextlib.AbstractContextManager[str]]:
     """`with serving(...) as url`: a server on a free port, in a thread."""
 
     @contextlib.contextmanager
     def serve(limits: Limits = USUAL, key: str | None = None, means: list[torch.Tensor] | None = None) -> Iterator[str]:
-        server = uvicorn.Server(configure(create_app(Served("tiny", classifier, means or []), limits, key)[0], limits))
+        server = uvicorn.Server(configure(create_app(Served("tiny", predictor, means or []), limits, key)[0], limits))
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             thread = threading.Thread(target=server.run, args=([listener],))
@@ -90,17 +90,20 @@ def url(serving: Callable[..., contextlib.AbstractContextManager[str]]) -> Itera
         yield url
 
 
-@pytest.fixture
-def command(weights: Weights, tmp_path: Path) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
+@pytest.fixture(scope="module")
+def command(
+    weights: Weights, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., tuple[subprocess.Popen[str], str]]]:
     """`dynconv serve` with these words: the process, and its URL."""
-    file = tmp_path / "tiny.safetensors"
-    save_weights(file, weights.state, weights.config, weights.classes, weights.data_name)
+    folder = tmp_path_factory.mktemp("served")
+    file = folder / "tiny.safetensors"
+    save_weights(file, weights)
     started: list[subprocess.Popen[str]] = []
 
     def start(*words: str) -> tuple[subprocess.Popen[str], str]:
         process = subprocess.Popen(
             [sys.executable, "-m", "dynconv", "serve", str(file), "--port", "0", *words],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=folder,
         )  # fmt: skip
         started.append(process)
         assert process.stdout

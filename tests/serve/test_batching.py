@@ -10,32 +10,32 @@ import torch
 from torch import Tensor
 
 from dynconv.inference import explain
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 from dynconv.serve.batching import Batcher
 
 IMAGES = torch.randint(0, 256, (9, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
 class Held:
-    """A classifier that waits until it is let go, and counts."""
+    """A predictor that waits until it is let go, and counts."""
 
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier, self.sizes = classifier, list[int]()
+    def __init__(self, predictor: Predictor) -> None:
+        self.predictor, self.sizes = predictor, list[int]()
         self.began, self.go = threading.Event(), threading.Event()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.classifier, name)
+        return getattr(self.predictor, name)
 
     def probabilities(self, images_NCHW: Tensor) -> Tensor:
         self.began.set()
         assert self.go.wait(10)
         self.sizes.append(len(images_NCHW))
-        return self.classifier.probabilities(images_NCHW)
+        return self.predictor.probabilities(images_NCHW)
 
 
 @pytest.fixture
-def held(classifier: Classifier) -> Held:
-    return Held(classifier)
+def held(predictor: Predictor) -> Held:
+    return Held(predictor)
 
 
 def run(
@@ -44,10 +44,10 @@ def run(
     *,
     max_batch: int = 64,
     max_delay: float = 0.0,
-    under_way: Callable[[], int] = lambda: 0,
+    in_progress: Callable[[], int] = lambda: 0,
 ) -> None:
     async def main() -> None:
-        batcher = Batcher(held, max_batch, max_delay, under_way, lambda images, seconds: None)  # type: ignore[arg-type]
+        batcher = Batcher(held, max_batch, max_delay, in_progress, lambda images, seconds: None)  # type: ignore[arg-type]
         batcher.start()
         try:
             async with asyncio.timeout(20):
@@ -71,9 +71,9 @@ def test_what_gathers_while_the_network_is_busy_becomes_batches(held: Held) -> N
         await first
         answers = [answer for other in others for answer in await other]
         torch.testing.assert_close(
-            torch.stack([answer.probabilities for answer in answers]), held.classifier.probabilities(IMAGES)
+            torch.stack([answer.probabilities for answer in answers]), held.predictor.probabilities(IMAGES)
         )
-        expected = explain.routing_weights(held.classifier, IMAGES)
+        expected = explain.routing_weights(held.predictor, IMAGES)
         for number, answer in enumerate(answers):
             assert (answer.routing is not None) == (number % 2 > 0)
             for block, a_K in enumerate(answer.routing or ()):
@@ -91,7 +91,7 @@ def test_a_lone_request_waits_for_nobody(held: Held) -> None:
         async with asyncio.timeout(5):
             await batcher.predict([IMAGES[0], IMAGES[1]], routing=False)
 
-    run(held, use, max_delay=60, under_way=lambda: 1)
+    run(held, use, max_delay=60, in_progress=lambda: 1)
 
     assert held.sizes == [2]
 
@@ -107,7 +107,7 @@ def test_a_request_waits_for_one_that_is_being_read(held: Held, max_delay: float
 
         await asyncio.gather(batcher.predict([IMAGES[0]], routing=False), read_slowly())
 
-    run(held, use, max_delay=max_delay, under_way=lambda: 2)
+    run(held, use, max_delay=max_delay, in_progress=lambda: 2)
 
     assert held.sizes == sizes
 

@@ -14,12 +14,13 @@ def test_the_load_test_states_requests_and_latency_of_both_handlings(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model, output = tmp_path / "tiny.safetensors", tmp_path / "serve.json"
-    save_weights(model, weights.state, weights.config, weights.classes, weights.data_name)
+    save_weights(model, weights)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(serve, "SECONDS", 0.2)
     monkeypatch.setattr(serve, "CONCURRENCY", (1, 8))
 
-    assert main(["bench", "serve", "--model", str(model), "--rounds", "1", "--output", str(output)]) == 0
+    words = ["--model", str(model), "--rounds", "1", "--output", str(output), "--allow-uncommitted"]
+    assert main(["bench", "serve", *words]) == 0
 
     cells = json.loads(output.read_text())["cells"]
     assert [(cell["clients"], cell["handling"]) for cell in cells] == [

@@ -2,24 +2,20 @@
 
 import contextlib
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from browser import chromium
 
 from dynconv.serve.limits import Limits
 
-sync_api = pytest.importorskip("playwright.sync_api")
+sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; not tested: the page in a browser")
 
 Serving = Callable[..., contextlib.AbstractContextManager[str]]
 Open = Callable[..., Any]
-CHROMIUM = next(
-    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
-)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
 MEANS = [torch.tensor([[0.5, 0.25, 0.25]]).repeat(10, 1), torch.tensor([[0.125, 0.125, 0.75]]).repeat(10, 1)]
 GIVE = """([how, bytes]) => {
   const data = new DataTransfer();
@@ -31,8 +27,9 @@ GIVE = """([how, bytes]) => {
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
+    path = chromium()
     with sync_api.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield launched
         launched.close()
 
@@ -170,16 +167,26 @@ def test_a_large_photograph_is_made_smaller_before_it_is_sent(
         assert "Not classified" not in cards(tab, 1).first.inner_text()
 
 
-def test_a_key_is_asked_for(serving: Serving, browser: Any) -> None:
+def test_a_key_is_asked_for_before_anything_is_offered(serving: Serving, browser: Any) -> None:
     with serving(key="sesame") as url:
         tab = browser.new_page()
         tab.set_default_timeout(10_000)
         tab.goto(url)
-        tab.get_by_label("This server asks for a key").fill("wrong")
+        field = tab.get_by_label("This server needs a key")
+        field.wait_for()
+        shown = tab.locator("body").inner_text()
+        assert not tab.get_by_role("button", name="Choose images").is_visible()
+        assert "Bearer" not in shown and "Authorization" not in shown and "wrong" not in shown
+        assert tab.evaluate("document.activeElement.id") == "key-text"
+        field.fill("wrong")
         tab.keyboard.press("Enter")
-        tab.get_by_text("the key is missing or wrong").first.wait_for()
-        tab.get_by_label("This server asks for a key").fill("sesame")
-        tab.get_by_role("button", name="Use it").click()
+        tab.get_by_text("This key is wrong").wait_for()
+        assert "Bearer" not in tab.locator("body").inner_text()
+        assert not tab.get_by_role("button", name="Choose images").is_visible()
+        field.fill("sesame")
+        tab.get_by_role("button", name="Continue").click()
+        tab.get_by_role("button", name="Choose images").wait_for()
+        assert not field.is_visible()
         tab.get_by_role("button", name="heart").click()
         cards(tab, 1)
         tab.close()

@@ -4,8 +4,17 @@ import pytest
 
 from dynconv.layer.ops import fused, winograd
 
+OPERATORS = {"fused": fused, "winograd": winograd}
+EXCUSES = ("no C++ compiler found", "DYNCONV_CPU=none")
 
-def needs_operators() -> None:
-    for operator in (fused, winograd):
-        if not operator.available():
-            pytest.skip(f"an operator is {operator.status()}")
+
+def needs_operators(*algorithms: str) -> None:
+    """Skips the test where those of `algorithms` that are operators (all, if none is named) are ruled out or no
+    compiler is installed. Fails where they should work and do not."""
+    for name in algorithms or OPERATORS:
+        status = OPERATORS[name].status() if name in OPERATORS else "available"
+        if status.startswith("available"):
+            continue
+        if any(excuse in status for excuse in EXCUSES):
+            pytest.skip(f"the operator {name} is {status}")
+        pytest.fail(f"the operator {name} is {status}")

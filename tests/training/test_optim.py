@@ -4,8 +4,10 @@ import pytest
 import torch
 from torch import nn
 
-from dynconv.config import ModelConfig, OptimConfig
-from dynconv.model.net import Net, build_net
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
+from dynconv.training import optim as module
+from dynconv.training.config import OptimConfig
 from dynconv.training.optim import (
     Muon,
     build_optimizers,
@@ -18,7 +20,7 @@ from dynconv.training.optim import (
 
 def small_net() -> Net:
     torch.manual_seed(0)
-    net = build_net(ModelConfig(widths=(8, 8), pools=(2,), experts=2), 10)
+    net = Net(ModelConfig(widths=(8, 8), pools=(2,), experts=2), 10)
     net.input.fit(torch.rand(20, 3, 16, 16))
     return net
 
@@ -59,7 +61,7 @@ def test_muon_keeps_the_norm_of_every_expert() -> None:
 @pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
 def test_every_learned_parameter_is_moved_by_exactly_one_optimizer(name: str) -> None:
     net = small_net()
-    optimizers = build_optimizers(net, OptimConfig(name=name, lr=0.1))  # type: ignore[arg-type]
+    optimizers = build_optimizers(net, OptimConfig(name=name, lr=0.1))
     given = [p for optimizer in optimizers for group in optimizer.param_groups for p in group["params"]]
     learned = {id(parameter) for parameter in net.parameters() if parameter.requires_grad}
     assert len(given) == len(learned) and {id(parameter) for parameter in given} == learned
@@ -75,9 +77,34 @@ def test_groups_are_the_parts_of_the_network() -> None:
     groups = parameter_groups(small_net())
 
     assert {name: len(parameters) for name, parameters in groups.items()} == {
-        "experts": 2, "routers": 4, "biases": 2, "classifier": 2,
+        "experts": 2, "routers": 4, "biases": 2, "head": 2,
     }  # fmt: skip
     assert all(parameter.dim() == 5 for parameter in groups["experts"])
+
+
+def test_a_parameter_that_no_group_knows_is_an_error_that_names_it() -> None:
+    """Among the biases it would learn 300 times too fast."""
+    net = small_net()
+    net.backbone[0].scale = nn.Parameter(torch.ones(8))
+
+    with pytest.raises(ValueError, match=r"no group for the parameter backbone\.0\.scale"):
+        build_optimizers(net, OptimConfig())
+
+
+def test_another_optimizer_is_one_function() -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "OPTIMIZERS", dict(module.OPTIMIZERS))
+
+        @module.optimizer("rmsprop")
+        def build(groups: module.Groups, config: OptimConfig) -> list[torch.optim.Optimizer]:
+            every = [{"name": name, "params": parameters, "lr": config.lr} for name, parameters in groups.items()]
+            return [torch.optim.RMSprop(every)]
+
+        (built,) = build_optimizers(small_net(), OptimConfig(name="rmsprop", lr=0.5))
+
+    assert [group["peak_lr"] for group in built.param_groups] == [0.5] * 4
+    with pytest.raises(ValueError, match="must be one of muon, sgd, adamw, not rmsprop"):
+        OptimConfig(name="rmsprop")
 
 
 @pytest.mark.parametrize("name", ["muon", "sgd", "adamw"])
@@ -86,7 +113,7 @@ def test_it_learns(name: str, schedule: str) -> None:
     """Twenty steps on one batch."""
     net = small_net()
     lr = {"muon": 0.1, "sgd": 0.5, "adamw": 0.01}[name]
-    config = OptimConfig(name=name, schedule=schedule, lr=lr, bias_lr=1.0, weight_decay=0.0)  # type: ignore[arg-type]
+    config = OptimConfig(name=name, schedule=schedule, lr=lr, bias_lr=1.0, weight_decay=0.0)
     optimizers = build_optimizers(net, config)
     x, y = torch.rand(20, 3, 16, 16), torch.arange(20) % 10
     losses = []
@@ -115,11 +142,11 @@ def test_schedules() -> None:
 def test_weight_decay_is_the_fraction_per_step_at_the_peak_rate() -> None:
     net = small_net()
     optimizers = build_optimizers(net, OptimConfig(name="sgd", lr=0.1, weight_decay=0.25, momentum=0.0))
-    before = net.classifier.linear.weight.detach().clone()
+    before = net.head.linear.weight.detach().clone()
     for parameter in net.parameters():
         parameter.grad = torch.zeros_like(parameter)
     set_learning_rates(optimizers, 0.5)
     for optimizer in optimizers:
         optimizer.step()
 
-    torch.testing.assert_close(net.classifier.linear.weight.detach(), before * (1 - 0.125))
+    torch.testing.assert_close(net.head.linear.weight.detach(), before * (1 - 0.125))

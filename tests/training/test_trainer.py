@@ -9,28 +9,22 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
+from tiny import CONFIG, create, train
 
 from dynconv.artifacts import rundir
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
-from dynconv.config import ModelConfig, OptimConfig, RunConfig
 from dynconv.data import Dataset, Split, hold_out, shapes
 from dynconv.errors import DynconvError
-from dynconv.model.net import build_net
-from dynconv.training import trainer as loop
-from dynconv.training.device import place
+from dynconv.inference.predictor import Predictor
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
+from dynconv.training import trainer
+from dynconv.training.config import OptimConfig, TrainConfig
+from dynconv.training.process import place
 from dynconv.training.progress import Progress
-from dynconv.training.trainer import fit, routing_statistics
-
-TINY = RunConfig(
-    epochs=2,
-    batch_size=100,
-    micro_batch=50,
-    image_sizes=(16,),
-    model=ModelConfig(widths=(8, 8), pools=(4, 2), experts=2),
-    precision="fp32",
-)
+from dynconv.training.trainer import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -38,37 +32,50 @@ def dataset() -> Dataset:
     return shapes.generate(0, 600, 200)
 
 
-def train(path: Path, dataset: Dataset, **changes: object) -> tuple[RunDir, dict[str, Any]]:
-    config = TINY.model_copy(update={"run": path, **changes})
-    run = RunDir.create(config, dataset.name)
-    with Progress() as progress:
-        return run, fit(config, dataset, run, progress)
-
-
-def records(run: RunDir, kind: str) -> list[dict[str, Any]]:
-    return [record for record in run.metrics() if record["kind"] == kind]
+def warnings_of(run: RunDir) -> list[str]:
+    return [line.text for line in run.metrics().warnings]
 
 
 def test_every_step_and_every_epoch_is_recorded_and_names_its_data(tmp_path: Path, dataset: Dataset) -> None:
     run, summary = train(tmp_path, hold_out(dataset, 100, 0))
-    steps, epochs = records(run, "step"), records(run, "epoch")
+    metrics = run.metrics()
 
-    assert [record["step"] for record in steps] == list(range(1, 11)) and len(epochs) == 2
-    assert all(record["data"] == "shapes" for record in run.metrics())
-    assert set(steps[0]["lr"]) == {"experts", "routers", "biases", "classifier"}
-    assert steps[0]["lr"]["experts"] > steps[-1]["lr"]["experts"]
-    for split in ("train", "test", "validation"):
-        assert 0 <= epochs[-1][f"{split}_accuracy"] <= 1 and epochs[-1][f"{split}_loss"] > 0
-    assert [sorted(block) for block in epochs[-1]["routing"]] == [["block", "entropy", "mean", "std"]] * 2
-    assert summary["test_accuracy"] == epochs[-1]["test_accuracy"] and summary["finished"]
-    needed = "preset data seed epochs test_accuracy test_accuracy_tta train_seconds parameters multiply_adds device"
-    assert set(needed.split()) <= summary.keys()
-    assert list(run.tensorboard.iterdir())
+    assert [line.step for line in metrics.steps] == list(range(1, 11)) and len(metrics.epochs) == 2
+    assert all(line.data == "shapes" for line in (*metrics.steps, *metrics.epochs))
+    assert set(metrics.steps[0].lr) == {"experts", "routers", "biases", "head"}
+    assert metrics.steps[0].lr["experts"] > metrics.steps[-1].lr["experts"]
+    last = metrics.epochs[-1]
+    assert 0 <= last.train_accuracy <= 1 and last.train_loss > 0 and last.test_loss > 0
+    assert last.validation_accuracy is not None and last.validation_loss is not None and last.validation_loss > 0
+    assert [block.block for block in last.routing] == [1, 2] and len(last.routing[0].mean) == 2
+    assert summary.test_accuracy == last.test_accuracy and summary.finished and summary.version
+    assert summary.validation_accuracy == last.validation_accuracy
+    assert run.summary() is not None and list(run.tensorboard.iterdir())
+
+
+def test_the_routing_of_an_epoch_is_that_of_all_classes(tmp_path: Path, dataset: Dataset) -> None:
+    """Data of class folders come class by class: the first images are all of one class."""
+    order = dataset.test.labels.argsort()
+    by_class = Split(dataset.test.images[order], dataset.test.labels[order])
+    seen = []
+
+    def noting(net: Net, images: torch.Tensor) -> Any:
+        seen.append(images)
+        return plain(net, images)
+
+    plain = trainer.routing_statistics
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "routing_statistics", noting)
+        patch.setattr(trainer, "ROUTING_IMAGES", 50)
+        train(tmp_path, Dataset("shapes", dataset.classes, dataset.train, by_class, "here"), epochs=1, tta=False)
+
+    places = [next(i for i, one in enumerate(by_class.images) if torch.equal(one, image)) for image in seen[0]]
+    assert len(set(by_class.labels[places].tolist())) >= 8
 
 
 def exploding(patch: pytest.MonkeyPatch, exploding_step: int) -> None:
     """Has the update of one step (from 1) break the weights; the others have the rates of a run of one epoch."""
-    plain_factor, plain_rates, done = loop.lr_factor, loop.set_learning_rates, [0]
+    plain_factor, plain_rates, done = trainer.lr_factor, trainer.set_learning_rates, [0]
 
     def set_rates(optimizers: list[Any], factor: float) -> dict[str, float]:
         done[0] += 1
@@ -77,8 +84,8 @@ def exploding(patch: pytest.MonkeyPatch, exploding_step: int) -> None:
             plain_rates(optimizers, float("inf"))
         return rates
 
-    patch.setattr(loop, "lr_factor", lambda step, _, config: plain_factor(min(step, 5), 6, config))
-    patch.setattr(loop, "set_learning_rates", set_rates)
+    patch.setattr(trainer, "lr_factor", lambda step, _, config: plain_factor(min(step, 5), 6, config))
+    patch.setattr(trainer, "set_learning_rates", set_rates)
 
 
 @pytest.mark.parametrize(
@@ -91,18 +98,16 @@ def exploding(patch: pytest.MonkeyPatch, exploding_step: int) -> None:
 )
 @pytest.mark.parametrize("ema", [0.0, 0.5])
 def test_what_is_not_finite_stops_with_the_last_good_state(
-    tmp_path: Path, dataset: Dataset, capfd: pytest.CaptureFixture[str], exploding_step: int, epochs: int, said: str,
+    tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture, exploding_step: int, epochs: int, said: str,
     ema: float,
 ) -> None:  # fmt: skip
-    optim = OptimConfig(ema=ema)
-    run = RunDir.create(TINY.model_copy(update={"run": tmp_path / "bad", "optim": optim, "tta": False}), "shapes")
-    with pytest.MonkeyPatch.context() as patch, Progress() as progress:
+    with pytest.MonkeyPatch.context() as patch:
         exploding(patch, exploding_step)
-        summary = fit(run.config, dataset, run, progress)
+        run, summary = train(tmp_path / "bad", dataset, optim=OptimConfig(ema=ema), tta=False)
 
-    assert summary["stopped_by"] == "non-finite loss" and not summary["finished"] and summary["epochs"] == epochs
-    assert [record["text"] for record in records(run, "warning")] == [said]
-    assert f"{said}: stopped; the weights are those after epoch {epochs}" in capfd.readouterr().err
+    assert summary.stopped_by == "non-finite loss" and not summary.finished and summary.epochs == epochs
+    assert warnings_of(run) == [said]
+    assert f"{said}: stopped; the weights are those after epoch {epochs}" in caplog.messages
     assert run.summary() is not None and "NaN" not in (run.path / "metrics.jsonl").read_text()
     for saved in (load_weights(run.weights).state, load_state(run.state)["net"]):
         assert all(torch.isfinite(tensor).all() for tensor in saved.values())
@@ -114,39 +119,50 @@ def test_what_is_not_finite_stops_with_the_last_good_state(
 
 
 def test_resumed_with_dropout_ends_as_if_never_interrupted(tmp_path: Path, dataset: Dataset) -> None:
-    model = TINY.model.model_copy(update={"dropout": 0.3})
+    model = CONFIG.model.model_copy(update={"dropout": 0.3})
+    config = CONFIG.model_copy(update={"model": model, "tta": False})
     whole, _ = train(tmp_path / "whole", dataset, model=model, tta=False)
-    run = RunDir.create(TINY.model_copy(update={"run": tmp_path / "run", "model": model, "tta": False}), "shapes")
+    run = create(tmp_path / "run", config)
+
+    class Interrupting(Progress):
+        def step(self, step: int, *figures: float) -> None:
+            if step == 8:
+                signal.raise_signal(signal.SIGINT)
+
+    assert Trainer(config, dataset, run, Interrupting()).fit().stopped_by == "interrupt"
     with pytest.MonkeyPatch.context() as patch, Progress() as progress:
-
-        class Interrupting(Progress):
-            def step(self, step: int, *figures: float) -> None:
-                if step == 8:
-                    signal.raise_signal(signal.SIGINT)
-
-        assert fit(run.config, dataset, run, Interrupting())["stopped_by"] == "interrupt"
         patch.setattr(run, "write_summary", lambda _: None)
-        fit(run.config, dataset, run, progress, resume=True)
+        Trainer(config, dataset, run, progress).fit(resume=True)
 
     assert run.summary() is None  # the summary of the interrupted run does not outlast its resumption
     state, expected = load_weights(run.weights).state, load_weights(whole.weights).state
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
-def test_routing_that_is_the_same_for_every_image_warns_after_the_last_epoch(tmp_path: Path, dataset: Dataset) -> None:
+def idle(config: ModelConfig, classes: int) -> Net:
+    """A network whose second block routes every image alike."""
+    net = Net(config, classes)
+    torch.nn.init.zeros_(net.backbone[1].conv.router.linear.weight)
+    return net
+
+
+@pytest.mark.parametrize(
+    ("optim", "advice"),
+    [
+        (OptimConfig(router_lr=1e-9), "raise optim.router_lr"),
+        (OptimConfig(name="sgd", lr=1e-9, weight_decay=0.0), "raise optim.lr"),
+    ],
+)
+def test_routing_that_is_the_same_for_every_image_warns_after_the_last_epoch(
+    tmp_path: Path, dataset: Dataset, optim: OptimConfig, advice: str
+) -> None:
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "Net", idle)
+        run, _ = train(tmp_path, dataset, optim=optim, tta=False)
 
-        def idle(config: ModelConfig, classes: int) -> Any:
-            net = build_net(config, classes)
-            torch.nn.init.zeros_(net.backbone[1].conv.router.linear.weight)
-            return net
-
-        patch.setattr(loop, "build_net", idle)
-        run, _ = train(tmp_path, dataset, optim=OptimConfig(router_lr=1e-9), tta=False)
-
-    (warning,) = records(run, "warning")
-    assert warning["step"] == 12
-    assert warning["text"].startswith("block 2: the routing weights are the same for every image (standard deviation")
+    (warning,) = (line for line in run.metrics().warnings if "block 2" in line.text)
+    assert warning.step == 12 and advice in warning.text, "advice that the preset's optimizer can follow"
+    assert warning.text.startswith("block 2: the routing weights are the same for every image (standard deviation")
 
 
 def test_a_full_disk_is_one_line_that_says_how_to_go_on(
@@ -157,13 +173,12 @@ def test_a_full_disk_is_one_line_that_says_how_to_go_on(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for what, name, named in ((RecordWriter, "write", "tensorboard"), (rundir.json, "dumps", "metrics.jsonl")):
-        config = TINY.model_copy(update={"run": tmp_path / named})
-        run = RunDir.create(config, dataset.name)
+        run = create(tmp_path / named)
         with pytest.MonkeyPatch.context() as patch, Progress() as progress:
             patch.setattr(what, name, full)
             with pytest.raises(DynconvError) as caught:
-                fit(config, dataset, run, progress)
-        text = f"{run.path / named}: cannot be written (No space left on device); free some space, then go on with"
+                Trainer(CONFIG, dataset, run, progress).fit()
+        text = f"{run.path / named}: cannot be written (No space left on device); free some space, then continue with"
         assert str(caught.value) == f"{text} --resume {run.path}"
         assert "Traceback" not in capfd.readouterr().err  # the event files have a thread of their own
 
@@ -187,8 +202,8 @@ def test_images_in_main_memory_train_the_same_network(tmp_path: Path, dataset: D
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(torch.cuda, "mem_get_info", lambda _, free=free: (free, 10**9))
             run, summary = train(tmp_path / str(free), hold_out(dataset, 100, 0), device="cuda")
-        assert summary["device"].startswith("cuda") and summary["finished"]
-        losses.append([record["loss"] for record in records(run, "step")])
+        assert summary.device.startswith("cuda") and summary.finished
+        losses.append([line.loss for line in run.metrics().steps])
     assert losses[0] == pytest.approx(losses[1], rel=1e-3)
 
 
@@ -196,23 +211,23 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_leaves_the_initial_weights
     tmp_path: Path, dataset: Dataset
 ) -> None:
     optim = OptimConfig(name="sgd", lr=1e30, weight_decay=0.0)
-    run, summary = train(tmp_path / "bad", dataset, optim=optim, model=TINY.model.model_copy(update={"norm": "none"}))
+    run, summary = train(tmp_path / "bad", dataset, optim=optim, model=CONFIG.model.model_copy(update={"norm": "none"}))
 
-    assert summary["stopped_by"] == "non-finite loss" and summary["epochs"] == 0
+    assert summary.stopped_by == "non-finite loss" and summary.epochs == 0
     assert all(torch.isfinite(tensor).all() for tensor in load_weights(run.weights).state.values())
-    assert 0 <= summary["test_accuracy"] <= 1
+    assert 0 <= summary.test_accuracy <= 1
 
 
 def test_micro_batches_add_up_to_the_batch(tmp_path: Path, dataset: Dataset) -> None:
     """Without batch norm, which averages within a micro-batch, splitting a batch changes nothing but rounding."""
-    model = TINY.model.model_copy(update={"norm": "none"})
+    model = CONFIG.model.model_copy(update={"norm": "none"})
     optim = OptimConfig(name="sgd", lr=0.1)
     losses = []
     for micro_batch in (100, 20):
         run, _ = train(
             tmp_path / str(micro_batch), dataset, micro_batch=micro_batch, model=model, optim=optim, epochs=1
         )
-        losses.append([record["loss"] for record in records(run, "step")])
+        losses.append([line.loss for line in run.metrics().steps])
 
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
@@ -220,64 +235,77 @@ def test_micro_batches_add_up_to_the_batch(tmp_path: Path, dataset: Dataset) -> 
 def test_the_average_of_the_weights_is_what_is_saved_and_evaluated(tmp_path: Path, dataset: Dataset) -> None:
     _, plain = train(tmp_path / "plain", dataset)
     run, averaged = train(tmp_path / "averaged", dataset, optim=OptimConfig(ema=0.9))
-    losses = [
-        [record["loss"] for record in records(RunDir.open(tmp_path / name), "step")] for name in ("plain", "averaged")
-    ]
+    losses = [[line.loss for line in RunDir.open(tmp_path / name).metrics().steps] for name in ("plain", "averaged")]
 
     assert losses[0] == losses[1], "averaging does not change the training itself"
-    assert averaged["test_loss"] != plain["test_loss"]
-    from dynconv.inference.predictor import Classifier
-
-    accuracy = (Classifier.load(run.path).logits(dataset.test.images).argmax(1) == dataset.test.labels).float().mean()
-    assert float(accuracy) == pytest.approx(averaged["test_accuracy"])
+    assert averaged.test_loss != plain.test_loss
+    accuracy = (Predictor.load(run.path).logits(dataset.test.images).argmax(1) == dataset.test.labels).float().mean()
+    assert float(accuracy) == pytest.approx(averaged.test_accuracy)
 
 
-def test_a_collapsed_router_warns(tmp_path: Path, dataset: Dataset, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_collapsed_router_warns(tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    def collapsed(config: ModelConfig, classes: int) -> Net:
+        net = Net(config, classes)
+        net.backbone[1].conv.router.linear.bias.data = torch.tensor([50.0, 0.0])
+        return net
+
     with pytest.MonkeyPatch.context() as patch:
-
-        def collapsed(config: ModelConfig, classes: int) -> Any:
-            net = build_net(config, classes)
-            net.backbone[1].conv.router.linear.bias.data = torch.tensor([50.0, 0.0])
-            return net
-
-        patch.setattr(loop, "build_net", collapsed)
+        patch.setattr(trainer, "Net", collapsed)
         run, _ = train(tmp_path, dataset, epochs=1)
 
-    assert [record["text"] for record in records(run, "warning") if "collapsed" in record["text"]] == [
-        "block 2: the router has collapsed onto one expert; lower optim.router_lr"
-    ]
-    assert "block 2: the router has collapsed" in capfd.readouterr().err
+    said = "block 2: the router has collapsed onto one expert; lower optim.router_lr"
+    assert [text for text in warnings_of(run) if "collapsed" in text] == [said]
+    assert said in caplog.messages
 
 
-def test_routing_statistics_are_those_of_the_weights() -> None:
-    torch.manual_seed(0)
-    net = build_net(ModelConfig(widths=(8,), pools=(1,), experts=3), 10)
-    torch.nn.init.normal_(net.backbone[0].conv.router.linear.weight)
-    images = torch.randint(0, 256, (50, 3, 16, 16), dtype=torch.uint8)
-    net.input.fit(images / 255)
+def test_the_last_epoch_is_always_at_the_last_size() -> None:
+    """With fewer epochs than sizes, those of the end are kept: a network has to end at the size it is tested at."""
+    for epochs in range(1, 8):
+        config = TrainConfig(epochs=epochs, image_sizes=(24, 24, 24, 28, 32))
+        sizes = [config.image_size(epoch) for epoch in range(epochs)]
+        assert sizes[-1] == 32 and sizes == sorted(sizes)
+    assert [TrainConfig(epochs=5).image_size(epoch) for epoch in range(5)] == [24, 24, 24, 28, 32]
 
-    (block,) = routing_statistics(net, images)
 
-    a = net.backbone[0].conv.routing_weights(net.input(images / 255)).detach()
-    torch.testing.assert_close(torch.tensor(block["mean"]), a.mean(0))
-    assert block["std"] == pytest.approx(float(a.std(0, correction=0).mean()), rel=1e-4)
-    assert 0 < block["entropy"] < 1
+def test_a_batch_larger_than_the_training_set_is_said(
+    tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, _ = train(tmp_path, dataset, batch_size=1000, micro_batch=1000, epochs=1, tta=False)
+
+    assert len(run.metrics().steps) == 1
+    assert "the training set has 600 images, so each epoch is one step; lower --batch-size" in caplog.messages
+
+
+def test_an_accuracy_at_chance_is_said(tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
+    optim = OptimConfig(name="sgd", lr=1e-30, weight_decay=0.0)
+
+    def constant(config: ModelConfig, classes: int) -> Net:
+        net = Net(config, classes)
+        torch.nn.init.zeros_(net.head.linear.weight)
+        net.head.linear.bias.data[0] = 1
+        return net
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "Net", constant)
+        _, summary = train(tmp_path, dataset, optim=optim, epochs=1, tta=False)
+
+    assert summary.test_accuracy < 0.2 and any("no better than chance" in text for text in caplog.messages)
 
 
 def test_bf16_trains(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its losses are those of fp32 to within the rounding of 8 bits, and not exactly; its weights stay fp32. The
     routing is recorded as it is in training."""
-    losses, routed_in_bf16 = {}, []
+    losses, routed_in_bf16, plain = {}, [], trainer.routing_statistics
 
     def noting(*arguments: Any) -> Any:
         routed_in_bf16.append(torch.is_autocast_enabled("cpu"))
-        return routing_statistics(*arguments)
+        return plain(*arguments)
 
-    monkeypatch.setattr(loop, "routing_statistics", noting)
+    monkeypatch.setattr(trainer, "routing_statistics", noting)
     for precision in ("fp32", "bf16"):
         run, summary = train(tmp_path / precision, dataset, epochs=1, precision=precision, tta=False)
-        losses[precision] = [record["loss"] for record in records(run, "step")]
-        assert summary["precision"] == precision
+        losses[precision] = [line.loss for line in run.metrics().steps]
+        assert summary.precision == precision
 
     assert losses["bf16"][0] != losses["fp32"][0] and losses["bf16"][0] == pytest.approx(losses["fp32"][0], rel=0.02)
     assert losses["bf16"][-1] < losses["bf16"][0]

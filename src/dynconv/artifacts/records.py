@@ -1,24 +1,75 @@
-"""What the files of a run directory have to hold, so that whatever reads them can rely on it."""
+"""What the files of a run directory hold, one model per kind of record. Whatever reads a run reads these.
+
+They are written by training and may hold more than is named here: fields of later versions pass through.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynconv.errors import DynconvError
+from dynconv.model.config import ModelConfig
+from dynconv.model.routing_statistics import BlockRouting
 
 Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
 
 
-class _Content(BaseModel):
-    """What a file has to hold; it may hold more. Numbers are finite, and text is no number."""
+class Record(BaseModel):
+    """Numbers are finite, and text is no number."""
 
-    model_config = ConfigDict(strict=True, allow_inf_nan=False, extra="allow")
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="allow")
+
+    def tree(self) -> dict[str, Any]:
+        """For JSON and YAML, with all that the file held."""
+        return self.model_dump(mode="json")
 
 
-class Summary(_Content):
-    """summary.json, see docs/run-directory.md."""
+class Config(Record):
+    """config.yaml: the hyper-parameters. Named here is what readers use; `tree` has every one of them."""
+
+    model_config = ConfigDict(frozen=True, strict=False, allow_inf_nan=False, extra="allow")
+
+    preset: str = "custom"
+    seed: Count
+    epochs: Annotated[int, Field(ge=1)]
+    image_sizes: tuple[int, ...]
+    holdout: Count = 0
+    tta: bool
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    model: ModelConfig
+
+
+class Environment(Record):
+    """environment.json: what a run depends on besides its hyper-parameters.
+
+    Attributes:
+        data: name of the data set.
+        data_source: where it came from, as `--data` takes it; a path is absolute.
+        device: as asked for; the summary has the one that was used.
+    """
+
+    data: str
+    data_source: str | None = None
+    device: str = "auto"
+    compile: bool = False
+    started: str = ""
+    command: str | None = None
+    python: str = ""
+    packages: dict[str, str] = {}
+    system: str = ""
+    processor: str = ""
+    instruction_sets: list[str] = []
+    cores: int | None = None
+    threads: int | None = None
+    gpus: list[str] = []
+    git_commit: str | None = None
+
+
+class Summary(Record):
+    """summary.json: the final figures. Accuracies are fractions; `seconds` are those of training steps and of all."""
 
     preset: str
     data: str
@@ -36,69 +87,74 @@ class Summary(_Content):
     total_seconds: float
     parameters: int
     multiply_adds: int
+    device: str = ""
     precision: str
+    peak_memory_bytes: int | None = None
+    version: str = ""
+    command: str = ""
+
+    @property
+    def best_accuracy(self) -> float:
+        """With test-time augmentation if the run reports it."""
+        return self.test_accuracy if self.test_accuracy_tta is None else self.test_accuracy_tta
 
 
-class Environment(_Content):
-    """environment.json; what another version did not write is left out."""
-
-    data: str
-    command: str | None = None
-    processor: str = ""
-    threads: int | None = None
-    gpus: list[str] = []
-    packages: dict[str, str] = {}
-    fixed: dict[str, dict[str, float]] = {}
-
-
-class Line(_Content):
-    """What every line of metrics.jsonl has."""
+class Line(Record):
+    """What every line of metrics.jsonl has. `step` counts the optimizer's steps so far."""
 
     kind: str
-    step: int
+    step: Count
+    data: str = ""
 
 
-class WarningLine(Line):
-    """A line of the kind `warning`."""
+class StepLine(Line):
+    """After a step. `epoch` is a fraction; `seconds` are those of training so far."""
 
-    text: str
-
-
-class BlockRouting(_Content):
-    """The routing of one block over some test images, see `loop.routing_statistics`."""
-
-    block: int
-    mean: list[float]
-    entropy: float
-    std: float
+    kind: Literal["step"] = "step"
+    epoch: float
+    loss: float
+    lr: dict[str, float]
+    image_size: int
+    images_per_second: float
+    seconds: float
 
 
 class EpochLine(Line):
-    """A line of the kind `epoch`."""
+    """After an epoch. Training figures are those of the augmented images as they were trained on."""
 
+    kind: Literal["epoch"] = "epoch"
     epoch: int
-    seconds: float
     train_loss: float
     train_accuracy: Share
     test_loss: float
     test_accuracy: Share
-    validation_loss: float = 0.0
-    validation_accuracy: Share = 0.0
+    validation_loss: float | None = None
+    validation_accuracy: Share | None = None
     lr: dict[str, float]
     image_size: int
+    seconds: float
+    images_per_second: float = 0.0
     routing: list[BlockRouting]
 
 
-Model = TypeVar("Model", bound=_Content)
+class WarningLine(Line):
+    """Something that whoever reads the run should know."""
+
+    kind: Literal["warning"] = "warning"
+    text: str
 
 
-def checked(model: type[Model], content: Any, where: str, then: str = "") -> dict[str, Any]:
-    """`content`, where it is what `model` says. Raises DynconvError: `where`, the first thing that is wrong, `then`."""
+LINES: dict[str, type[Line]] = {"step": StepLine, "epoch": EpochLine, "warning": WarningLine}
+"""The model of each kind of line. Lines of other kinds, of a later version, are passed over."""
+
+AnyRecord = TypeVar("AnyRecord", bound=Record)
+
+
+def read_record(model: type[AnyRecord], content: Any, where: str, advice: str = "") -> AnyRecord:
+    """`content` as a record. Raises DynconvError: `where`, the first thing that is wrong, `advice`."""
     try:
-        model.model_validate(content)
+        return model.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         field = ".".join(map(str, first["loc"]))
-        raise DynconvError(f"{where} ({field + ': ' if field else ''}{first['msg']}){then}") from error
-    found: dict[str, Any] = content
-    return found
+        raise DynconvError(f"{where} ({field + ': ' if field else ''}{first['msg']}){advice}") from error

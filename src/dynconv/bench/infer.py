@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import warnings
@@ -14,15 +15,17 @@ from torch import Tensor
 
 from dynconv.data import shapes
 from dynconv.export import export, onnx_file
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 from dynconv.model.net import Net
 from dynconv.model.tta import batched_logits
+
+logger = logging.getLogger(__name__)
 
 LEAST = 64
 """Images that each method classifies in its turn, in as many calls as that takes."""
 
 
-def measure_infer(classifier: Classifier, batch: int, rounds: int, announce: Callable[[str], None]) -> dict[str, Any]:
+def measure_infer(predictor: Predictor, batch: int, rounds: int) -> dict[str, Any]:
     """From uint8 images to logits, one by one and in batches: the median of several rounds, after one to warm up.
 
     On generated images, also to quantise: neither changes the time.
@@ -32,7 +35,7 @@ def measure_infer(classifier: Classifier, batch: int, rounds: int, announce: Cal
     """
     onnx_file.need()
     dataset = shapes.generate(0, train_images=export.CALIBRATION, test_images=max(batch, 2))
-    methods = _methods(classifier.net, dataset.train.images, announce)
+    methods = _methods(predictor.net, dataset.train.images)
     rates: dict[str, dict[str, float]] = {name: {} for name in methods}
     for size in dict.fromkeys((1, batch)):
         images = dataset.test.images[:size].contiguous()
@@ -50,7 +53,7 @@ def measure_infer(classifier: Classifier, batch: int, rounds: int, announce: Cal
     return {"images_per_second": rates}
 
 
-def _methods(net: Net, images: Tensor, announce: Callable[[str], None]) -> dict[str, Callable[[Tensor], object]]:
+def _methods(net: Net, images: Tensor) -> dict[str, Callable[[Tensor], object]]:
     methods: dict[str, Callable[[Tensor], object]] = {"torch eager": partial(batched_logits, net)}
     methods["torch eager"](images[:1])  # loads the CPU operator, which is not to happen while the network is compiled
     compiled = partial(batched_logits, torch.compile(net, dynamic=False))  # type: ignore[arg-type]
@@ -59,7 +62,7 @@ def _methods(net: Net, images: Tensor, announce: Callable[[str], None]) -> dict[
             compiled(images[:1])
         methods["torch compiled"] = compiled
     except torch._dynamo.exc.BackendCompilerFailed as error:  # there is no C++ compiler
-        announce(f"torch compiled: not measured: {str(error).strip().splitlines()[0]}")
+        logger.warning("torch compiled: not measured: %s", str(error).strip().splitlines()[0])
     whole = onnx_file.convert(export.trace(net, images, "nchw"))
     methods["onnxruntime float32"] = onnx_file.runner(whole)
     methods["onnxruntime int8"] = onnx_file.runner(onnx_file.quantize(whole, images))

@@ -1,7 +1,7 @@
-"""Time and memory of one dynamic convolution: every algorithm, a static convolution, and what others do.
+"""Time and memory of one dynamic convolution: every algorithm, a static convolution, and other libraries' form.
 
-All methods of a cell (shape, experts, type) take turns, so that what else the machine does hits them alike; figures
-are medians over the rounds. Memory is what a forward and backward pass needs beyond its inputs.
+All methods of a cell (shape, experts, type) take turns, so other load on the machine affects them alike; figures are
+medians over the rounds. Memory is what a forward and backward pass needs beyond its inputs.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import os
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -23,11 +23,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from dynconv.artifacts.files import write_atomically
 from dynconv.bench.shapes import Shape, shapes
 from dynconv.layer import choice
+from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.mixing import mix_convolutions
 from dynconv.layer.ops import fused, winograd
+from dynconv.model.config import ModelConfig
 
 Method = Callable[[Tensor, Tensor, Tensor, Shape], Tensor]
 BASELINES = ("static", "loop", "grouped")
@@ -61,7 +64,7 @@ def _algorithm(name: str) -> Method:
             a,
             stride=shape.stride,
             padding=shape.kernel // 2,
-            algorithm=name,  # type: ignore[arg-type]
+            algorithm=name,
         )
 
     return run
@@ -69,23 +72,37 @@ def _algorithm(name: str) -> Method:
 
 def measure(
     sets: Sequence[str],
+    models: Mapping[str, ModelConfig],
     experts: Sequence[int],
     dtypes: Sequence[str],
     batch: int,
     rounds: int,
     device: torch.device,
     cells: list[dict[str, Any]],
+    about: Mapping[str, Any],
     done: Callable[[dict[str, Any], int, int], None],
 ) -> list[dict[str, Any]]:
-    """The cells, those that are in `cells` already taken from there; `done(cell, number, total)` after each."""
-    wanted = [(name, shape, k, dtype) for name in sets for shape in shapes(name) for dtype in dtypes for k in experts]
+    """Measures cells that are not among `cells` yet; calls `done(cell, number, total)` after each.
+
+    Args:
+        sets: of shapes; `models` are the presets' networks by name.
+        about: what to note in each cell that is measured.
+
+    Returns:
+        All of them, the earlier ones included.
+    """
+    wanted = [
+        (name, shape, k, dtype) for name in sets for shape in shapes(name, models) for dtype in dtypes for k in experts
+    ]
     known = {(cell["set"], cell["shape"], cell["experts"], cell["dtype"]): cell for cell in cells}
     found = []
     for number, (name, shape, k, dtype) in enumerate(wanted, start=1):
         cell = known.get((name, str(shape), k, dtype))
         if cell is None:
             head = {"set": name, "shape": str(shape), **asdict(shape), "experts": k, "dtype": dtype, "batch": batch}
-            cell = head | {"methods": _measure_cell(shape, k, getattr(torch, dtype), batch, rounds, device)}
+            cell = (
+                head | dict(about) | {"methods": _measure_cell(shape, k, getattr(torch, dtype), batch, rounds, device)}
+            )
         geometry = {mode: geometry_of(cell, device.type, mode == "training") for mode in ("inference", "training")}
         cell["auto"] = {mode: choice.choose(g) for mode, g in geometry.items()}
         found.append(cell)
@@ -117,7 +134,7 @@ def _measure_cell(
     padding = shape.kernel // 2
     geometry = Geometry.of(x, weight, (shape.stride,) * 2, (padding,) * 2, (1, 1), 1)
     methods |= {
-        name: _algorithm(name) for name in choice.FIXED if choice.obstacle(name, geometry) in ("", choice.UNTIMED)
+        name: _algorithm(name) for name in ALGORITHMS if choice.obstacle(name, geometry) in ("", choice.UNTIMED)
     }
     direction = torch.randn_like(_static(x, weight, a, shape))
 
@@ -170,7 +187,7 @@ def _wait(device: torch.device) -> None:
 
 @contextlib.contextmanager
 def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
-    """What the block needed beyond what was there before it, in MiB; None where the system does not say."""
+    """Memory that the block needed on top of what was in use, in MiB; None if the system does not say."""
     peak: list[float | None] = [None]
     gc.collect()
     if device.type == "cuda":
@@ -180,7 +197,7 @@ def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
         peak[0] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
         return
     for operator in (fused, winograd):
-        operator.release_workspace()
+        operator.library.release_workspace()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")  # sets the peak back to what is in use
@@ -196,9 +213,8 @@ def _status(name: str) -> int:
 
 
 def write_cells(path: Path, about: dict[str, Any], cells: list[dict[str, Any]]) -> None:
-    """Writes the measurement as JSON, one cell a line, atomically."""
+    """Writes the measurement as JSON, one cell a line. Raises DynconvError where that is impossible."""
     lines = ",\n".join(f"  {json.dumps(cell)}" for cell in cells)
     head = json.dumps(about, indent=1)[:-2]
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(f'{head},\n "cells": [\n{lines}\n]}}\n')
-    partial.replace(path)
+    text = f'{head},\n "cells": [\n{lines}\n]}}\n'
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))

@@ -12,13 +12,14 @@ from typing import Any
 from PIL import Image
 
 from dynconv.data import shapes
-from dynconv.inference.predict import Reader, predict
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.files import Reader
+from dynconv.inference.predict import predict
+from dynconv.inference.predictor import Predictor
 
 IMAGES = 2000
 
 
-def measure_predict(classifier: Classifier, rounds: int) -> dict[str, Any]:
+def measure_predict(predictor: Predictor, rounds: int) -> dict[str, Any]:
     """Of `IMAGES` generated images of 32x32 pixels; the median of several rounds, after one to warm up."""
     images = shapes.generate(0, train_images=10, test_images=IMAGES).test.images
     with tempfile.TemporaryDirectory() as folder:
@@ -33,8 +34,8 @@ def measure_predict(classifier: Classifier, rounds: int) -> dict[str, Any]:
 
         parts: dict[str, Callable[[], object]] = {
             "reading PNG files": read,
-            "the network": lambda: classifier.logits(images),
-            "predict, both": lambda: list(predict(classifier, sources, top=1, tta=False)),
+            "the network": lambda: predictor.logits(images),
+            "predict, both": lambda: list(predict(predictor, sources, top=1, tta=False)),
         }
         times: dict[str, list[float]] = {name: [] for name in parts}
         for turn in range(rounds + 1):
@@ -44,4 +45,4 @@ def measure_predict(classifier: Classifier, rounds: int) -> dict[str, Any]:
                 if turn:
                     times[name].append(time.perf_counter() - began)
     rates = {name: IMAGES / statistics.median(taken) for name, taken in times.items()}
-    return {"images": IMAGES, "precision": classifier.precision, "images_per_second": rates}
+    return {"images": IMAGES, "precision": predictor.precision, "images_per_second": rates}

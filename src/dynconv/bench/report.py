@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from dynconv.bench.layer import BASELINES
-from dynconv.layer import choice
+from dynconv.layer.algorithms import ALGORITHMS
 
 MODES = ("inference", "training")
 _COLOURS = {
@@ -20,7 +20,7 @@ _COLOURS = {
 
 def tables(cells: list[dict[str, Any]]) -> list[Table]:
     """For forward alone, then with gradients: times relative to the static convolution, that of auto in bold."""
-    names = (*BASELINES[1:], *choice.FIXED)
+    names = (*BASELINES[1:], *ALGORITHMS)
     found = []
     for mode in MODES:
         title = "forward" if mode == "inference" else "forward and backward, and memory"
@@ -53,7 +53,7 @@ def summary(cells: list[dict[str, Any]]) -> dict[str, Any]:
         for mode in MODES:
             times = {name: figures[f"{mode}_ms"] for name, figures in cell["methods"].items()}
             auto = times[cell["auto"][mode]]
-            losses.append(auto / min(time for name, time in times.items() if name in choice.FIXED))
+            losses.append(auto / min(time for name, time in times.items() if name in ALGORITHMS))
             against_grouped.append(auto / times["grouped"])
             against_static.append(auto / times["static"])
     return {
@@ -103,4 +103,4 @@ def plot(cells: list[dict[str, Any]], path: Path) -> None:
     all_axes[-1].set_xticks(range(len(names)), labels=names, rotation=75, fontsize=7)
     all_axes[0].legend(frameon=False, ncols=8, fontsize=8, loc="upper left")
     figure.suptitle("Forward and backward of a dynamic convolution, relative to one static convolution of its shape")
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, dpi=110, format="png")

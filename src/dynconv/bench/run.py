@@ -1,29 +1,31 @@
-"""What the layer, a training step, prediction, other runtimes and the server cost, measured side by side."""
+"""A measurement from its request to its printed lines and its JSON file."""
 
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from rich.console import RenderableType
 
-from dynconv.artifacts.rundir import environment
+from dynconv.artifacts.environment import environment, git_commit, require_committed
+from dynconv.artifacts.files import write_atomically
 from dynconv.bench import infer, layer, predict, report, serve, step
 from dynconv.errors import DynconvError
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 from dynconv.machine import pick_device
-from dynconv.training.presets import PRESETS
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Request:
-    """What to measure; see `dynconv bench --help`."""
+    """What to measure; see `dynconv bench --help`. `recipes` are the presets by name."""
 
     what: Literal["layer", "step", "predict", "infer", "serve"]
     shapes: Sequence[str]
@@ -34,49 +36,58 @@ class Request:
     batch: int
     rounds: int
     output: Path | None
+    allow_uncommitted: bool
+    recipes: Mapping[str, step.Recipe]
 
 
-def run(
-    request: Request, announce: Callable[[str], None], build_optimizers: step.BuildOptimizers
-) -> Iterator[RenderableType]:
-    """Measures, writes what is asked for and yields what to print; progress goes to `announce`.
-
-    `build_optimizers` are those of training, of which this package knows nothing.
+def run(request: Request) -> Iterator[RenderableType]:
+    """Measures, writes the output if there is one, and yields what to print.
 
     Raises:
-        DynconvError: the output cannot be read or written, or is that of another machine.
+        DynconvError: the output cannot be read or written or is another machine's, or the checkout has uncommitted
+            changes.
     """
     if request.output:  # found out now, not after minutes of measuring
-        _write(request.output, lambda path: tempfile.TemporaryFile(dir=path.parent).close())
+        _check_output(request.output)
+        if not request.allow_uncommitted:
+            require_committed(*_written(request.output))
     machine = _machine()
     parts: dict[str, Callable[..., Iterator[RenderableType]]] = {
-        "layer": _layer, "step": partial(_step, build_optimizers=build_optimizers), "predict": _predict,
-        "infer": _infer, "serve": _serve,
+        "layer": _layer, "step": _step, "predict": _predict, "infer": _infer, "serve": _serve,
     }  # fmt: skip
-    yield from parts[request.what](request, machine, announce)
+    yield from parts[request.what](request, machine)
 
 
-def _layer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+def _layer(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]:
     cells = _earlier(request, machine)
     taken: list[dict[str, Any]] = []
     about: dict[str, Any] = {"machine": machine, "batch": request.batch, "rounds": request.rounds}
+    measured = {"git_commit": _commit(request)}  # of each cell: a measurement can be continued at another commit
 
     def done(cell: dict[str, Any], number: int, total: int) -> None:
         taken.append(cell)
-        announce(f"{number}/{total}  {cell['shape']}, K = {cell['experts']}, {cell['dtype']}")
+        logger.info(f"{number}/{total}  {cell['shape']}, K = {cell['experts']}, {cell['dtype']}")
         if request.output:
-            _write(
-                request.output, lambda path: layer.write_cells(path, about | {"summary": report.summary(taken)}, taken)
-            )
+            layer.write_cells(request.output, about | {"summary": report.summary(taken)}, taken)
 
+    models = {name: recipe.model for name, recipe in request.recipes.items()}
     layer.measure(
-        request.shapes, request.experts, request.dtypes, request.batch, request.rounds, pick_device("auto"), cells, done
+        request.shapes,
+        models,
+        request.experts,
+        request.dtypes,
+        request.batch,
+        request.rounds,
+        pick_device("auto"),
+        cells,
+        measured,
+        done,
     )
     yield from report.tables(taken)
     yield report.sentence(report.summary(taken))
     if request.output:
-        picture = request.output.with_suffix(".png")
-        _write(picture, lambda path: report.plot(taken, path))
+        _, picture = _written(request.output)
+        write_atomically(picture, lambda path: report.plot(taken, path))
         yield f"written: {request.output}, {picture}"
 
 
@@ -88,20 +99,18 @@ def _earlier(request: Request, machine: dict[str, Any]) -> list[dict[str, Any]]:
         same = (found["machine"]["processor"], found["batch"]) == (machine["processor"], request.batch)
         cells: list[dict[str, Any]] = found["cells"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DynconvError(f"{request.output}: is no measurement of the layer; choose another --output") from error
+        raise DynconvError(f"{request.output}: is not a measurement of the layer; choose another --output") from error
     if not same:
         raise DynconvError(f"{request.output}: is of another machine or batch size; choose another --output")
     return cells
 
 
-def _step(
-    request: Request, machine: dict[str, Any], announce: Callable[[str], None], build_optimizers: step.BuildOptimizers
-) -> Iterator[RenderableType]:
-    config = PRESETS[request.preset]()
-    announce(f"{request.preset}, {config.image_sizes[-1]} px, batches of {request.batch}")
-    found = step.measure_step(config, build_optimizers, request.experts, request.dtypes, request.batch, request.rounds)
+def _step(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]:
+    recipe = request.recipes[request.preset]
+    logger.info(f"{recipe.name}, {recipe.image_size} px, batches of {request.batch}")
+    found = step.measure_step(recipe, request.experts, request.dtypes, request.batch, request.rounds)
     for dtype, rates in found["types"].items():
-        yield f"{dtype}, K = {config.model.experts}"
+        yield f"{dtype}, K = {recipe.model.experts}"
         own = rates["algorithms"]
         for name, rate in sorted(own.items(), key=lambda item: -item[1]):
             yield f"  {name:9s} {rate:7.1f} images/s  {own['auto'] / rate:5.2f} times as long as auto"
@@ -111,19 +120,19 @@ def _step(
     yield from _write_figures(request, machine, found)
 
 
-def _predict(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
-    classifier = Classifier.load(request.model)
-    announce(f"{request.model}, {predict.IMAGES} PNG files of 32x32 pixels, {classifier.precision}")
-    found = predict.measure_predict(classifier, request.rounds)
+def _predict(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]:
+    predictor = Predictor.load(request.model)
+    logger.info(f"{request.model}, {predict.IMAGES} PNG files of 32x32 pixels, {predictor.precision}")
+    found = predict.measure_predict(predictor, request.rounds)
     for name, rate in found["images_per_second"].items():
         yield f"{name:17s} {rate:7.0f} images/s"
     yield from _write_figures(request, machine, {"model": str(request.model)} | found)
 
 
-def _infer(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
-    classifier = Classifier.load(request.model, device="cpu")
-    announce(f"{request.model}, images of 32x32 pixels, float32 and int8, {torch.get_num_threads()} threads")
-    found = infer.measure_infer(classifier, request.batch, request.rounds, announce)
+def _infer(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]:
+    predictor = Predictor.load(request.model, device="cpu")
+    logger.info(f"{request.model}, images of 32x32 pixels, float32 and int8, {torch.get_num_threads()} threads")
+    found = infer.measure_infer(predictor, request.batch, request.rounds)
     rates = found["images_per_second"]
     yield " " * 22 + "".join(f"{f'batch of {size}':>15s}" for size in next(iter(rates.values())))
     for name, by_size in rates.items():
@@ -131,9 +140,9 @@ def _infer(request: Request, machine: dict[str, Any], announce: Callable[[str], 
     yield from _write_figures(request, machine, {"model": str(request.model)} | found)
 
 
-def _serve(request: Request, machine: dict[str, Any], announce: Callable[[str], None]) -> Iterator[RenderableType]:
+def _serve(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]:
     count = len(serve.CONCURRENCY) * len(serve.HANDLINGS)
-    announce(f"{request.model}, {request.rounds} rounds of {count} loads of {serve.SECONDS:.0f} seconds")
+    logger.info(f"{request.model}, {request.rounds} rounds of {count} loads of {serve.SECONDS:.0f} seconds")
     cells = serve.measure_serve(request.model, request.rounds)
     for cell in cells:
         yield (
@@ -145,19 +154,32 @@ def _serve(request: Request, machine: dict[str, Any], announce: Callable[[str], 
 
 def _write_figures(request: Request, machine: dict[str, Any], found: dict[str, Any]) -> Iterator[RenderableType]:
     if request.output:
-        text = json.dumps({"machine": machine, "rounds": request.rounds} | found, indent=1) + "\n"
-        _write(request.output, lambda path: path.write_text(text))
+        about = {"machine": machine, "git_commit": _commit(request), "rounds": request.rounds}
+        text = json.dumps(about | found, indent=1) + "\n"
+        write_atomically(request.output, lambda path: path.write_text(text, encoding="utf-8"))
         yield f"written: {request.output}"
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
+def _written(output: Path) -> tuple[Path, Path]:
+    """The figures and their plot."""
+    return output, output.with_suffix(".png")
+
+
+def _commit(request: Request) -> str | None:
+    return git_commit(*_written(request.output)) if request.output else git_commit()
+
+
+def _check_output(path: Path) -> None:
+    """Raises DynconvError where no file can be written."""
     try:
-        write(path)
+        if path.is_dir():
+            raise DynconvError(f"{path}: is a folder; name a file in it: --output {path / 'figures.json'}")
+        tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
         raise DynconvError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
 
 
 def _machine() -> dict[str, Any]:
-    about = environment("none")
+    about = environment("none").tree()
     names = ("processor", "instruction_sets", "cores", "threads", "gpus", "system", "python", "packages", "command")
     return {name: about[name] for name in names} | {"torch_threads": torch.get_num_threads()}

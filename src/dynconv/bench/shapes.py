@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
 from dynconv.layer.conv import DynamicConv2d
-from dynconv.model.net import build_net
-from dynconv.training.presets import PRESETS
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 
 
 @dataclass(frozen=True)
@@ -31,16 +32,19 @@ MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4)
 """Channels in and out and side of `maps`: 3x3 at stride 1, from many pixels and few channels to the reverse."""
 
 
-def shapes(name: str) -> list[Shape]:
-    """The different convolutions of a set, from the first layer to the last."""
+def shapes(name: str, models: Mapping[str, ModelConfig]) -> list[Shape]:
+    """The different convolutions of a set, from the first layer to the last; `models` are the presets'."""
     if name == "maps":
         return [Shape(*shape, kernel=3, stride=1) for shape in MAPS]
-    found = _of_resnet18(int(name.removeprefix("resnet18-"))) if name.startswith("resnet18-") else _of_preset(name)
+    found = (
+        _of_resnet18(int(name.removeprefix("resnet18-"))) if name.startswith("resnet18-") else _of_preset(models[name])
+    )
     return list(dict.fromkeys(found))
 
 
-def _of_preset(name: str) -> list[Shape]:
-    net = build_net(PRESETS[name]().model, 10)
+def _of_preset(model: ModelConfig) -> list[Shape]:
+    net = Net(model, 10)
+    net.input.fit(torch.rand(2, 3, 32, 32))
     found: list[Shape] = []
 
     def note(layer: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,17 +13,31 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dynconv.bench.layer import HOPELESS
-from dynconv.config import OptimConfig, RunConfig
-from dynconv.layer import choice
+from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.conv import DynamicConv2d
-from dynconv.model.net import Net, build_net
+from dynconv.model.config import ModelConfig
+from dynconv.model.net import Net
 
-BuildOptimizers = Callable[[Net, OptimConfig], list[Optimizer]]
+
+@dataclass(frozen=True)
+class Recipe:
+    """What training does with a network, as far as the cost of a step depends on it.
+
+    Attributes:
+        name: of the preset.
+        model: its network.
+        image_size: side of its images, in pixels.
+        optimizers: makes those of a network.
+    """
+
+    name: str
+    model: ModelConfig
+    image_size: int
+    optimizers: Callable[[Net], list[Optimizer]]
 
 
 def measure_step(
-    config: RunConfig,
-    build_optimizers: BuildOptimizers,
+    recipe: Recipe,
     experts: Sequence[int],
     dtypes: Sequence[str],
     batch: int,
@@ -31,18 +46,18 @@ def measure_step(
     """Forward, loss, backward and the optimizers' step, on random images on this machine's CPU.
 
     Returns images per second by type of numbers: of every algorithm that can compute all layers, with the experts of
-    `config`, and of `auto` for each number of experts. The methods take turns, each round begun by another; medians.
+    the recipe, and of `auto` for each number of experts. The methods take turns, each round begun by another; medians.
     What is hopelessly slow is measured once, after a step to warm up.
     """
-    image_size = config.image_sizes[-1]
+    image_size = recipe.image_size
     torch.manual_seed(0)
     images = torch.rand(batch, 3, image_size, image_size).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,))
-    found: dict[str, Any] = {"preset": config.preset, "batch": batch, "image_size": image_size, "types": {}}
+    found: dict[str, Any] = {"preset": recipe.name, "batch": batch, "image_size": image_size, "types": {}}
     for dtype in dtypes:
-        nets = {k: _Training(config, k, build_optimizers, images) for k in {config.model.experts, *experts}}
-        own = nets[config.model.experts]
-        names = [name for name in choice.FIXED if own.can_compute(images[:2], labels[:2], dtype, name)]
+        nets = {k: _Training(recipe, k, images) for k in {recipe.model.experts, *experts}}
+        own = nets[recipe.model.experts]
+        names = [name for name in ALGORITHMS if own.can_compute(images[:2], labels[:2], dtype, name)]
         methods = [("algorithms", name, own, name) for name in ("auto", *names)]
         methods += [("experts", str(k), nets[k], "auto") for k in experts]
         times: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in methods}
@@ -66,13 +81,11 @@ def measure_step(
 class _Training:
     """A network with its optimizers."""
 
-    def __init__(
-        self, config: RunConfig, experts: int, build_optimizers: BuildOptimizers, images: torch.Tensor
-    ) -> None:
-        model = config.model.model_copy(update={"experts": experts})
-        self.net = build_net(model, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    def __init__(self, recipe: Recipe, experts: int, images: torch.Tensor) -> None:
+        model = recipe.model.model_copy(update={"experts": experts})
+        self.net = Net(model, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.input.fit(images)
-        self.optimizers = build_optimizers(self.net, config.optim)
+        self.optimizers = recipe.optimizers(self.net)
         self.layers = [layer for layer in self.net.modules() if isinstance(layer, DynamicConv2d)]
 
     def can_compute(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> bool:
@@ -86,7 +99,7 @@ class _Training:
     def seconds(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> float:
         """Of one step."""
         for layer in self.layers:
-            layer.algorithm = algorithm  # type: ignore[assignment]
+            layer.algorithm = algorithm
         began = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=dtype == "bfloat16"):
             loss = F.cross_entropy(self.net(images), labels)

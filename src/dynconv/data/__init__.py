@@ -1,6 +1,9 @@
 """bytes -> uint8 tensors -> augmented batches."""
 
+# Imported because they register themselves, in this order: see `registry.NAMED` and `registry.FORMS`.
+from dynconv.data import cifar10, arrays, folder, download, shapes  # noqa: F401, I001
 from dynconv.data.dataset import DataError, Dataset, Split, hold_out
-from dynconv.data.find import at_hand, load
+from dynconv.data.find import at_hand, found_at, load
+from dynconv.data.registry import NAMED
 
-__all__ = ["DataError", "Dataset", "Split", "at_hand", "hold_out", "load"]
+__all__ = ["load", "at_hand", "found_at", "NAMED", "Dataset", "Split", "hold_out", "DataError"]

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-import zipfile
+import logging
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 
+from dynconv.data import numpy_file
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split
 from dynconv.data.image import SIZE, from_pil
+from dynconv.data.registry import form
+from dynconv.validation import escaped
+
+logger = logging.getLogger(__name__)
 
 _SPELLINGS = (
     ("train-images", "train-labels", "test-images", "test-labels"),
@@ -27,27 +32,33 @@ def find(path: Path) -> Path | None:
     return path if any((path / f"{name}.npy").is_file() for names in _SPELLINGS for name in names) else None
 
 
+@form("train-images.npy and its three companions, or an .npz", find)
 def read(path: Path) -> Dataset:
     """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], and labels, whole numbers [N] or [N,1].
 
-    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are taken for CIFAR-10. What
-    becomes of images of another size is said in `data.image`.
+    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are taken for CIFAR-10. Images
+    of another size are treated as in `data.image`.
 
     Raises:
         DataError: an array is missing, damaged or of another shape; names it.
     """
-    arrays = _load_npz(path) if path.is_file() else _load_folder(path)
+    known = [name for names in _SPELLINGS for name in names]
+    if path.is_file():
+        arrays = numpy_file.load_archive(path, known)
+    else:
+        arrays = {name: numpy_file.load(path / f"{name}.npy") for name in known if (path / f"{name}.npy").is_file()}
+    where = escaped(str(path))
     for names in _SPELLINGS:
         if any(name in arrays for name in names):
             break
     else:
-        raise DataError(f"{path}: holds none of {', '.join(_SPELLINGS[0])}; rename its arrays so")
+        raise DataError(f"{where}: holds none of {', '.join(_SPELLINGS[0])}; give its arrays these names")
     if missing := [name for name in names if name not in arrays]:
-        raise DataError(f"{path}: {', '.join(missing)} missing")
+        raise DataError(f"{where}: {', '.join(missing)} missing")
     parts = []
     for images_name, labels_name in (names[:2], names[2:]):
-        images = _images(f"{path}/{images_name}", arrays[images_name])
-        labels = _labels(f"{path}/{labels_name}", arrays[labels_name], len(images))
+        images = _images(f"{where}/{images_name}", arrays[images_name])
+        labels = _labels(f"{where}/{labels_name}", arrays[labels_name], len(images))
         parts.append(Split(images, labels))
     train, test = parts
     counts = train.labels.bincount()
@@ -57,27 +68,6 @@ def read(path: Path) -> Dataset:
     return Dataset("cifar10" if official else path.stem, classes, train, test, str(path))
 
 
-def _load_folder(path: Path) -> dict[str, np.ndarray]:
-    files = {name: path / f"{name}.npy" for names in _SPELLINGS for name in names}
-    return {name: _load(file) for name, file in files.items() if file.is_file()}
-
-
-def _load_npz(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for names in _SPELLINGS for name in names if name in archive.files}
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile, AttributeError) as error:
-        raise DataError(f"{path}: truncated or not an .npz of numbers ({error}); save it again") from error
-
-
-def _load(path: Path) -> np.ndarray:
-    try:
-        array: np.ndarray = np.load(path, allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
-        raise DataError(f"{path}: truncated or not an array of numbers ({error}); save it again") from error
-    return array
-
-
 def _images(where: str, array: np.ndarray) -> torch.Tensor:
     if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
         raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, need uint8 [N,H,W,3] or [N,3,H,W]")
@@ -85,7 +75,12 @@ def _images(where: str, array: np.ndarray) -> torch.Tensor:
         raise DataError(f"{where}: is {list(array.shape)}, holds no images")
     if array.shape[3] != 3:
         array = array.transpose(0, 2, 3, 1)
-    if array.shape[1:3] != (SIZE, SIZE):
+    count, height, width, _ = array.shape
+    if (height, width) != (SIZE, SIZE):
+        numpy_file.check_expansion(where, count * SIZE * SIZE * 3, array.nbytes)
+        logger.warning(
+            "%s: the images are %dx%d pixels; each is scaled and cropped to %dx%d", where, width, height, SIZE, SIZE
+        )
         array = np.stack([from_pil(Image.fromarray(np.ascontiguousarray(image))) for image in array])
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from dynconv.errors import DynconvError
+from dynconv.validation import check_class_names
 
 
 class DataError(DynconvError):
-    """Data that is missing, damaged or not of a form that we read."""
+    """Data that is missing, damaged or in a form that cannot be read."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,26 @@ class Split:
                 f"labels: need int64 [{len(self.images)}], not {self.labels.dtype} {list(self.labels.shape)}"
             )
 
+    def sample(self, count: int, seed: int = 0) -> Split:
+        """`count` images at random, without replacement and in random order; all of them if there are fewer.
+
+        Splits may be sorted by class, so their first images are no sample. The global generator is left alone.
+        """
+        chosen = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))[:count]
+        chosen = chosen.to(self.labels.device)
+        return Split(self.images[chosen], self.labels[chosen])
+
 
 @dataclass(frozen=True)
 class Dataset:
-    """A training and a test split of images of one size; `validation` where some training images are held out."""
+    """A training and a test split of images of one size.
+
+    Attributes:
+        name: of a registered data set, or of the folder or file that it was read from.
+        classes: unique names that can be shown; a label is an index into them.
+        origin: the absolute path that it was read from, or a few words if it was not read from disk.
+        validation: training images that are held out, if any.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -45,6 +62,7 @@ class Dataset:
     validation: Split | None = None
 
     def __post_init__(self) -> None:
+        require_class_names(self.classes, self.origin)
         for split_name in ("train", "test"):
             labels: Tensor = getattr(self, split_name).labels
             if len(labels) == 0:
@@ -54,6 +72,14 @@ class Dataset:
                     f"{self.origin}: {split_name} labels run from {int(labels.min())} to {int(labels.max())}, "
                     f"need 0 to {len(self.classes) - 1}"
                 )
+
+
+def require_class_names(classes: object, where: str) -> None:
+    """`check_class_names` for data: raises DataError."""
+    try:
+        check_class_names(classes, where)
+    except DynconvError as error:
+        raise DataError(str(error)) from None
 
 
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
@@ -71,7 +97,7 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
         wanted = share + (label in lucky)
         if wanted >= len(members):
             raise DataError(
-                f"data.holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; take fewer"
+                f"holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; take fewer"
             )
         chosen[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
     train, validation = (Split(dataset.train.images[which], labels[which]) for which in (~chosen, chosen))

@@ -1,9 +1,11 @@
-"""Downloads the official archive: from the first mirror that has it, checked against its md5, written atomically."""
+"""CIFAR-10 by download: the official archive, from the first mirror that has it, checked and written atomically."""
 
 from __future__ import annotations
 
+import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pooch
@@ -11,7 +13,12 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from dynconv.data.dataset import DataError
+from dynconv.data import find
+from dynconv.data.cifar10 import CLASSES
+from dynconv.data.dataset import DataError, Dataset
+from dynconv.data.registry import data_set
+
+logger = logging.getLogger(__name__)
 
 FILE = "cifar-10-python.tar.gz"
 MD5 = "c58f30108f718f92721af3b95e74349a"
@@ -22,8 +29,14 @@ MIRRORS = (
 _TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
 
 
-def download(folder: Path, announce: Callable[[str], None], mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> Path:
-    """Writes the archive into `folder` and returns its path; a download that fails leaves nothing behind.
+@data_set("cifar10", "CIFAR-10", CLASSES, archive=FILE)
+def cifar10(_: int) -> Dataset:
+    """CIFAR-10, downloaded to the cache; it has no seed. Raises DataError."""
+    return find.read(download(find.cache_folder()))
+
+
+def download(folder: Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> Path:
+    """Writes the archive into `folder` and returns its path; a failed download leaves nothing behind.
 
     Raises:
         DataError: no mirror gave the archive; one line with each mirror's reason.
@@ -31,10 +44,12 @@ def download(folder: Path, announce: Callable[[str], None], mirrors: Sequence[st
     pooch.get_logger().setLevel("ERROR")  # it would announce each download a second time
     reasons = []
     for url in mirrors:
-        announce(f"downloading {url} (170 MB) to {folder}")
+        logger.info("downloading %s (170 MB) to %s", url, folder)
         try:
             # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
-            return Path(pooch.retrieve(url, f"md5:{md5}", FILE, folder, downloader=_downloader()))
+            with _progress_bar() as bar:
+                downloader = pooch.HTTPDownloader(progressbar=bar or False, timeout=_TIMEOUT)
+                return Path(pooch.retrieve(url, f"md5:{md5}", FILE, folder, downloader=downloader))
         except requests.RequestException as error:
             reasons.append(f"{url}: {_reason(error)}")
         except ValueError:
@@ -55,31 +70,30 @@ def _reason(error: requests.RequestException) -> str:
     return "cannot be reached"
 
 
-class _RichBar:
-    """A progress bar in the form pooch calls: `total` is set, then update, reset and close."""
+class _Bar:
+    """A progress bar as pooch calls it: `total` is set, then update, reset and close."""
 
-    def __init__(self) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.total = 0
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            DownloadColumn(),
-            TransferSpeedColumn(),
-            TimeRemainingColumn(),
-            console=Console(file=sys.stderr),
-        )
-        self._task = self._bar.add_task(FILE, total=None)
-        self._bar.start()
+        self._progress = progress
+        self._task = progress.add_task(FILE, total=None)
 
     def update(self, size: int) -> None:
-        self._bar.update(self._task, advance=size, total=self.total or None)
+        self._progress.update(self._task, advance=size, total=self.total or None)
 
     def reset(self) -> None:
-        self._bar.reset(self._task)
+        self._progress.reset(self._task)
 
     def close(self) -> None:
-        self._bar.stop()
+        pass  # pooch closes it only after a success; `_progress_bar` after a failure too
 
 
-def _downloader() -> pooch.HTTPDownloader:
-    return pooch.HTTPDownloader(progressbar=_RichBar() if sys.stderr.isatty() else False, timeout=_TIMEOUT)
+@contextmanager
+def _progress_bar() -> Iterator[_Bar | None]:
+    """A bar on standard error; None if that is no terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    with Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr)) as progress:
+        yield _Bar(progress)

@@ -1,127 +1,153 @@
-"""From what the user said to a data set: finds the data where users have it, by looking."""
+"""From `--data` to a data set: finds it where users keep it, in any registered form."""
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from platformdirs import user_cache_path
 
-from dynconv.data import arrays, cifar10, download, folder, shapes
 from dynconv.data.dataset import DataError, Dataset
+from dynconv.data.registry import FORMS, NAMED, Form, Named
+from dynconv.validation import escaped
+
+logger = logging.getLogger(__name__)
 
 VARIABLE = "DYNCONV_DATA"
-_FORMS = (cifar10, arrays, folder)
+AUTO = "auto"
 
 
 def cache_folder() -> Path:
-    """Where the downloaded archive is kept: the platform's cache directory for dynconv."""
+    """Where a downloaded archive is kept: the platform's cache directory for dynconv."""
     return user_cache_path("dynconv")
 
 
 def expand(path: str) -> Path:
-    """The path with `~` replaced. Raises DataError where there is no such user."""
+    """The path with `~` replaced. Raises DataError if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
-        raise DataError(f"{path}: there is no such home directory; write the path in full") from error
+        raise DataError(f"{escaped(path)}: there is no such home directory; write the path in full") from error
 
 
-def load(source: str, *, seed: int = 0, announce: Callable[[str], None] = print) -> Dataset:
+def load(source: str, *, seed: int = 0) -> Dataset:
     """The data set that `source` names.
 
     Args:
-        source: `cifar10`: from $DYNCONV_DATA, else ./data, else the cache, else downloaded. `auto`: whichever set is in
-            these places, else CIFAR-10 downloaded, else `shapes`. `shapes`: the generated set. Anything else: a path to
-            a folder or an archive.
-        seed: of the generated set.
-        announce: takes lines for the user.
+        source: the name of a registered data set, `auto`, or a path to a folder or an archive. A data set that can be
+            downloaded is taken from $DYNCONV_DATA, else ./data, else the cache, else it is downloaded. `auto` takes
+            any data set in these places, else it downloads the first registered one, else it generates one.
+        seed: of a generated data set.
 
     Raises:
-        DataError: nothing found, or what is there is damaged or, for `cifar10`, another set. It is never passed over
-            for the next place.
+        DataError: nothing was found, or what was found is damaged or a data set other than the named one. Damaged data
+            is never passed over for the next place.
     """
-    if source == "shapes":
-        return shapes.generate(seed)
-    if source not in ("cifar10", "auto"):
-        return _read(expand(source), announce)
+    if source not in (AUTO, *NAMED):
+        path = expand(source)
+        if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises where a folder cannot be searched
+            names = ", ".join((AUTO, *NAMED))
+            raise DataError(
+                f"{escaped(source)}: does not exist; give a path to a folder or an archive, or one of {names}"
+            )
+        return read(path)
+    wanted = NAMED[source] if source != AUTO else next(iter(NAMED.values()))
+    if not wanted.archive:
+        return wanted.get(seed)
     if named := os.environ.get(VARIABLE):
-        return _found(_read(expand(named), announce), source, f"${VARIABLE}, {named},", announce)
-    places = (Path("data"), cache_folder())
-    for place in places:
-        if _form_of(place):
-            return _found(_read(place, announce), source, str(place), announce)
+        return _accepted(read(expand(named)), wanted, source, f"${VARIABLE}, {named},")
+    for place in _places():
+        if found_at(place):
+            return _accepted(read(place), wanted, source, str(place))
     try:
-        return read(download.download(cache_folder(), announce))
+        return wanted.get(seed)
     except DataError as error:
-        if source == "auto":
-            announce(_banner(places, error))
-            return shapes.generate(seed)
+        substitute = next(each for each in NAMED.values() if not each.archive)
+        if source == AUTO:
+            logger.warning(_banner(wanted, substitute, error))
+            return substitute.get(seed)
+        cache = cache_folder()
         raise DataError(
-            f"CIFAR-10 is not in ${VARIABLE} (not set), ./data or {cache_folder()}, and {error}. Three ways out: "
-            f"--data PATH; put {download.FILE} into {cache_folder()} or set {VARIABLE}; or --data shapes, "
-            "generated images"
+            f"{wanted.title} is not in ${VARIABLE} (not set), ./data or {cache}, and {error}. Three ways out: "
+            f"--data PATH; put {wanted.archive} into {cache} or set {VARIABLE}; or --data {substitute.name}, "
+            f"{substitute.title}"
         ) from error
-
-
-def _found(dataset: Dataset, source: str, place: str, announce: Callable[[str], None]) -> Dataset:
-    """The data set, where it is one that `source` means; `auto` takes any, and says so."""
-    if dataset.name == "cifar10":
-        return dataset
-    holds = f"{place} holds {len(dataset.train.labels):,} images of {len(dataset.classes)} classes, not CIFAR-10"
-    if source == "cifar10":
-        raise DataError(f"{holds}; use --data {dataset.origin}")
-    announce(f"{holds}; auto takes it all the same")
-    return dataset
-
-
-def _read(path: Path, announce: Callable[[str], None]) -> Dataset:
-    dataset = read(path)
-    if folder.find(path) and all((path / split).is_dir() for split in ("test", "val")):
-        announce(f"{path}: val/ is left out, since there is test/; to hold images out for validation: --data.holdout")
-    return dataset
 
 
 def at_hand(source: str) -> bool:
     """Whether `load` needs no download for `source`."""
-    if source not in ("cifar10", "auto") or os.environ.get(VARIABLE):
+    generated = source in NAMED and not NAMED[source].archive
+    if generated or source not in (AUTO, *NAMED) or os.environ.get(VARIABLE):
         return True
-    return any(_form_of(place) for place in (Path("data"), cache_folder()))
+    return any(found_at(place) for place in _places())
+
+
+def found_at(path: Path) -> bool:
+    """Whether `path` holds data in a registered form, damaged or not, or cannot be searched."""
+    try:
+        return _form_of(path) is not None
+    except OSError:
+        return True  # `read` says why: what may be the user's data is not passed over
 
 
 def read(path: Path) -> Dataset:
-    """Reads the data set at `path`, in whichever form it is: official files, archive, arrays or class folders.
+    """Reads the data set at `path`, in whichever registered form it is. Its `origin` is an absolute path.
 
     Raises:
         DataError: there is none, or it is damaged.
     """
-    form = _form_of(path)
-    if form is None:
-        if not path.exists():
-            raise DataError(f"{path}: does not exist; name a folder or an archive that holds the data")
-        raise DataError(
-            f"{path}: holds none of the forms that can be read: {cifar10.PYTHON_FOLDER}/, {cifar10.BINARY_FOLDER}/, "
-            f"{' or '.join(cifar10.ARCHIVES)}, train-images.npy and its three companions, an .npz, or train/ and test/ "
-            "with a folder for each class"
-        )
-    return form()
+    path = path.absolute()
+    try:
+        found = _form_of(path)
+        dataset = found[0].read(found[1]) if found else None
+        missing = None if found else next(filter(None, (form.missing(path) for form in FORMS)), None)
+    except OSError as error:
+        where = escaped(str(error.filename or path))
+        raise DataError(f"{where}: cannot be read ({error.strerror or type(error).__name__})") from error
+    if dataset is None:
+        if not os.path.exists(path):  # noqa: PTH110
+            raise DataError(f"{escaped(str(path))}: does not exist; give a folder or an archive that holds the data")
+        if missing:
+            raise DataError(f"{escaped(str(path))}: {missing}")
+        forms = "; ".join(form.description for form in FORMS)
+        raise DataError(f"{escaped(str(path))}: holds none of the forms of data that can be read: {forms}")
+    named = NAMED.get(dataset.name)
+    if named and named.classes != dataset.classes:  # a folder that happens to be called so
+        return replace(dataset, name=f"{dataset.name}-folder")
+    return dataset
 
 
-def _form_of(path: Path) -> Callable[[], Dataset] | None:
-    for form in _FORMS:
-        found = form.find(path)
-        if found is not None:
-            return lambda form=form, found=found: form.read(found)  # type: ignore[misc]
-    return None
+def _form_of(path: Path) -> tuple[Form, Path] | None:
+    """The form of the data at `path`, and where it lies. Raises OSError if `path` cannot be searched."""
+    if not os.path.exists(path):  # noqa: PTH110
+        return None
+    return next(((form, found) for form in FORMS if (found := form.find(path)) is not None), None)
 
 
-def _banner(places: tuple[Path, ...], error: DataError) -> str:
+def _places() -> tuple[Path, Path]:
+    return Path("data"), cache_folder()
+
+
+def _accepted(dataset: Dataset, wanted: Named, source: str, place: str) -> Dataset:
+    """The data set if `source` means it; `auto` takes any, and says so."""
+    if dataset.name == wanted.name:
+        return dataset
+    count, classes = len(dataset.train.labels), len(dataset.classes)
+    holds = f"{escaped(place)} holds {count:,} images of {classes} classes, not {wanted.title}"
+    if source != AUTO:
+        raise DataError(f"{holds}; use --data {escaped(dataset.origin)}")
+    logger.info("%s; auto takes it anyway", holds)
+    return dataset
+
+
+def _banner(wanted: Named, substitute: Named, error: DataError) -> str:
     line = "=" * 78
-    looked = ", ".join(str(place) for place in places)
+    looked = ", ".join(str(place) for place in _places())
     return (
-        f"{line}\nNO CIFAR-10: training on `shapes`, images drawn by this program, instead.\n"
+        f"NO {wanted.title}: using `{substitute.name}`, {substitute.title}, instead.\n{line}\n"
         f"Looked in ${VARIABLE} (not set), {looked}; {error}.\n"
-        "The accuracy of this run says nothing about CIFAR-10. To use CIFAR-10: --data PATH.\n"
-        f"{line}"
+        f"An accuracy on `{substitute.name}` says nothing about {wanted.title}. "
+        f"To use {wanted.title}: --data PATH.\n{line}"
     )

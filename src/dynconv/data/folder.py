@@ -1,11 +1,16 @@
-"""Class folders of images: `train/CLASS/*.png` and `test/CLASS/*.png`; `val/` where there is no `test/`.
+"""Class folders of images: `train/CLASS/` and `test/CLASS/`, at any depth; `val/` where there is no `test/`.
 
-Classes are the folders' names, sorted. Names that begin with a dot, and files that are no PNG, JPEG or WebP by their
-ending, are passed over. What becomes of an image of another size, transparent or grey, is said in `data.image`.
+Classes are the folders' names, sorted. An image counts for the class whose folder it is in, however deep. Files with
+another ending than `data.image.ENDINGS`, and names that begin with a dot, are left out, counted and said. What happens
+to images of another size, transparent or grey ones, is said in `data.image`.
 """
 
 from __future__ import annotations
 
+import itertools
+import logging
+import os
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,8 +18,14 @@ import numpy as np
 import torch
 
 from dynconv.data.cifar10 import CLASSES
-from dynconv.data.dataset import DataError, Dataset, Split
-from dynconv.data.image import ENDINGS, read_image
+from dynconv.data.dataset import DataError, Dataset, Split, require_class_names
+from dynconv.data.image import ENDINGS, SIZE, read_with_size
+from dynconv.data.registry import form
+from dynconv.validation import escaped
+
+logger = logging.getLogger(__name__)
+
+_MOST_NAMED = 5  # classes or endings that a message lists
 
 
 def find(path: Path) -> Path | None:
@@ -23,41 +34,135 @@ def find(path: Path) -> Path | None:
     return path if (path / "train").is_dir() and splits else None
 
 
+def missing(path: Path) -> str | None:
+    """What `path` lacks of this form, and what to do, if it has some of it."""
+    if not path.is_dir():
+        return None
+    splits = [name for name in ("train", "test", "val") if (path / name).is_dir()]
+    if splits == ["train"]:
+        return "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/"
+    if splits:
+        return f"has {'/ and '.join(splits)}/, but no train/; put the images to train on into train/CLASS/"
+    classes = [name for name in _folders(path) if _has_image(path / name)]
+    if len(classes) < 2:
+        return None
+    return (
+        f"has class folders ({_listed(classes)}), but no train/ and test/ around them; move the class folders into "
+        "train/, and some images of each class to test/CLASS/"
+    )
+
+
+@form("train/ and test/ with a folder for each class", find, missing)
 def read(path: Path) -> Dataset:
     """Reads both splits.
 
     Raises:
-        DataError: a class is missing from one split or has no images, or an image is damaged; names it.
+        DataError: a class is missing from one split, has no images or a name that cannot be shown, or an image is
+            damaged; names it.
     """
     train = path / "train"
     test = path / "test" if (path / "test").is_dir() else path / "val"
+    if all((path / split).is_dir() for split in ("test", "val")):
+        logger.info(
+            "%s: val/ is left out, since there is test/; --holdout takes validation images from train/",
+            escaped(str(path)),
+        )
     classes = _folders(train)
     if len(classes) < 2:
-        raise DataError(f"{train}: has {len(classes)} class folders, needs two or more")
+        raise DataError(f"{escaped(str(train))}: has {len(classes)} class folders, needs two or more")
+    require_class_names(classes, str(train))
     for here, there in ((train, test), (test, train)):
-        if missing := sorted(set(_folders(there)) - set(_folders(here))):
-            raise DataError(f"{here}: class {', '.join(missing)} missing, which {there.name}/ has; give both the same")
+        if lacking := sorted(set(_folders(there)) - set(_folders(here))):
+            raise DataError(
+                f"{escaped(str(here))}: class {_listed(lacking)} missing, which {there.name}/ has; give both the same"
+            )
+    found = {split: _images(split, classes) for split in (train, test)}
+    _say_what_is_left_out(path, {split.name: left_out for split, (_, left_out) in found.items()})
     name = "cifar10" if classes == CLASSES else path.resolve().name
-    return Dataset(name, classes, _read_split(train, classes), _read_split(test, classes), str(path))
+    splits = [_read_split(split, files) for split, (files, _) in found.items()]
+    return Dataset(name, classes, splits[0], splits[1], str(path))
 
 
 def _folders(path: Path) -> tuple[str, ...]:
     return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."))
 
 
-def _read_split(path: Path, classes: tuple[str, ...]) -> Split:
-    files: list[Path] = []
-    labels: list[int] = []
-    for label, name in enumerate(classes):
-        found = sorted(
-            file
-            for file in (path / name).iterdir()
-            if file.suffix.lower() in ENDINGS and file.name[0] != "." and file.is_file()
-        )
-        if not found:
-            raise DataError(f"{path / name}: holds no PNG, JPEG or WebP image")
-        files += found
-        labels += [label] * len(found)
+def _has_image(folder: Path) -> bool:
+    """Whether one of the first entries is an image; a folder may hold millions."""
+    return any(entry.suffix.lower() in ENDINGS for entry in itertools.islice(folder.iterdir(), 1000))
+
+
+def _images(split: Path, classes: tuple[str, ...]) -> tuple[list[list[Path]], Counter[str]]:
+    """The images of each class, sorted, and how many files were left out, by kind."""
+    left_out = Counter(
+        "hidden" if entry.name[0] == "." else "outside the class folders"
+        for entry in split.iterdir()
+        if entry.name[0] == "." or not entry.is_dir()
+    )
+    found = [_images_of_class(split / name, left_out) for name in classes]
+    for name, files in zip(classes, found, strict=True):
+        if not files:
+            raise DataError(f"{escaped(str(split / name))}: holds no image, that is, no file that ends in .png or .jpg")
+    return found, left_out
+
+
+def _images_of_class(folder: Path, left_out: Counter[str]) -> list[Path]:
+    """The images below `folder`, through links too, each folder once; adds to `left_out`."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    images: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
+        status = Path(where).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above it
+            folders.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        hidden = [name for name in (*folders, *files) if name[0] == "."]
+        left_out["hidden"] += len(hidden)
+        folders[:] = [name for name in folders if name[0] != "."]
+        for path in (Path(where, name) for name in files if name[0] != "."):
+            ending = path.suffix.lower()
+            if ending not in ENDINGS:
+                left_out[ending or "without an ending"] += 1
+            elif not path.is_file():
+                left_out["broken"] += 1  # a link to nothing, or a socket
+            else:
+                images.append(path)
+    return sorted(images)
+
+
+def _say_what_is_left_out(path: Path, left_out: dict[str, Counter[str]]) -> None:
+    """One line, or none if there is nothing to say."""
+    parts = []
+    for split, kinds in left_out.items():
+        named = [f"{count} {escaped(kind)}" for kind, count in kinds.most_common(_MOST_NAMED) if count]
+        rest = kinds.total() - sum(count for _, count in kinds.most_common(_MOST_NAMED))
+        if named:
+            parts.append(f"{split}/: {', '.join(named + ([f'{rest} others'] if rest else []))}")
+    total = sum(kinds.total() for kinds in left_out.values())
+    if total:
+        files = "1 file" if total == 1 else f"{total:,} files"
+        logger.warning("%s: %s left out (%s)", escaped(str(path)), files, "; ".join(parts))
+
+
+def _read_split(path: Path, files: list[list[Path]]) -> Split:
     with ThreadPoolExecutor() as pool:
-        images = np.stack(list(pool.map(read_image, files)))
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels))
+        read = list(pool.map(read_with_size, itertools.chain(*files)))
+    sizes = [size for _, size in read if size != (SIZE, SIZE)]
+    if sizes:
+        width, height = max(sizes, key=lambda size: size[0] * size[1])
+        logger.warning(
+            "%s: %s of %s images are not %dx%d pixels (the largest: %dx%d); each is scaled and cropped to that size",
+            escaped(str(path)), f"{len(sizes):,}", f"{len(read):,}", SIZE, SIZE, width, height,
+        )  # fmt: skip
+    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(of_class) for of_class in files]))
+    images = np.stack([image for image, _ in read])
+    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _listed(names: list[str]) -> str:
+    more = ", ..." if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(escaped, names[:_MOST_NAMED])) + more

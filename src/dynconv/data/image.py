@@ -1,8 +1,9 @@
-"""Any picture -> RGB pixels of the network's size. Class folders, arrays, `predict` and the server all come here.
+"""Any picture -> RGB pixels of the network's size. Class folders, arrays, `predict` and the server all use this.
 
-- EXIF orientation is applied. Of an animation the first frame counts.
-- Transparent parts become white; grey, palette and CMYK images become RGB; 16-bit grey is scaled to 8 bits.
-- Another size than 32x32: the shorter side is resized to 32 (bilinear, anti-aliased) and the centre cut out.
+- EXIF orientation is applied. An animation counts as its first frame.
+- Transparent parts become white; grey, palette and CMYK images become RGB; 16 bits are scaled to 8.
+- An image of another size than 32x32 is resized so that its shorter side has 32 pixels (bilinear, anti-aliased), and
+  its centre is cut out.
 """
 
 from __future__ import annotations
@@ -16,10 +17,14 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dynconv.data.dataset import DataError
+from dynconv.validation import escaped
 
 SIZE = 32
-ENDINGS = frozenset({".png", ".jpg", ".jpeg", ".webp"})
-"""Of the files that are taken for images where a folder is searched."""
+_ORDINARY = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
+"""Formats of stills, as Pillow names them. It also reads videos, documents and scientific data."""
+
+ENDINGS = frozenset(ending for ending, form in Image.registered_extensions().items() if form in _ORDINARY)
+"""Endings, in lower case, of the files that count as images when a folder is searched: .png, .jpg, .tiff and so on."""
 
 
 def read_image(
@@ -34,19 +39,34 @@ def read_image(
     Args:
         source: a path, or an open file.
         name: what an error calls it; by default the path.
-        formats: those that are read, as Pillow names them; by default all that it knows.
-        max_pixels: of the image, as its header says; by default Pillow's limit.
+        formats: the ones that are read, as Pillow names them; by default all that it knows.
+        max_pixels: refuses an image whose header claims more; by default Pillow's limit.
 
     Raises:
         DataError: not an image, damaged, or so large that decoding it could exhaust the memory.
     """
-    name = name or str(source)
+    return read_with_size(source, name, formats=formats, max_pixels=max_pixels)[0]
+
+
+def read_with_size(
+    source: Path | BinaryIO,
+    name: str | None = None,
+    *,
+    formats: tuple[str, ...] | None = None,
+    max_pixels: int | None = None,
+) -> tuple[np.ndarray, tuple[int, int]]:
+    """What `read_image` gives, and the width and height of the file's image."""
+    name = escaped(name or str(source))
     try:
         with _open(source, formats) as file:
+            if file.format == "EPS":  # Pillow hands it to Ghostscript, whatever the ending of the file
+                raise DataError(f"{name}: is PostScript, which only another program can draw; save it as PNG")
+            if file.mode == "F":
+                raise DataError(f"{name}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
             if max_pixels and file.width * file.height > max_pixels:
                 size = f"{file.width}x{file.height}"
                 raise DataError(f"{name}: has {size} pixels, more than {max_pixels:,}; scale it down")
-            return from_pil(file)
+            return from_pil(file), file.size
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
     except DataError:
@@ -61,7 +81,7 @@ _FILTERS = threading.Lock()
 
 
 def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Image:
-    """Reads the header; the pixels are decoded later, outside of the lock. Filters of warnings are not per thread."""
+    """Reads the header; the pixels are decoded later, outside the lock. Warning filters are shared by all threads."""
     with _FILTERS, warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         return Image.open(source, formats=formats)
@@ -69,11 +89,13 @@ def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Ima
 
 def from_pil(image: Image.Image) -> np.ndarray:
     """A PIL image as uint8 [32, 32, 3]."""
+    stored = _stored_mode(image)
     image.load()  # a PNG's EXIF may come after its pixels
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose() copies an upright image
         image = ImageOps.exif_transpose(image)
-    if image.mode.startswith("I"):  # 16 or 32 bits of grey; convert() would cut them off at 255
-        image = Image.fromarray((np.asarray(image).astype(np.int64) >> 8).clip(0, 255).astype(np.uint8))
+    image = _with_eight_bits(image, stored)
+    if image.mode == "La":  # Pillow converts it to nothing else
+        image = image.convert("LA")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -82,3 +104,34 @@ def from_pil(image: Image.Image) -> np.ndarray:
     if image.size != (SIZE, SIZE):
         image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)
     return np.asarray(image)
+
+
+def _stored_mode(image: Image.Image) -> str:
+    """How the file stores a pixel, such as "L;2" or "RGB;16B"; empty once the image is decoded."""
+    tiles = getattr(image, "tile", None)
+    arguments = tiles[0][3] if tiles else ""
+    return arguments if isinstance(arguments, str) else ""
+
+
+def _with_eight_bits(image: Image.Image, stored: str) -> Image.Image:
+    """Scales grey of 16 or 32 bits, which convert() would cut off at 255, and the colour that a PNG makes transparent.
+
+    Pillow gives that colour as the file stores it, also where it scales the pixels themselves to 8 bits. Colours that
+    agree in their upper 8 bits are one colour then.
+    """
+    clear = image.info.get("transparency")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        grey = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+        if not isinstance(clear, int):
+            return grey
+        return Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))
+    if image.mode == "L" and isinstance(clear, int) and stored in ("L;2", "L;4"):
+        scaled: object = clear * {"L;2": 85, "L;4": 17}[stored]
+    elif image.mode == "RGB" and isinstance(clear, tuple) and (stored.startswith("RGB;16") or max(clear) > 255):
+        scaled = tuple(value >> 8 for value in clear)
+    else:
+        return image
+    image = image.copy()  # it may be the caller's
+    image.info["transparency"] = scaled
+    return image

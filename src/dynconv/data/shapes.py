@@ -1,9 +1,9 @@
 """`shapes`, the built-in generated set: ten kinds of figure, drawn by code. No network, no files.
 
-32x32 RGB; the class is the figure's shape. Size, colours and the background's gradient, and within narrow limits
-position, tilt and noise, are drawn at random: a figure is as often lighter as darker than what is behind it, so no
-pixel says anything by itself, and a convolutional network learns it within a minute. It serves tests, demonstrations
-and machines without CIFAR-10; an accuracy on it says nothing about CIFAR-10.
+32x32 RGB; the class is the figure's shape. Size, colours and the background's gradient are random; so are, within
+narrow limits, position, tilt and noise. A figure is lighter than its background as often as darker, so single pixels
+say nothing about the class, but a convolutional network learns it within a minute. The set is meant for tests,
+demonstrations and machines without CIFAR-10; an accuracy on it says nothing about CIFAR-10.
 
 Each figure is a signed distance d(u, v) in its own frame: negative inside, in units of its radius.
 """
@@ -14,12 +14,14 @@ import numpy as np
 import torch
 
 from dynconv.data.dataset import Dataset, Split
+from dynconv.data.registry import data_set
 
 CLASSES = ("arrow", "bars", "crescent", "cross", "disc", "heart", "ring", "square", "star", "triangle")
 TRAIN_IMAGES, TEST_IMAGES = 10_000, 2_000
 _SIZE = 32
 
 
+@data_set("shapes", "generated images", CLASSES)
 def generate(seed: int = 0, train_images: int = TRAIN_IMAGES, test_images: int = TEST_IMAGES) -> Dataset:
     """The data set of `seed`; training and test images come from separate streams of random numbers."""
     train_stream, test_stream = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
@@ -56,7 +58,7 @@ def _draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
     background, slope = uniform(0, 1, 3, 1, 1), uniform(-0.02, 0.02, 3, 2)
     canvas = background + slope[:, :, 0, None, None] * (cols - 16) + slope[:, :, 1, None, None] * (rows - 16)
-    # The figure differs from the background by enough to be seen, in a direction that says nothing of its class.
+    # The figure differs visibly from the background, in a direction that is independent of its class.
     direction = rng.normal(size=(n, 3, 1, 1)).astype(np.float32)
     direction /= np.linalg.norm(direction, axis=1, keepdims=True)
     canvas = _paint(canvas, cover, np.clip(background + direction * uniform(0.6, 1, 1, 1, 1), 0, 1))

@@ -1,7 +1,7 @@
-"""A trained network -> a file for other runtimes, preprocessing inside, checked after it is written.
+"""A trained network -> a file for other runtimes, which includes the preprocessing and is checked after writing.
 
-Images uint8 in, any number of them; logits and probabilities out, float32. ONNX for onnxruntime and others, pt2 for
-`torch.export.load`; what the file says of itself, labels among it, is in its metadata (`dynconv.json` in a pt2).
+The file takes any number of uint8 images and returns logits and probabilities, float32. ONNX is for onnxruntime and
+others, pt2 for `torch.export.load`. Labels and a description are in the file's metadata (`dynconv.json` in a pt2).
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.export import onnx_file, parity
 from dynconv.export.parity import Runner
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 from dynconv.layer.conv import DynamicConv2d
 from dynconv.model.net import Net
 
 Format = Literal["onnx", "pt2"]
 Layout = Literal["nhwc", "nchw"]
 CALIBRATION = 512
-"""Training images on which int8 ranges are measured."""
+"""Training images on which the ranges for int8 are measured."""
 
 
 class Exported(nn.Module):
-    """What goes into the file: images uint8 [N, H, W, 3], or [N, 3, H, W] -> logits, probabilities [N, classes].
+    """The network in the file: images uint8 [N, H, W, 3] or [N, 3, H, W] -> logits, probabilities [N, classes].
 
-    Every mixture is computed as K convolutions whose outputs are combined. A grouped convolution, with as many groups
-    as images, would fix the batch size: https://github.com/onnx/onnx/issues/3843
+    Every mixture is computed as K convolutions whose outputs are combined. A grouped convolution with one group per
+    image would fix the batch size: https://github.com/onnx/onnx/issues/3843
     """
 
     def __init__(self, net: Net, layout: Layout) -> None:
@@ -50,7 +50,7 @@ class Exported(nn.Module):
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         x_NCHW = images.permute(0, 3, 1, 2) if self.layout == "nhwc" else images
-        logits = self.net(x_NCHW.float() / 255)
+        logits = self.net(x_NCHW)
         return logits, logits.softmax(1)
 
 
@@ -59,9 +59,9 @@ class Written:
     """A file that was written and checked.
 
     Attributes:
-        path: where it is.
-        difference: the largest of a probability from the network's.
-        accuracies: on the test images, 0..1, of the float32 and of the int8 file; of int8 alone.
+        path: of the file.
+        difference: the largest difference of a probability from the network's.
+        accuracies: of the float32 and the int8 file on the test images, 0..1; None unless the file is int8.
     """
 
     path: Path
@@ -70,11 +70,11 @@ class Written:
 
 
 def target(run: Path, form: Format, int8: bool, output: Path | None = None) -> Path:
-    """Where the file goes: `output`, else model.onnx in the run, or by the weights' name in the current folder.
+    """Where the file goes: `output`, else model.onnx in the run, else a file here named after the weights.
 
     Raises:
-        DynconvError: no file can be written there, or its ending is not the format's, which also keeps weights and
-            pictures from being replaced by mistake.
+        DynconvError: no file can be written there, or its ending is not the format's. The ending is required so that
+            weights and pictures are not replaced by mistake.
     """
     ending = f"{'-int8' if int8 else ''}.{form}"
     path = output or (run / f"model{ending}" if run.is_dir() else Path(f"{run.stem}{ending}"))
@@ -83,29 +83,30 @@ def target(run: Path, form: Format, int8: bool, output: Path | None = None) -> P
     if path.suffix != f".{form}":
         raise DynconvError(f"{path}: must end in .{form}, as --format {form} writes it")
     if not path.parent.is_dir():
-        raise DynconvError(f"{path}: there is no folder {path.parent}; make it, or choose another --output")
+        raise DynconvError(f"{path}: there is no folder {path.parent}; create it, or choose another --output")
     return path
 
 
 def export(
-    classifier: Classifier, dataset: Dataset, path: Path, form: Format, layout: Layout, *, int8: bool = False
+    predictor: Predictor, dataset: Dataset, path: Path, form: Format, layout: Layout, *, int8: bool = False
 ) -> Written:
-    """Writes the network, having compared what the file computes with what the network computes.
+    """Compares what the file computes with what the network computes, and keeps the file if they agree.
 
     Args:
-        dataset: test images, to compare on, and for int8 also training images; their size is the file's.
-        path: an existing file is replaced, once the new one is whole and right.
-        int8: quantised; needs the format onnx.
+        dataset: the file is compared on its test images, takes images of their size, and for int8 is calibrated on its
+            training images.
+        path: an existing file is replaced once the new one is complete and correct.
+        int8: quantise; needs the format onnx.
 
     Raises:
-        DynconvError: packages are missing, there are fewer than seven test images, the file cannot be written, or it
-            computes something else.
+        DynconvError: packages are missing, there are fewer than seven test images, the file cannot be written, or its
+            outputs are not the network's.
     """
     most = max(parity.BATCHES)
     images = _spread(dataset.test.images, most)
     if len(images) < most:
-        raise DynconvError(f"{dataset.origin}: the check needs {most} test images, there are {len(images)}")
-    program, about = trace(classifier.net, images, layout), _about(classifier, images, layout)
+        raise DynconvError(f"{dataset.origin}: the check needs {most} test images, but there are {len(images)}")
+    program, about = trace(predictor.net, images, layout), _about(predictor, images, layout)
     describe = partial(onnx_file.describe, onnx_file.convert(program)) if form == "onnx" else partial(_pt2, program)
     tolerance = None if int8 else parity.TOLERANCE
     accuracies = None
@@ -116,45 +117,46 @@ def export(
         accuracies = parity.accuracy(before, dataset.test), parity.accuracy(after, dataset.test)
         figures = dict(zip(("accuracy_float32", "accuracy_int8"), accuracies, strict=True))
         about["int8"] = {"calibration_images": len(calibration), "test_images": len(dataset.test.labels)} | figures
-    difference = parity.compare(_load(describe(about), form, layout), classifier, images, tolerance)
+    difference = parity.compare(_load(describe(about), form, layout), predictor, images, tolerance)
     about["checked"] = {"batches": parity.BATCHES, "data": dataset.name, "largest_difference": difference}
     content = describe(about)
 
     def write(file: Path) -> None:
         file.write_bytes(content)
-        parity.compare(_load(file.read_bytes(), form, layout), classifier, images, tolerance)
+        parity.compare(_load(file.read_bytes(), form, layout), predictor, images, tolerance)
 
     write_atomically(path, write)
     return Written(path, difference, accuracies)
 
 
 def trace(net: Net, images_NCHW: Tensor, layout: Layout) -> torch.export.ExportedProgram:
-    """The network with its preprocessing as a program for any number of images of the size of these, two or more."""
-    example = _arranged(images_NCHW[:2], layout)  # torch takes a single image for a batch that is always 1
+    """The network with its preprocessing as a program for any number of images. Its example is two of these images."""
+    example = _arranged(images_NCHW[:2], layout)  # torch would take one image for a batch size that is always 1
     batch = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(Exported(net, layout), (example,), dynamic_shapes=batch)
     for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
         for node in graph.nodes:
-            node.meta.pop("stack_trace", None)  # holds paths of this machine, which are nobody else's business
+            node.meta.pop("stack_trace", None)  # contains local paths, which are not published
     return program
 
 
-def _about(classifier: Classifier, images_NCHW: Tensor, layout: Layout) -> dict[str, Any]:
-    """The metadata. Without the place of the run and of its data, which is of no use to others."""
+def _about(predictor: Predictor, images_NCHW: Tensor, layout: Layout) -> dict[str, Any]:
+    """The metadata. Local paths are not published."""
     height, width = images_NCHW.shape[2:]
     shape = f"{height}, {width}, 3" if layout == "nhwc" else f"3, {height}, {width}"
     return {
-        "classes": list(classifier.classes),
+        "classes": list(predictor.classes),
         "input": f"images: uint8 [N, {shape}], RGB, 0 to 255; normalised by the network itself",
         "outputs": "logits, probabilities: float32 [N, classes]",
-        "data": classifier.data_name,
-        "config": classifier.config.model_dump(mode="json", exclude={"run": True, "data": True}),
+        "data": predictor.data_name,
+        "model": predictor.model.model_dump(mode="json"),
+        "provenance": predictor.provenance,
         "version": version("dynconv"),
     }
 
 
 def _load(content: bytes, form: Format, layout: Layout) -> Runner:
-    """Has onnxruntime, or torch, compute on the CPU what a file says."""
+    """Runs a file's content on the CPU, with onnxruntime or torch."""
     run = onnx_file.runner(content) if form == "onnx" else torch.export.load(io.BytesIO(content)).module()
 
     def run_NCHW(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -176,5 +178,5 @@ def _arranged(images_NCHW: Tensor, layout: Layout) -> Tensor:
 
 
 def _spread(images: Tensor, count: int) -> Tensor:
-    """At most `count` images, evenly from all: class folders are read class by class."""
+    """At most `count` images, evenly spaced: data from class folders is ordered by class."""
     return images[torch.linspace(0, len(images) - 1, min(count, len(images))).long()]

@@ -1,4 +1,4 @@
-"""Sharing a trained network: a folder with weights, configuration and card, here or on the Hugging Face Hub.
+"""Sharing a trained network: a folder with weights, configuration and card, local or on the Hugging Face Hub.
 
 Needs the extra `hub`: pip install 'dynconv[hub]'.
 """
@@ -6,7 +6,6 @@ Needs the extra `hub`: pip install 'dynconv[hub]'.
 from __future__ import annotations
 
 import json
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +15,13 @@ except ImportError as error:
     raise ImportError("dynconv.export.hub needs huggingface_hub: pip install 'dynconv[hub]'") from error
 
 from dynconv.artifacts.files import write_atomically
-from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import save_weights
-from dynconv.inference.predictor import Classifier
+from dynconv.artifacts.weights import Weights, save_weights
+from dynconv.inference.predictor import Predictor
+from dynconv.machine import pick_precision
 from dynconv.model.describe import headline
 
-WEIGHTS = "model.safetensors"  # the name that the Hub shows the parameters of
-CONFIG = "config.json"  # and the one whose downloads it counts
+WEIGHTS = "model.safetensors"  # the Hub shows the parameters of a file of this name
+CONFIG = "config.json"  # and counts the downloads of this one
 
 RESULTS = {"test_accuracy": "test accuracy", "test_accuracy_tta": "with test-time augmentation"}
 
@@ -30,63 +29,66 @@ CARD = """---
 {metadata}
 ---
 
-# {preset}: an image classifier with dynamic convolutions
+# An image classifier with dynamic convolutions
 
-Each layer holds K convolutions, the experts, and mixes them anew for every image. Trained by dynconv {version} on the
-data set {data}.
+Each layer has K convolutions, the experts, and mixes them per image. Trained with dynconv on the data set {data}.
 
 | | |
 |---|---|
 | architecture | {architecture} |
 | input | RGB, 32x32 pixels, 0 to 255; the preprocessing is part of the network |
 | classes | {classes} |
-| recipe | preset {preset}, {epochs} epochs, seed {seed}; every hyper-parameter is in `config.json` |
+| provenance | {provenance}; the network is described in `config.json` |
 {results}
 With dynconv and its extra `hub` (`pip install 'dynconv[hub]'`):
 
 ```python
-from dynconv.export.hub import HubClassifier
+from dynconv.export.hub import HubPredictor
 
-classifier = HubClassifier.from_pretrained("{name}"){where}
-classifier.predict("photo.jpg").label
+predictor = HubPredictor.from_pretrained("{name}"){where}
+predictor.predict("photo.jpg").label
 ```
 
-It gives one of its {count} classes to whatever it is shown. Not for decisions about people or safety.
+Every image gets one of the {count} classes, whatever it shows. Not for decisions about people or safety.
 """
 
 
-class HubClassifier(Classifier, ModelHubMixin):
-    """A `Classifier` with `save_pretrained`, `from_pretrained` and `push_to_hub`.
+class HubPredictor(Predictor, ModelHubMixin):
+    """A `Predictor` with `save_pretrained`, `from_pretrained` and `push_to_hub`.
 
-    HubClassifier.load("runs/...").push_to_hub("user/name")
-    HubClassifier.from_pretrained("user/name").predict("photo.jpg").label
+    HubPredictor.load("runs/...").push_to_hub("user/name")
+    HubPredictor.from_pretrained("user/name").predict("photo.jpg").label
 
-    What the Hub itself answers, such as that there is no such repository, is raised as huggingface_hub's own error.
+    Errors of the Hub, such as a missing repository, are raised as huggingface_hub's own.
 
     Attributes:
-        results: accuracies on the test images, 0..1, where a run says them: test_accuracy, test_accuracy_tta.
+        results: accuracies on the test images, 0..1, if the run has them: test_accuracy, test_accuracy_tta.
+        configured_precision: auto, fp32 or bf16, as the run was configured; auto if it is not known.
     """
 
     results: dict[str, float]
-    _hub_mixin_config: dict[str, Any] | None = {}  # noqa: RUF012, so that the mixin makes none of __init__'s arguments
+    configured_precision: str
+    _hub_mixin_config: dict[str, Any] | None = {}  # noqa: RUF012, or the mixin would make one of __init__'s arguments
 
     @classmethod
     def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
-        """As `Classifier.load`, with the run's results."""
-        classifier = super().load(run_or_weights, device)
-        summary = RunDir.open(Path(run_or_weights)).summary() if Path(run_or_weights).is_dir() else None
-        classifier.results = {name: summary[name] for name in RESULTS if summary and summary.get(name) is not None}
-        return classifier
+        """As `Predictor.load`, with the run's results."""
+        predictor = super().load(run_or_weights, device)
+        summary = predictor.run.summary() if predictor.run else None
+        figures = summary.tree() if summary else {}
+        predictor.results = {name: figures[name] for name in RESULTS if figures.get(name) is not None}
+        predictor.configured_precision = predictor.run.config.precision if predictor.run else "auto"
+        return predictor
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads weights, configuration and card; makes the repository where there is none.
+        """Uploads weights, configuration and card. Creates the repository if there is none.
 
         Args:
             repo_id: "user/name".
-            options: private, token, branch, commit_message and others, as `ModelHubMixin.push_to_hub`.
+            options: private, token, branch, commit_message and others of `ModelHubMixin.push_to_hub`.
 
         Returns:
-            The commit's address.
+            The URL of the commit.
         """
         url: str = super().push_to_hub(repo_id, model_card_kwargs={"repo_id": repo_id}, **options)
         return url
@@ -101,13 +103,10 @@ class HubClassifier(Classifier, ModelHubMixin):
         )
         text = CARD.format(
             metadata=metadata.to_yaml(),
-            preset=self.config.preset,
-            version=version("dynconv"),
             data=self.data_name,
-            architecture=headline(self.config, len(self.classes)),
+            architecture=headline(self.model, len(self.classes)),
             classes=", ".join(self.classes).replace("|", "\\|"),
-            epochs=self.config.epochs,
-            seed=self.config.seed,
+            provenance=self.provenance.replace("|", "\\|") or "unknown",
             results="".join(f"| {RESULTS[name]} | {value:.2%} |\n" for name, value in self.results.items()),
             name=repo_id or ".",
             where="" if repo_id else "  # in this folder",
@@ -116,14 +115,18 @@ class HubClassifier(Classifier, ModelHubMixin):
         return ModelCard(text)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        # Where the run and its images lay is of no use to others.
-        source = self.config.data.source if self.config.data.source in ("cifar10", "shapes") else "auto"
-        data = self.config.data.model_copy(update={"source": source})
-        config = self.config.model_copy(update={"data": data, "run": None})
-        save_weights(save_directory / WEIGHTS, self.net.state_dict(), config, self.classes, self.data_name)
-        shown = {"classes": self.classes, "data": self.data_name, "results": self.results}
-        text = json.dumps(shown | {"run": config.model_dump(mode="json")}, indent=2) + "\n"
-        write_atomically(save_directory / CONFIG, lambda file: file.write_text(text))
+        weights = Weights(self.net.state_dict(), self.model, self.classes, self.data_name, self.provenance)
+        save_weights(save_directory / WEIGHTS, weights)
+        about = {
+            "classes": self.classes,
+            "data": self.data_name,
+            "results": self.results,
+            "precision": self.configured_precision,
+            "model": self.model.model_dump(mode="json"),
+            "provenance": self.provenance,
+        }
+        text = json.dumps(about, indent=2) + "\n"
+        write_atomically(save_directory / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
 
     @classmethod
     def _from_pretrained(
@@ -131,6 +134,9 @@ class HubClassifier(Classifier, ModelHubMixin):
     ) -> Self:
         folder = Path(model_id)
         file = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **options)
-        classifier = cls.load(file, device)
-        classifier.results = (config or {}).get("results", {})
-        return classifier
+        predictor = cls.load(file, device)
+        about = config or {}
+        predictor.results = about.get("results", {})
+        predictor.configured_precision = about.get("precision", "auto")
+        predictor.precision, _ = pick_precision(predictor.configured_precision, predictor.device)
+        return predictor

@@ -1,6 +1,6 @@
-"""An ONNX file's content: made from an exported program, given its metadata, quantised, run by onnxruntime.
+"""The content of an ONNX file: converted from an exported program, described, quantised, and run by onnxruntime.
 
-Needs the extra `onnx`, which is imported where it is used: `DynconvError` says how to install it.
+Needs the extra `onnx`, which is imported where it is used; a `DynconvError` says how to install it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPSET = 18
 
 
 def need() -> None:
-    """Raises DynconvError where the packages are not installed."""
+    """Raises DynconvError if the packages are not installed."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         try:
             importlib.import_module(name)
@@ -41,7 +41,7 @@ def convert(program: torch.export.ExportedProgram) -> bytes:
             program,
             input_names=["images"],
             output_names=["logits", "probabilities"],
-            dynamic_shapes={"images": {0: "batch"}},  # the name of what is free already
+            dynamic_shapes={"images": {0: "batch"}},  # a name for the axis that is free already
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -49,13 +49,13 @@ def convert(program: torch.export.ExportedProgram) -> bytes:
     assert exported is not None
     model = exported.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # where in torch's code it comes from, three quarters of a small file
+        del node.metadata_props[:]  # its place in torch's code: three quarters of a small file
     content: bytes = model.SerializeToString()
     return content
 
 
 def describe(content: bytes, about: dict[str, Any]) -> bytes:
-    """The same file with this metadata; what is no text, as JSON."""
+    """The same file with this metadata. Values that are not text are stored as JSON."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -66,13 +66,13 @@ def describe(content: bytes, about: dict[str, Any]) -> bytes:
 
 
 def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Has onnxruntime compute on the CPU, with as many threads as torch: images -> logits, probabilities."""
+    """Images -> logits, probabilities by onnxruntime on the CPU, with as many threads as torch."""
     need()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3  # errors alone
+    options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
     def run(images: Tensor) -> tuple[Tensor, Tensor]:
@@ -83,10 +83,10 @@ def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def quantize(content: bytes, images: Tensor) -> bytes:
-    """The same network with convolutions in int8: static, by channel, activations by their range on these images.
+    """The same network with int8 convolutions: static, per channel, with the activations' ranges on these images.
 
-    Left in float32: routers, classifier, and the first convolution, the whitening. It sets small differences far apart:
-    in int8 it made the mean error of a probability 1.3 times as large (of `quick` after two epochs).
+    Routers, head and the first convolution, the whitening, stay in float32. Whitening amplifies small differences: in
+    int8 it increased the mean error of a probability by a factor of 1.3 (for `quick` after two epochs).
     """
     import onnx
     from onnxruntime import quantization
@@ -113,7 +113,7 @@ def quantize(content: bytes, images: Tensor) -> bytes:
 
 
 class _Batches:
-    """Hands out the calibration images, as onnxruntime's CalibrationDataReader does."""
+    """Yields the calibration images, with the interface of onnxruntime's CalibrationDataReader."""
 
     def __init__(self, images: Tensor) -> None:
         self._batches: Iterator[Tensor] = iter(images.split(64))
@@ -125,7 +125,7 @@ class _Batches:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch and onnxruntime say of themselves: deprecations in their own code, absent torchvision."""
+    """Silences torch and onnxruntime, which warn of deprecations in their own code and of an absent torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable

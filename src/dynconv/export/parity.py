@@ -1,4 +1,4 @@
-"""Whether a file for another runtime computes what the network computes, and how well it classifies."""
+"""Whether a file for another runtime computes what the network computes, and its accuracy."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from torch import Tensor
 
 from dynconv.data import Split
 from dynconv.errors import DynconvError
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 from dynconv.model.tta import batched_logits
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Images uint8 [N, 3, H, W] -> logits, probabilities, float32 [N, classes], by a file."""
+"""A file's function: images uint8 [N, 3, H, W] -> logits, probabilities, float32 [N, classes]."""
 
 BATCHES = (1, 7)
 """Batch sizes at which they are compared."""
 TOLERANCE = 1e-3
-"""Largest difference that passes: of a probability, and of a logit relative to the largest logit."""
+"""Largest difference that passes, of a probability and of a logit relative to the largest logit."""
 
 
-def compare(run: Runner, classifier: Classifier, images_NCHW: Tensor, tolerance: float | None = TOLERANCE) -> float:
-    """The largest difference of a probability from the network's own in float32, over batches of 1 and 7 images.
+def compare(run: Runner, predictor: Predictor, images_NCHW: Tensor, tolerance: float | None = TOLERANCE) -> float:
+    """The largest difference of a file's probabilities from the network's in float32, over batches of 1 and 7.
 
     Raises:
-        DynconvError: it is above the tolerance, or a logit's is. Without a tolerance, never.
+        DynconvError: this difference, or a logit's, is above the tolerance. Never without a tolerance.
     """
     largest = 0.0
     for size in BATCHES:
         batch = images_NCHW[:size]
         logits, probabilities = run(batch)
-        expected = batched_logits(classifier.net, batch.to(classifier.device)).cpu()
+        expected = batched_logits(predictor.net, batch.to(predictor.device)).cpu()
         difference = float((probabilities - expected.softmax(1)).abs().max())
         of_logits = float((logits - expected).abs().max() / expected.abs().max().clamp_min(1e-6))
         if tolerance is not None and not max(difference, of_logits) <= tolerance:
@@ -44,6 +44,6 @@ def compare(run: Runner, classifier: Classifier, images_NCHW: Tensor, tolerance:
 
 
 def accuracy(run: Runner, split: Split) -> float:
-    """Share of the images of `split` that a file classifies rightly, 0..1."""
+    """Share of the images of `split` that a file classifies correctly, 0..1."""
     predicted = torch.cat([run(images)[0].argmax(1) for images in split.images.split(100)])
     return float((predicted == split.labels).double().mean())

@@ -1,4 +1,4 @@
 """A weights file or a run -> probabilities, and what the routing does.
 
-It is the only place where a picture becomes the network's input.
+This is the only package in which a picture becomes the network's input.
 """

@@ -1,4 +1,4 @@
-"""The mean routing weights of each class: measured on images, or as they come with the package's weights."""
+"""The mean routing weights of each class: measured on images, or read from the file beside the package's weights."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from dynconv.artifacts.files import write_atomically
 from dynconv.data import Split
 from dynconv.errors import DynconvError
 from dynconv.inference import explain
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 
 _SAMPLE = 1000
-"""Images, drawn at random, that the means are taken over."""
+"""Images, drawn at random, over which the means are taken."""
 
 
-def measure(classifier: Classifier, split: Split) -> list[Tensor]:
-    """Of each block, [classes, K], over 1,000 images of `split`; NaN for a class without images."""
-    order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(0))[:_SAMPLE]
-    labels_N = split.labels[order]
-    routing = explain.routing_weights(classifier, split.images[order])
-    return [explain.class_means(a_NK, labels_N, len(classifier.classes)) for a_NK in routing]
+def measure(predictor: Predictor, split: Split) -> list[Tensor]:
+    """Of each block, [classes, K], over up to 1,000 images of `split`; NaN for a class without images."""
+    sample = split.sample(_SAMPLE)
+    routing = explain.routing_weights(predictor, sample.images)
+    return [explain.class_means(a_NK, sample.labels, len(predictor.classes)) for a_NK in routing]
 
 
 def beside(weights: Path) -> Path:
@@ -31,18 +31,19 @@ def beside(weights: Path) -> Path:
 
 
 def save(means: list[Tensor], file: Path) -> None:
-    """Writes them as JSON, [blocks][classes][K], to five decimals."""
+    """Writes them as JSON, [blocks][classes][K], to five decimals. Raises DynconvError where that is impossible."""
     rounded = [[[round(value, 5) for value in row] for row in mean_CK.tolist()] for mean_CK in means]
-    file.write_text(json.dumps(rounded) + "\n")
+    text = json.dumps(rounded) + "\n"
+    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
-def load(classifier: Classifier, file: Path) -> list[Tensor]:
-    """What `save` wrote. Raises DynconvError where it is missing, damaged or of another network."""
-    model = classifier.config.model
+def load(predictor: Predictor, file: Path) -> list[Tensor]:
+    """What `save` wrote. Raises DynconvError where it is missing or damaged, or belongs to another network."""
+    model = predictor.model
     try:
         means = [torch.tensor(block, dtype=torch.float32) for block in json.loads(file.read_text())]
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DynconvError(f"{file}: missing or damaged") from error
-    if [mean.shape for mean in means] != [(len(classifier.classes), model.experts)] * len(model.widths):
-        raise DynconvError(f"{file}: is of another network")
+    if [mean.shape for mean in means] != [(len(predictor.classes), model.experts)] * len(model.widths):
+        raise DynconvError(f"{file}: belongs to another network")
     return means

@@ -1,8 +1,7 @@
-"""classifier x labelled images -> figures, and these as tables."""
+"""predictor x labelled images -> figures, and these as tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +15,7 @@ from torch.nn import functional as F
 from dynconv import data
 from dynconv.data import Dataset, Split
 from dynconv.errors import DynconvError
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 
 WIDEST_CONFUSION = 12
 """The most classes whose confusion is shown as a matrix."""
@@ -24,7 +23,7 @@ WIDEST_CONFUSION = 12
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a classifier does on N labelled images.
+    """What a predictor does on N labelled images.
 
     Attributes:
         accuracy: share of images whose class comes first, 0..1.
@@ -44,30 +43,36 @@ class Metrics:
         return (self.confusion.diag() / self.confusion.sum(1)).tolist()
 
 
-def load_dataset(classifier: Classifier, source: str | None = None, announce: Callable[[str], None] = print) -> Dataset:
-    """The data set at `source`; by default the one that the classifier was trained on.
+def load_dataset(predictor: Predictor, source: str | None = None) -> Dataset:
+    """The data set at `source`; by default the one that the predictor was trained on.
 
-    With the run's `data.holdout`, so that its validation images are the same again.
+    With the hold-out of the predictor's run, so that its validation images are the same again.
 
     Raises:
-        DynconvError: no data there, or classes other than the classifier's.
+        DynconvError: no data there, or classes other than the predictor's.
     """
-    config = classifier.config
-    source = source or trained_on(classifier)
-    dataset = data.load(source, seed=config.seed, announce=announce)
-    if tuple(dataset.classes) != classifier.classes:
+    seed, holdout = (predictor.run.config.seed, predictor.run.config.holdout) if predictor.run else (0, 0)
+    source = source or trained_on(predictor)
+    dataset = data.load(source, seed=seed)
+    if tuple(dataset.classes) != predictor.classes:
         raise DynconvError(
-            f"{source}: its classes are {_list(dataset.classes)}, the network's {_list(classifier.classes)}"
+            f"{source}: its classes are {_list(dataset.classes)}, the network's {_list(predictor.classes)}"
         )
-    return data.hold_out(dataset, config.data.holdout, config.seed) if config.data.holdout else dataset
+    return data.hold_out(dataset, holdout, seed) if holdout else dataset
 
 
-def trained_on(classifier: Classifier) -> str:
-    """Where the data were that `classifier` was trained on, as `data.load` takes it."""
-    source = classifier.config.data.source
-    if source == "auto" and classifier.data_name in ("shapes", "cifar10"):  # what it found then, not what is there now
-        return classifier.data_name
-    return source
+def trained_on(predictor: Predictor) -> str:
+    """Where the data were that `predictor` was trained on, as `data.load` takes it.
+
+    Raises:
+        DynconvError: nothing tells, since a weights file has the data set's name only.
+    """
+    known = predictor.data_name in data.NAMED
+    if predictor.run and (source := predictor.run.environment.data_source):
+        return predictor.data_name if source == "auto" and known else source
+    if known:
+        return predictor.data_name
+    raise DynconvError(f"these weights were trained on {predictor.data_name!r}; --data PATH says where its images are")
 
 
 def choose_split(dataset: Dataset, name: str) -> Split:
@@ -78,11 +83,11 @@ def choose_split(dataset: Dataset, name: str) -> Split:
     return split
 
 
-def evaluate(classifier: Classifier, split: Split, tta: bool = False) -> Metrics:
+def evaluate(predictor: Predictor, split: Split, tta: bool = False) -> Metrics:
     """Classifies all images of `split`, with or without test-time augmentation."""
-    logits = classifier.logits(split.images, tta=tta)
+    logits = predictor.logits(split.images, tta=tta)
     labels = split.labels.cpu()
-    classes = len(classifier.classes)
+    classes = len(predictor.classes)
     predicted = logits.argmax(1)
     pairs = torch.bincount(labels * classes + predicted, minlength=classes * classes)
     return Metrics(

@@ -13,22 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 from dynconv.machine import autocast
-from dynconv.model.net import Net
-from dynconv.model.tta import EVAL_BATCH, to_input
+from dynconv.model.net import Net, to_unit_range
+from dynconv.model.tta import EVAL_BATCH
 
 _NORMAL_95 = 1.96
 
 
 @torch.no_grad()
-def routing_weights(classifier: Classifier, images_NCHW: Tensor) -> list[Tensor]:
+def routing_weights(predictor: Predictor, images_NCHW: Tensor) -> list[Tensor]:
     """a of every block, float32 [N, K] each, on the CPU, for uint8 images [N, 3, H, W]."""
-    with autocast(classifier.device, classifier.precision):
-        parts = [
-            classifier.net.routing_weights(to_input(batch.to(classifier.device)))
-            for batch in images_NCHW.split(EVAL_BATCH)
-        ]
+    with autocast(predictor.device, predictor.precision):
+        parts = [predictor.net.routing_weights(batch.to(predictor.device)) for batch in images_NCHW.split(EVAL_BATCH)]
     return [torch.cat(blocks).float().cpu() for blocks in zip(*parts, strict=True)]
 
 
@@ -54,7 +51,7 @@ class Ablation:
 
 
 def ablate(
-    classifier: Classifier, images_NCHW: Tensor, labels_N: Tensor, routing: Sequence[Tensor]
+    predictor: Predictor, images_NCHW: Tensor, labels_N: Tensor, routing: Sequence[Tensor]
 ) -> tuple[float, dict[str, Ablation]]:
     """Accuracy as it is, and with the routing weights of all blocks replaced.
 
@@ -65,7 +62,7 @@ def ablate(
         the accuracy 0..1, and by name: "mean", each block's weights averaged over these images; "shuffled", those of
         another image, drawn at random; "uniform", 1/K.
     """
-    means = [a_NK.mean(0).to(classifier.device) for a_NK in routing]
+    means = [a_NK.mean(0).to(predictor.device) for a_NK in routing]
     generator = torch.Generator().manual_seed(0)
 
     def shuffled(_: int, a_NK: Tensor) -> Tensor:
@@ -76,11 +73,11 @@ def ablate(
         "shuffled": shuffled,
         "uniform": lambda _, a_NK: torch.full_like(a_NK, 1 / a_NK.shape[1]),
     }
-    right = (classifier.logits(images_NCHW).argmax(1) == labels_N).double()
+    right = (predictor.logits(images_NCHW).argmax(1) == labels_N).double()
     found = {}
     for name, replace in replacements.items():
-        with rerouted(classifier.net, replace):
-            difference = right - (classifier.logits(images_NCHW).argmax(1) == labels_N).double()
+        with rerouted(predictor.net, replace):
+            difference = right - (predictor.logits(images_NCHW).argmax(1) == labels_N).double()
         lost = difference.mean().item()
         margin = _NORMAL_95 * difference.std(correction=0).item() / len(difference) ** 0.5
         found[name] = Ablation(right.mean().item() - lost, lost, margin)
@@ -111,26 +108,26 @@ def verdict(accuracy: float, ablations: dict[str, Ablation], experts: int, image
         return "There is one expert in each block (K = 1), so there is nothing to route."
     mean = ablations["mean"]
     if mean.lost > mean.margin:
-        finding = "The mixture matters"
+        finding = "Routing matters"
     elif mean.lost < -mean.margin:
-        finding = "The routing does harm"
+        finding = "Routing does harm"
     else:
-        finding = "No use of the routing can be shown"
+        finding = "Routing makes no measurable difference"
     return (
-        f"{finding}: with the same routing weights for every image, their mean, the accuracy goes from {accuracy:.1%} "
-        f"to {mean.accuracy:.1%}, by {-100 * mean.lost:+.1f} ± {100 * mean.margin:.1f} points (95 % interval, "
-        f"{images} test images)."
+        f"{finding}: giving every image the average routing weights changes accuracy from {accuracy:.1%} to "
+        f"{mean.accuracy:.1%} ({-100 * mean.lost:+.1f} ± {100 * mean.margin:.1f} points, 95 % interval, "
+        f"{images:,} test images)."
     )
 
 
-def attribution(classifier: Classifier, image_CHW: Tensor, label: int) -> Tensor:
+def attribution(predictor: Predictor, image_CHW: Tensor, label: int) -> Tensor:
     """Gradient x input: how much each pixel adds to the logit of class `label`, float32 [H, W], positive and negative.
 
     The input is the standardised image, so a pixel of the training set's mean colour has no part in it.
     """
-    net = classifier.net
-    x = to_input(image_CHW[None].to(classifier.device)).requires_grad_()
-    with torch.enable_grad(), autocast(classifier.device, classifier.precision):
+    net = predictor.net
+    x = to_unit_range(image_CHW[None].to(predictor.device)).requires_grad_()
+    with torch.enable_grad(), autocast(predictor.device, predictor.precision):
         (gradient,) = torch.autograd.grad(net(x)[0, label], x)
     product = gradient * (x - net.input.mean[:, None, None])
     return product[0].sum(0).detach().float().cpu()

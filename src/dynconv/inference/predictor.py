@@ -1,7 +1,7 @@
-"""A trained network, ready to use: the only place where an image becomes the network's input at inference.
+"""A trained network, ready to use: the only place where a picture becomes the network's input at inference.
 
-classifier = Classifier.load("standard")            # the weights that come with the package
-classifier.predict("photo.jpg").label
+predictor = Predictor.load("standard")  # the weights that come with the package
+predictor.predict("photo.jpg").label
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from torch import Tensor
 
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights, load_weights
-from dynconv.config import RunConfig
 from dynconv.data.image import from_pil, read_image
 from dynconv.errors import DynconvError
 from dynconv.machine import Precision, autocast, pick_device, pick_precision
-from dynconv.model.net import Net, build_net
+from dynconv.model.net import Net
 from dynconv.model.tta import batched_logits
 
 Picture = str | Path | BinaryIO | Image.Image | np.ndarray | Tensor
@@ -49,54 +48,47 @@ class Prediction:
         return self.top[0][1]
 
 
-class Classifier:
-    """Images in, class probabilities out. Preprocessing is part of the network: it takes plain uint8.
+class Predictor:
+    """A trained network with its preprocessing and its labels: images in, class probabilities out.
 
     Attributes:
-        net: the network, in evaluation mode.
-        config: of the run that trained it.
+        net: the network, in evaluation mode. It takes plain uint8 images.
+        model: its description.
         classes: their names, in the order of the logits.
         data_name: the data set that it was trained on.
+        provenance: where the weights come from, for people.
+        run: the run directory that it was loaded from; None of a weights file.
+        device, precision: where and how it computes.
     """
 
-    def __init__(self, net: Net, weights: Weights, device: torch.device, precision: Precision) -> None:
+    def __init__(
+        self, net: Net, weights: Weights, device: torch.device, precision: Precision, run: RunDir | None = None
+    ) -> None:
         self.net = net.to(device).eval()
-        self.config: RunConfig = weights.config
-        self.classes: tuple[str, ...] = tuple(weights.classes)
-        self.data_name: str = weights.data_name
+        self.model = weights.model
+        self.classes = weights.classes
+        self.data_name = weights.data_name
+        self.provenance = weights.provenance
+        self.run = run
         self.device = device
         self.precision = precision
 
     @classmethod
     def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
-        """From a run directory, a weights file, or the weights that come with the package.
+        """Loads a run directory, a weights file, or the weights that come with the package.
 
         Args:
-            run_or_weights: a path, or "standard" (a path of that name goes first).
+            run_or_weights: a path, or "standard" (a path of that name takes precedence).
             device: auto, cpu, cuda or mps.
 
         Raises:
-            DynconvError: none of the three is there, or the file is not what it should be.
+            DynconvError: there is none of the three, the weights cannot be used, or there is no such device.
         """
-        path = Path(run_or_weights)
-        if str(run_or_weights) in PACKAGED and not path.exists():
-            path = packaged_weights(str(run_or_weights))
-        precision = None
-        if path.is_dir():
-            run = RunDir.open(path)
-            with contextlib.suppress(DynconvError):  # a damaged summary does not make the weights useless
-                precision = (run.summary() or {}).get("precision")  # what `auto` was when it was trained
-            path = run.weights
-            if not path.exists():
-                raise DynconvError(f"{run.path}: the run has no weights yet; they are written when it ends")
-        weights = load_weights(path)
         target = pick_device(device)
-        try:
-            net = build_net(weights.config.model, len(weights.classes))
-            net.load_state_dict(weights.state)
-        except (RuntimeError, ValueError) as error:
-            raise DynconvError(f"{path}: these weights do not fit the network that they name") from error
-        return cls(net, weights, target, pick_precision(precision or weights.config.precision, target)[0])
+        path, run = _find(run_or_weights)
+        weights = load_weights(path)
+        net = _network(path, weights)
+        return cls(net, weights, target, pick_precision(_trained_precision(run), target)[0], run)
 
     def logits(self, images_NCHW: Tensor, *, tta: bool = False) -> Tensor:
         """Logits, float32 [N, classes], on the CPU.
@@ -107,12 +99,16 @@ class Classifier:
 
         Raises:
             ValueError: images of another type or shape.
+            DynconvError: a logit is not finite.
         """
         if images_NCHW.dtype != torch.uint8 or images_NCHW.ndim != 4 or images_NCHW.shape[1] != 3:
             found = f"{str(images_NCHW.dtype).removeprefix('torch.')} {list(images_NCHW.shape)}"
             raise ValueError(f"images: need uint8 [N, 3, H, W], not {found}")
         with autocast(self.device, self.precision):
-            return batched_logits(self.net, images_NCHW.to(self.device), tta=tta).cpu()
+            logits_NC = batched_logits(self.net, images_NCHW.to(self.device), tta=tta).cpu()
+        if not logits_NC.isfinite().all():
+            raise DynconvError("the network's output is not finite, so its weights are damaged; train it again")
+        return logits_NC
 
     def probabilities(self, images_NCHW: Tensor, *, tta: bool = False) -> Tensor:
         """Probabilities of the classes, float32 [N, classes], rows sum to 1; arguments as for `logits`."""
@@ -155,7 +151,7 @@ class Classifier:
 
 
 def to_pixels(image: Picture, name: str | None = None) -> Tensor:
-    """uint8 [3, 32, 32] of what `Picture` names; errors call a file `name`. Raises as `Classifier.predict` does."""
+    """uint8 [3, 32, 32] of what `Picture` names; errors call a file `name`. Raises as `Predictor.predict` does."""
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
             found = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
@@ -177,3 +173,63 @@ def to_pixels(image: Picture, name: str | None = None) -> Tensor:
 def packaged_weights(name: str) -> Path:
     """The weights file called `name` that comes with the package."""
     return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
+
+
+def is_packaged(run_or_weights: str | Path) -> bool:
+    """Whether this names weights that come with the package, and no path of the user's."""
+    return str(run_or_weights) in PACKAGED and not Path(run_or_weights).exists()
+
+
+def _find(run_or_weights: str | Path) -> tuple[Path, RunDir | None]:
+    """The weights file, and the run that it belongs to."""
+    path = packaged_weights(str(run_or_weights)) if is_packaged(run_or_weights) else Path(run_or_weights)
+    try:
+        if not path.is_dir():
+            return path, None
+        run = RunDir.open(path)
+        if not run.weights.exists():
+            raise DynconvError(f"{path}: the run has no weights yet; they are written when it ends")
+    except OSError as error:  # no permission, or a name that is too long
+        raise DynconvError(f"{path}: cannot be read ({error.strerror})") from error
+    return run.weights, run
+
+
+def _trained_precision(run: RunDir | None) -> str:
+    """What `auto` was when the run was trained; `auto` for a weights file, which does not say."""
+    if run is None:
+        return "auto"
+    with contextlib.suppress(DynconvError):  # a damaged summary does not make the weights useless
+        if summary := run.summary():
+            return summary.precision
+    return run.config.precision
+
+
+def _network(path: Path, weights: Weights) -> Net:
+    """The network with these weights. Raises DynconvError where they do not fit it or cannot be computed with."""
+    misfit = f"{path}: these weights do not fit the network that the file describes"
+    if len(weights.state) < len(weights.model.widths):  # before time and memory are spent on blocks that are not there
+        raise DynconvError(misfit)
+    try:
+        with torch.device("meta"):  # shapes without values
+            expected = Net(weights.model, len(weights.classes)).state_dict()
+        if {name: tensor.shape for name, tensor in weights.state.items()} != {
+            name: tensor.shape for name, tensor in expected.items()
+        }:
+            raise DynconvError(misfit)
+        _check_values(path, weights, expected)
+        net = Net(weights.model, len(weights.classes))
+        net.load_state_dict(weights.state)
+    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+        raise DynconvError(misfit) from error
+    if not net.input.fitted or not (net.input.std > 0).all():
+        raise DynconvError(f"{path}: the input statistics were never set, so these weights cannot be used")
+    return net
+
+
+def _check_values(path: Path, weights: Weights, expected: dict[str, Tensor]) -> None:
+    for name, tensor in weights.state.items():
+        if tensor.is_floating_point() != expected[name].is_floating_point():
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise DynconvError(f"{path}: {name} holds {kind} numbers, which this network cannot use")
+        if tensor.is_floating_point() and not tensor.float().isfinite().all():
+            raise DynconvError(f"{path}: {name} holds NaN or infinity, so these weights cannot be used")

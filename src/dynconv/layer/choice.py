@@ -1,13 +1,12 @@
-"""Which algorithm `auto` takes: the one that a model, fitted on measurements, predicts to be the fastest.
+"""Which algorithm `auto` takes: the one that a model, fitted to measurements, predicts to be the fastest.
 
-The model predicts the time of one image, for each algorithm, type of numbers, and with or without gradients, as
+For each algorithm, number type, and with or without gradients, the model predicts the time of one image as
 
-    log milliseconds = w . (1, log K, log C, log O, log L, log K log L, log(1 + 3 K / L), log kernel pixels, log stride)
+    log milliseconds = w . features
 
-with L output pixels. So its coefficients are exponents: of the shape, and of what mixing K experts adds to a
-convolution of few pixels. For `winograd` the last two are replaced by the log of its best tile's cost. They stand in
-choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the machine that the file
-names. Where nothing was measured (another type of numbers or device), a rule of thumb decides.
+with the features of the algorithm's entry in `ALGORITHMS`: 1 and logs of shapes, so that the coefficients w are
+exponents. They are in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the
+machine that the file names. Where nothing was measured (another number type or device), a rule of thumb decides.
 """
 
 from __future__ import annotations
@@ -19,21 +18,20 @@ from importlib import resources
 
 import torch
 
+from dynconv.layer.algorithms import ALGORITHMS, UNTIMED
 from dynconv.layer.geometry import Geometry
-from dynconv.layer.ops import fused, winograd
 
-FIXED = ("kernel", "input", "output", "unfold", "fused", "winograd")
-"""The algorithms themselves; `auto` is one of them."""
+__all__ = ["UNTIMED", "Estimate", "Explanation", "choose", "explain", "obstacle"]
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is expected of one algorithm.
+    """What to expect of one algorithm.
 
     Attributes:
         algorithm: its name.
         milliseconds: predicted for the whole batch; None where there is no prediction for this device and type.
-        obstacle: why it cannot be used here; empty if it can.
+        obstacle: why `auto` cannot take it here; empty if it can.
     """
 
     algorithm: str
@@ -43,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True)
 class Explanation:
-    """What `auto` chooses for one geometry, and by what; printed as a table.
+    """What `auto` chooses for one geometry, and why; prints as a table.
 
     Attributes:
         geometry: the convolution.
@@ -70,14 +68,17 @@ class Explanation:
 
 
 def choose(geometry: Geometry) -> str:
-    """The algorithm that `auto` takes. The batch size plays no part beyond "too small", so that torch.compile makes
-    one graph for all others."""
+    """The algorithm that `auto` takes.
+
+    The batch size matters only where it is too small for an operator, so torch.compile makes one graph for all others.
+    """
     if torch.onnx.is_in_onnx_export():
-        return "input"  # the only operations whose attributes do not hold the batch size
-    if not _coefficients(geometry):
+        return "input"  # the only one whose ONNX operations do not fix the batch size
+    coefficients = _coefficients(geometry)
+    if not coefficients:
         return _by_rule(geometry)
     best, least = "", math.inf
-    for name in _coefficients(geometry):  # torch.compile does not know min(..., key=...)
+    for name in coefficients:  # torch.compile does not support min(..., key=...)
         if not obstacle(name, geometry) and _milliseconds_per_image(name, geometry) < least:
             best, least = name, _milliseconds_per_image(name, geometry)
     return best
@@ -86,7 +87,7 @@ def choose(geometry: Geometry) -> str:
 def explain(geometry: Geometry) -> Explanation:
     """The choice for `geometry` with the predictions behind it."""
     estimates = []
-    for name in FIXED:
+    for name in ALGORITHMS:
         problem = obstacle(name, geometry)
         known = name in _coefficients(geometry)
         milliseconds = geometry.batch * _milliseconds_per_image(name, geometry) if known and not problem else None
@@ -97,26 +98,8 @@ def explain(geometry: Geometry) -> Explanation:
 
 def obstacle(algorithm: str, geometry: Geometry) -> str:
     """Why `auto` does not consider an algorithm for this geometry; empty if it does."""
-    if algorithm not in _OPERATORS:
-        return ""
-    operator = _OPERATORS[algorithm]
-    if not operator.applies(geometry):
-        return operator.DOMAIN
-    if geometry.device == "cuda":
-        return UNTIMED
-    if geometry.batch * geometry.out_height * geometry.out_width < _MIN_PIXELS:
-        return "too few pixels in the batch to pay for rearranging the experts"
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func transforms know no custom operators"
-    return "" if operator.available() else operator.status()
-
-
-UNTIMED = "not timed on a GPU yet, so only by name: algorithm='fused'"
-"""The obstacle to `fused` on CUDA."""
-
-_OPERATORS = {"fused": fused, "winograd": winograd}
-_MIN_PIXELS = 256
-_MIXING = 3.0  # a weight's multiply-add in mixing takes about as long as three in a convolution
+    entry = ALGORITHMS[algorithm]
+    return entry.obstacle(geometry) or entry.passed_over(geometry)
 
 
 def _by_rule(geometry: Geometry) -> str:
@@ -126,25 +109,7 @@ def _by_rule(geometry: Geometry) -> str:
 
 def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
     weights: list[float] = _coefficients(geometry)[algorithm]
-    return math.exp(sum(w * f for w, f in zip(weights, features(algorithm, geometry), strict=True)))
-
-
-def features(algorithm: str, geometry: Geometry) -> tuple[float, ...]:
-    """What the model multiplies its coefficients with."""
-    g = geometry
-    pixels = max(1, g.out_height) * max(1, g.out_width)
-    common = (
-        1.0,
-        math.log(g.experts),
-        math.log(g.in_channels / g.groups),
-        math.log(g.out_channels),
-        math.log(pixels),
-        math.log(g.experts) * math.log(pixels),
-        math.log(1 + _MIXING * g.experts / pixels),
-    )
-    if algorithm == "winograd":
-        return *common, math.log(winograd.best_tile(g)[1])
-    return *common, math.log(g.kernel[0] * g.kernel[1]), math.log(g.stride[0] * g.stride[1])
+    return math.exp(sum(w * f for w, f in zip(weights, ALGORITHMS[algorithm].features(geometry), strict=True)))
 
 
 def _coefficients(geometry: Geometry) -> dict[str, list[float]]:

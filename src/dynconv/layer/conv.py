@@ -1,16 +1,15 @@
-"""`DynamicConv2d`: K expert convolutions and the router that mixes them for each image.
+"""`DynamicConv2d`: K expert convolutions and the router that mixes them per image.
 
     a = g(SpatialAveragePool(X) W),    O = a_1 Conv_1(X) + ... + a_K Conv_K(X)
 
-Known as conditionally parameterised convolution (Yang et al. 2019, https://arxiv.org/abs/1904.04971) and dynamic
-convolution (Chen et al. 2020, https://arxiv.org/abs/1912.03458). Needs torch alone.
+Known as conditionally parameterised convolution (Yang et al. 2019, https://arxiv.org/abs/1904.04971) and as dynamic
+convolution (Chen et al. 2020, https://arxiv.org/abs/1912.03458).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self, get_args
 
 import torch
@@ -18,95 +17,27 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynconv.layer import choice
-from dynconv.layer.geometry import Geometry, Pair, pair
-from dynconv.layer.mixing import ALGORITHMS, Algorithm, mix_convolutions
+from dynconv.layer.geometry import Geometry, Pair, pair, sides_of_padding
+from dynconv.layer.mixing import check_algorithm, mix_convolutions
+from dynconv.layer.routing import Router
 
-Activation = Literal["softmax", "sigmoid", "sparsemax"]
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
-def sparsemax(z: Tensor) -> Tensor:
-    """The point of the probability simplex nearest to z, over the last dimension; its weights can be exactly 0.
-
-    Martins and Astudillo 2016, https://arxiv.org/abs/1602.02068
-    """
-    sorted_z, _ = z.sort(dim=-1, descending=True)
-    cumulative = sorted_z.cumsum(-1) - 1
-    rank = torch.arange(1, z.shape[-1] + 1, device=z.device, dtype=z.dtype)
-    support = (rank * sorted_z > cumulative).sum(-1, keepdim=True)
-    threshold = cumulative.gather(-1, support - 1) / support
-    return (z - threshold).clamp_min(0)
-
-
-class Router(nn.Module):
-    """a = g(SpatialAveragePool(X) W): x [N, C, H, W] -> routing weights [N, K].
-
-    The last layer starts small, so that training begins near a = 1/K with gradients that differ between experts.
-
-    Args:
-        channels: C.
-        experts: K.
-        hidden: width of a hidden layer with ReLU; 0 for none.
-        activation: g: softmax, sparsemax, or 2/K * sigmoid (1/K at zero, as the others).
-        temperature: what the logits are divided by; a buffer, so that it is saved with the weights.
-    """
-
-    temperature: Tensor
-
-    def __init__(
-        self, channels: int, experts: int, hidden: int = 0, activation: Activation = "softmax", temperature: float = 1.0
-    ) -> None:
-        super().__init__()
-        if activation not in ("softmax", "sigmoid", "sparsemax"):
-            raise ValueError(f"activation: {activation!r} is none of softmax, sigmoid, sparsemax")
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"temperature: must be positive and finite, not {temperature}")
-        if hidden < 0:
-            raise ValueError(f"router_hidden: must be at least 0, not {hidden}")
-        self.activation = activation
-        self.hidden = nn.Linear(channels, hidden) if hidden else None
-        self.linear = nn.Linear(hidden or channels, experts)
-        nn.init.normal_(self.linear.weight, std=0.1 / math.sqrt(hidden or channels))
-        nn.init.zeros_(self.linear.bias)
-        self.register_buffer("temperature", torch.tensor(float(temperature)))
-
-    @property
-    def sums_to_one(self) -> bool:
-        """Whether the routing weights of every image sum to one."""
-        return self.activation != "sigmoid"
-
-    def forward(self, x: Tensor) -> Tensor:
-        with _no_autocast(x.device):
-            features = x.float().mean((2, 3)).to(self.linear.weight.dtype)
-            if self.hidden is not None:
-                features = F.relu(self.hidden(features))
-            logits = self.linear(features) / self.temperature
-            if self.activation == "softmax":
-                return logits.softmax(-1)
-            if self.activation == "sigmoid":
-                return logits.sigmoid() * (2 / logits.shape[-1])
-            return sparsemax(logits)
-
-
-def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """In float32 even under autocast: rounding a routing weight to 8 bits would move a whole image's kernel."""
-    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)  # meta has none
-
-
 class DynamicConv2d(nn.Module):
-    """A convolution whose kernel is mixed from K experts, for each image by itself. x [N,C,H,W] -> [N,O,H',W'].
+    """A convolution whose kernel is mixed from K experts per image: x [N, C, H, W] -> [N, O, H', W'].
 
-    As `Conv2d` it also takes one image without a batch, [C,H,W] -> [O,H',W'].
+    Like `Conv2d`, it also takes one image without a batch: [C, H, W] -> [O, H', W'].
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            `torch.nn.Conv2d`. Routing sees the input before padding.
+            for `torch.nn.Conv2d`. The router sees the input before padding.
         experts: K >= 1.
-        router_hidden, activation, temperature: see `Router`.
-        algorithm: how the mixture is computed, see `dynconv.layer.mixing`; the values agree up to rounding.
+        router_hidden, gate, temperature: see `Router`.
+        algorithm: how to compute the mixture, see `dynconv.layer.algorithms`; the results agree up to rounding.
 
     Raises:
-        ValueError: a value that its argument does not take; names it.
+        ValueError: an argument has a value that it does not take; names the argument.
     """
 
     def __init__(
@@ -125,9 +56,9 @@ class DynamicConv2d(nn.Module):
         *,
         experts: int = 4,
         router_hidden: int = 0,
-        activation: Activation = "softmax",
+        gate: str = "softmax",
         temperature: float = 1.0,
-        algorithm: Algorithm = "auto",
+        algorithm: str = "auto",
     ) -> None:
         super().__init__()
         counts = {"in_channels": in_channels, "out_channels": out_channels, "groups": groups, "experts": experts}
@@ -143,37 +74,19 @@ class DynamicConv2d(nn.Module):
         for name, sides in {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}.items():
             if min(pair(sides, name)) < 1:
                 raise ValueError(f"{name}: must be at least 1, not {sides}")
-        if algorithm not in ALGORITHMS:
-            raise ValueError(f"algorithm: {algorithm!r} is none of {', '.join(ALGORITHMS)}")
-        self.padding = self._padding(padding)
+        check_algorithm(algorithm)
+        self.padding = sides_of_padding(padding, self.kernel_size, self.stride, self.dilation)
         self.padding_mode: PaddingMode = padding_mode
-        self.algorithm: Algorithm = algorithm
+        self.algorithm = algorithm
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         kernels = (experts, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(kernels, **options))
         self.bias = nn.Parameter(torch.empty(experts, out_channels, **options)) if bias else None
-        self.router = Router(in_channels, experts, router_hidden, activation, temperature).to(**options)
+        self.router = Router(in_channels, experts, router_hidden, gate, temperature).to(**options)
         self.reset_experts()
 
-    def _padding(self, padding: int | Pair | str) -> tuple[int, int, int, int]:
-        """Left, right, top, bottom."""
-        if padding == "same":
-            if self.stride != (1, 1):
-                raise ValueError("padding: 'same' needs stride 1")
-            # As Conv2d: of an odd number of pixels, the odd one goes right and below.
-            height, width = (d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True))
-            return width // 2, width - width // 2, height // 2, height - height // 2
-        if padding == "valid":
-            return 0, 0, 0, 0
-        if isinstance(padding, str):
-            raise ValueError(f"padding: {padding!r} is neither numbers nor 'same' nor 'valid'")
-        height, width = pair(padding, "padding")
-        if min(height, width) < 0:
-            raise ValueError(f"padding: must be at least 0, not {padding}")
-        return width, width, height, height
-
     def _explicit_padding(self) -> tuple[Pair, int, int]:
-        """The padding left to the convolution, and by how much the input is made higher and wider before it."""
+        """The padding that the convolution does itself, and the rows and columns that are added before it."""
         left, right, top, bottom = self.padding
         if self.padding_mode == "zeros" and (left, top) == (right, bottom):
             return (top, left), 0, 0
@@ -181,7 +94,7 @@ class DynamicConv2d(nn.Module):
 
     @torch.no_grad()
     def reset_experts(self) -> None:
-        """Draws each expert as `torch.nn.Conv2d` draws its kernel: uniform, by the fan-in of one expert."""
+        """Draws each expert as `torch.nn.Conv2d` draws its kernel: uniform, scaled by the fan-in of one expert."""
         bound = 1 / math.sqrt(self.weight[0, 0].numel())
         self.weight.uniform_(-bound, bound)
         if self.bias is not None:
@@ -191,7 +104,7 @@ class DynamicConv2d(nn.Module):
     def add_identity(self) -> None:
         """Makes the first C output channels of every expert the identity plus that expert's own noise.
 
-        The noise stays: experts that start equal stay equal, since each then gets the same gradient.
+        The noise is needed: equal experts get equal gradients and stay equal.
         """
         if self.groups != 1:
             raise ValueError("add_identity: needs groups = 1")
@@ -202,16 +115,18 @@ class DynamicConv2d(nn.Module):
     @classmethod
     @torch.no_grad()
     def from_conv(cls, conv: nn.Conv2d, experts: int = 4, noise: float = 0.1, **options: Any) -> DynamicConv2d:
-        """A dynamic layer whose output is at first that of `conv`, to rounding, and that can leave it in training.
+        """A dynamic layer that starts with the output of `conv`, up to rounding, and can depart from it in training.
 
-        The router starts at exactly a = 1/K. The experts are conv's kernel plus deviations that differ and add up to
-        zero, so they cancel in the output, but each routing weight has a gradient of its own.
+        The router starts at exactly a = 1/K. The experts are conv's kernel plus deviations that differ and sum to zero,
+        so they cancel in the output while each routing weight has its own gradient. What is frozen in `conv` stays
+        frozen: the experts and the router with its kernel, the biases with its bias.
 
         Args:
-            conv: where the geometry, the kernel, the bias, device and type are taken from.
+            conv: gives the geometry, the kernel, the bias, the device and the type.
             experts: K.
-            noise: standard deviation of the deviations, relative to that of the kernel.
-            options: router_hidden, activation, temperature, algorithm.
+            noise: standard deviation of the deviations, relative to that of the kernel; of a kernel with hardly any
+                (one weight, a constant), relative to its magnitude; of a zero kernel, to that of a new `Conv2d`.
+            options: router_hidden, gate, temperature, algorithm.
         """
         kernel_size, stride, dilation = (
             pair(getattr(conv, name), name) for name in ("kernel_size", "stride", "dilation")
@@ -222,19 +137,24 @@ class DynamicConv2d(nn.Module):
             conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
             experts=experts, **options,
         )  # fmt: skip
-        deviations = torch.randn_like(layer.weight) * (noise * conv.weight.std())
+        deviations = torch.randn_like(layer.weight) * (noise * _spread(conv.weight))
         layer.weight.copy_(conv.weight + deviations - deviations.mean(0))
         if layer.bias is not None and conv.bias is not None:
             layer.bias.copy_(conv.bias.expand_as(layer.bias))
         nn.init.zeros_(layer.router.linear.weight)
+        for parameter in (layer.weight, *layer.router.parameters()):
+            parameter.requires_grad_(conv.weight.requires_grad)
+        if layer.bias is not None and conv.bias is not None:
+            layer.bias.requires_grad_(conv.bias.requires_grad)
         return layer
 
     @torch.no_grad()
     def collapse(self) -> nn.Conv2d:
-        """The one convolution that this layer is, where its routing weights are the same for every image.
+        """The one convolution that this layer equals where its routing weights are the same for every image.
 
         Raises:
-            ValueError: they are not: K > 1 (or K = 1 with sigmoid) and the router's last layer is not zero.
+            ValueError: the weights depend on the image: the router's last layer is not zero, and K > 1 or the gate does
+                not promise weights that sum to one.
         """
         always_one = self.weight.shape[0] == 1 and self.router.sums_to_one
         if not always_one and self.router.linear.weight.count_nonzero():
@@ -259,9 +179,14 @@ class DynamicConv2d(nn.Module):
         return routing
 
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
-        """sum_k a_k Conv_k(x); a [N, K] is the layer's own router's unless routing_weights gives another.
+        """sum_k a_k Conv_k(x), [N, C, H, W] -> [N, O, H', W'] or [C, H, W] -> [O, H', W'].
 
-        Without a batch, x [C, H, W], a is [K].
+        Args:
+            x: input.
+            routing_weights: a, [N, K], or [K] without a batch; from the layer's own router if not given.
+
+        Raises:
+            ValueError: x has another number of dimensions, or shapes do not match.
         """
         if x.dim() == 3:
             return self.forward(x[None], None if routing_weights is None else routing_weights[None])[0]
@@ -272,28 +197,21 @@ class DynamicConv2d(nn.Module):
         if any(extra):
             x = F.pad(x, self.padding, "constant" if self.padding_mode == "zeros" else self.padding_mode)
         return mix_convolutions(
-            x,
-            self.weight,
-            a_NK,
-            self.bias,
-            stride=self.stride,
-            padding=padding,
-            dilation=self.dilation,
-            groups=self.groups,
-            algorithm=self.algorithm,
-        )
+            x, self.weight, a_NK, self.bias,
+            stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups, algorithm=self.algorithm,
+        )  # fmt: skip
 
     def explain_algorithm(self, shape: Sequence[int], training: bool | None = None) -> choice.Explanation:
-        """What `auto` takes for an input of this shape, and the predicted times behind it; print it.
+        """What `auto` takes for an input of this shape, and the predicted times behind it; made to be printed.
+
+        Under autocast, the answer is for autocast's type.
 
         Args:
             shape: of x: (N, C, H, W).
-            training: with gradients or without; as the layer is now (`layer.training`), if not given.
-
-        Under autocast it is what `auto` takes there.
+            training: with or without gradients; `layer.training` if not given.
 
         Raises:
-            ValueError: shape has not four dimensions, or another number of channels.
+            ValueError: shape does not have four dimensions, or has another number of channels.
         """
         k, out_channels, channels, *_ = self.weight.shape
         if len(shape) != 4 or shape[1] != channels * self.groups:
@@ -310,7 +228,7 @@ class DynamicConv2d(nn.Module):
         return choice.explain(geometry.computed())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # `to(memory_format=torch.channels_last)` fails on five dimensions, so the experts go through it as kernels.
+        # `to(memory_format=torch.channels_last)` fails on five dimensions, so it gets the experts as K * O kernels.
         def as_kernels(tensor: Tensor) -> Tensor:
             return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
 
@@ -323,3 +241,15 @@ class DynamicConv2d(nn.Module):
             f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
             f"padding_mode={self.padding_mode!r}, experts={k}, algorithm={self.algorithm!r}"
         )
+
+
+def _spread(weight: Tensor) -> Tensor:
+    """The standard deviation to which `from_conv` scales its noise; positive for every kernel.
+
+    A kernel whose own is below a tenth of its mean absolute weight is nearly constant, and noise of that size could
+    vanish in rounding. No branch depends on a value, because meta tensors have none.
+    """
+    magnitude = weight.abs().mean()
+    spread = weight.std() if weight.numel() > 1 else torch.zeros_like(magnitude)
+    spread = torch.where(spread > 0.1 * magnitude, spread, magnitude)
+    return torch.where(spread > 0, spread, 1 / math.sqrt(3 * weight[0].numel()))

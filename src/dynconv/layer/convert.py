@@ -1,16 +1,17 @@
-"""Whole networks: static convolutions made dynamic, and batch normalisation folded into the experts."""
+"""Whole networks: makes static convolutions dynamic, and folds batch normalisation into the experts."""
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import fx, nn
 
 from dynconv.layer.conv import DynamicConv2d
+from dynconv.layer.routing import GATES
 
 
 def convert(
@@ -19,31 +20,47 @@ def convert(
     where: Callable[[str, nn.Conv2d], bool] | None = None,
     **options: Any,
 ) -> nn.Module:
-    """A copy of `module` whose convolutions are dynamic, with the same outputs at first, to rounding.
+    """A copy of `module` whose convolutions are dynamic. Its outputs start equal to those of `module`, up to rounding.
+
+    Hooks, frozen parameters and training or evaluation mode carry over to the dynamic layers.
 
     Args:
-        module: any network, for instance a trained one. It stays as it is.
+        module: any network, for instance a trained one; it is not changed.
         experts: K.
-        where: from a convolution's name in `module` ("layer1.0.conv2") and itself, whether to make it dynamic; not
-            given, all are. Pointwise ones gain little: `where=lambda name, conv: conv.kernel_size != (1, 1)`.
-        options: as `DynamicConv2d.from_conv`: noise, router_hidden, activation, temperature, algorithm.
+        where: takes a convolution's name in `module` ("layer1.0.conv2") and the convolution, and says whether to make
+            it dynamic; all are if not given. Pointwise ones gain little:
+            `where=lambda name, conv: conv.kernel_size != (1, 1)`.
+        options: as for `DynamicConv2d.from_conv`: noise, router_hidden, gate, temperature, algorithm.
 
     Raises:
-        ValueError: there is no such convolution. Only `nn.Conv2d` itself counts, no subclass or parametrisation.
+        ValueError: there is no such convolution. Only `nn.Conv2d` itself counts, not a subclass or a parametrised one.
     """
     holder = nn.ModuleDict({"module": copy.deepcopy(module)})  # so that the module itself may be a convolution
     made: dict[nn.Module, DynamicConv2d] = {}
     for parent_name, parent in list(holder.named_modules()):
-        for child_name, child in list(parent._modules.items()):  # named_children() leaves out what is there twice
+        for child_name, child in list(parent._modules.items()):  # named_children() skips repeated modules
             name = f"{parent_name}.{child_name}".lstrip(".").removeprefix("module").lstrip(".")
-            if type(child) is not nn.Conv2d or not (child in made or where is None or where(name, child)):
+            if not _is_plain(child) or not (child in made or where is None or where(name, child)):
                 continue
             if child not in made:
                 made[child] = DynamicConv2d.from_conv(child, experts, **options).train(child.training)
+                _move_hooks(child, made[child])
             setattr(parent, child_name, made[child])
     if not made:
         raise ValueError("convert: there is no Conv2d here, or `where` chose none")
     return holder["module"]
+
+
+def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Whether the module is a Conv2d with its own kernel: pruning and the older weight norm compute it in a hook."""
+    return type(module) is nn.Conv2d and "weight" in module._parameters
+
+
+def _move_hooks(source: nn.Module, target: nn.Module) -> None:
+    """Every hook that `source` has, of whatever kind; nn.Module keeps each kind in an attribute of its own."""
+    for name, value in vars(source).items():
+        if name.startswith("_") and "_hook" in name:
+            setattr(target, name, value)
 
 
 class _Tracer(fx.Tracer):
@@ -53,19 +70,19 @@ class _Tracer(fx.Tracer):
 
 @torch.no_grad()
 def fold_batchnorm(net: nn.Module) -> nn.Module:
-    """A copy of `net` for inference, with batch normalisation folded into the experts that it follows.
+    """A copy of `net` for inference, with batch normalisation folded into the experts before it.
 
-    Folded is each `BatchNorm2d` that alone takes the output of a `DynamicConv2d`, directly or after max pooling (where
+    This folds each `BatchNorm2d` that is the only user of a `DynamicConv2d`'s output, directly or after max pooling (if
     its scales are positive, so that the two commute), dropout or identity. The shift goes into the experts' biases, so
-    the routing weights have to sum to one: softmax and sparsemax do, sigmoid does not. Everything else stays.
+    the gate has to promise routing weights that sum to one (`Gate.sums_to_one`). Everything else stays.
 
     Raises:
-        ValueError: nothing can be folded, or torch.fx cannot trace the network.
+        ValueError: there is nothing to fold, or torch.fx cannot trace the network.
     """
     folded = copy.deepcopy(net).eval()
     try:
         nodes = list(_Tracer().trace(folded).nodes)
-    except Exception as error:  # whatever the network's own code raises on torch.fx's stand-ins
+    except Exception as error:  # the network's own code can raise anything when it meets torch.fx's proxies
         raise ValueError(f"fold_batchnorm: torch.fx cannot trace the network: {error}") from error
     modules = dict(folded.named_modules())
     calls = Counter(modules[node.target] for node in nodes if node.op == "call_module")
@@ -84,15 +101,15 @@ def fold_batchnorm(net: nn.Module) -> nn.Module:
             setattr(modules[parent], name, nn.Identity())
             count += 1
     if not count:
+        gates = ", ".join(name for name, gate in GATES.items() if gate.sums_to_one)
         raise ValueError(
-            "fold_batchnorm: no BatchNorm2d follows a DynamicConv2d whose routing weights sum to one, "
-            "by softmax or sparsemax"
+            f"fold_batchnorm: no BatchNorm2d follows a DynamicConv2d whose routing weights sum to one (gates: {gates})"
         )
     return folded
 
 
 def _before(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, bool]:
-    """The node whose output reaches `node` through layers that scaling passes, and whether max pooling is one."""
+    """The node that feeds `node` through layers that commute with scaling, and whether max pooling is among them."""
     passed = (nn.MaxPool2d, nn.Identity, nn.Dropout, nn.Dropout2d)
     pooled = False
     source = node.args[0]
@@ -105,7 +122,7 @@ def _before(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, bool
 
 
 def _fold(norm: nn.BatchNorm2d, conv: DynamicConv2d, pooled: bool) -> bool:
-    """Puts norm's scale and shift into conv; whether that was possible."""
+    """Moves norm's scale and shift into conv; returns whether that was possible."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:

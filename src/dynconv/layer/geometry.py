@@ -1,4 +1,4 @@
-"""The shapes of one dynamic convolution: all that its cost depends on, and what `auto` chooses by."""
+"""The shapes of one dynamic convolution: everything its cost depends on, and what `auto` chooses by."""
 
 from __future__ import annotations
 
@@ -13,16 +13,40 @@ Pair = tuple[int, int]
 
 
 def pair(value: int | Sequence[int], name: str) -> Pair:
-    """One number for both sides, or two.
+    """One number stands for both height and width; two are kept.
 
     Raises:
-        ValueError: other than two.
+        ValueError: neither one number nor two; names the argument.
     """
     if isinstance(value, int):
         return value, value
     if len(value) != 2:
         raise ValueError(f"{name}: needs one number, or two for height and width, not {tuple(value)}")
     return value[0], value[1]
+
+
+def sides_of_padding(
+    padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair
+) -> tuple[int, int, int, int]:
+    """`torch.nn.Conv2d`'s padding as pixels on the left, on the right, at the top and at the bottom.
+
+    Raises:
+        ValueError: a negative number, an unknown word, or 'same' with a stride.
+    """
+    if padding == "same":
+        if stride != (1, 1):
+            raise ValueError("padding: 'same' needs stride 1")
+        # As in Conv2d, an odd total puts the extra pixel on the right and at the bottom.
+        height, width = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
+        return width // 2, width - width // 2, height // 2, height - height // 2
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if isinstance(padding, str):
+        raise ValueError(f"padding: {padding!r} is neither numbers nor 'same' nor 'valid'")
+    height, width = pair(padding, "padding")
+    if min(height, width) < 0:
+        raise ValueError(f"padding: must be at least 0, not {padding}")
+    return width, width, height, height
 
 
 @dataclass(frozen=True)
@@ -32,10 +56,10 @@ class Geometry:
     Attributes:
         batch, in_channels, height, width: of the input.
         out_channels, experts, kernel: of the experts.
-        stride, padding, dilation, groups: as `torch.nn.Conv2d`.
-        dtype: in which it is computed.
+        stride, padding, dilation, groups: as for `torch.nn.Conv2d`.
+        dtype: the type of the input and the experts.
         device: "cpu", "cuda", ...
-        training: whether gradients will be asked for.
+        training: whether gradients are needed.
     """
 
     batch: int
@@ -57,7 +81,7 @@ class Geometry:
     def of(
         cls, x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
     ) -> Geometry:
-        """That of mixing the experts weight_KOCHW for x_NCHW, as it is computed: see `computed`."""
+        """The geometry in which the experts weight_KOCHW are applied to x_NCHW, see `computed`."""
         batch, in_channels, height, width = x_NCHW.shape
         experts, out_channels, _, kernel_height, kernel_width = weight_KOCHW.shape
         return cls(
@@ -67,7 +91,7 @@ class Geometry:
         ).computed()  # fmt: skip
 
     def computed(self) -> Geometry:
-        """This one, or for strided 1x1 kernels without padding that of the same pixels at stride 1.
+        """This geometry; for strided 1x1 kernels without padding, that of the same output pixels at stride 1.
 
         oneDNN's own strided 1x1 convolution gives wrong weight gradients, or crashes, for fewer than 8 channels,
         channels last: https://github.com/uxlfoundation/oneDNN/issues/6035
@@ -87,14 +111,16 @@ class Geometry:
         return (self.width + 2 * self.padding[1] - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
 
     def taps_on_padding(self) -> tuple[list[int], list[int]]:
-        """Rows and columns of the kernel that meet nothing but padding: there are some where a strided convolution's
-        map is smaller than its kernel."""
+        """Rows and columns of the kernel that meet only padding.
+
+        There are some where a strided convolution's map is smaller than its kernel.
+        """
         rows = self._taps_on_padding(0, self.height, self.out_height)
         return rows, self._taps_on_padding(1, self.width, self.out_width)
 
     def _taps_on_padding(self, axis: int, side: int, out_side: int) -> list[int]:
         kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
         if side >= stride + dilation * (kernel - 1):
-            return []  # as nearly always
+            return []  # nearly always
         corners = range(-self.padding[axis], out_side * stride - self.padding[axis], stride)
         return [tap for tap in range(kernel) if not any(0 <= corner + tap * dilation < side for corner in corners)]

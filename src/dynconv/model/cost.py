@@ -1,7 +1,7 @@
 """What a network costs for one image: learned parameters and multiply-adds by layer, from the shapes.
 
 Counted are the multiply-adds of linear maps. Normalisation, activations and pooling, a few operations per
-value, are not. The figures are those of the mathematics, whatever algorithm (`nn.mixing`) computes it.
+value, are not. The figures are those of the mathematics, whichever algorithm (`layer.algorithms`) computes it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 from dynconv.layer.conv import DynamicConv2d
 from dynconv.model.net import Block, Net
 
-Part = Literal["input", "router", "experts", "other", "classifier"]
+Part = Literal["input", "router", "experts", "other", "head"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ def multiply_adds(net: Net, image_size: int) -> list[Row]:
         assert isinstance(block, Block)
         rows += _block_rows(block, number, side)
         side = rows[-1].shape[-1]
-    return rows + _classifier_rows(net.classifier)
+    return rows + _head_rows(net.head)
 
 
 def total_multiply_adds(net: Net, image_size: int) -> int:
@@ -104,19 +104,19 @@ def _experts_row(conv: DynamicConv2d, number: int, side: int) -> Row:
     )
 
 
-def _classifier_rows(classifier: nn.Module) -> list[Row]:
-    layers = [layer for layer in classifier.modules() if isinstance(layer, nn.Linear)]
+def _head_rows(head: nn.Module) -> list[Row]:
+    layers = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     rows = []
     for index, layer in enumerate(layers):
         products = layer.weight.numel()
         name = "linear" if index + 1 == len(layers) else "linear, ReLU"
-        rows.append(Row("classifier", 0, name, (layer.out_features,), _learned(layer), products, products))
+        rows.append(Row("head", 0, name, (layer.out_features,), _learned(layer), products, products))
     return rows
 
 
 def _router_name(conv: DynamicConv2d) -> str:
     hidden = "" if conv.router.hidden is None else f"linear {conv.router.hidden.out_features}, ReLU, "
-    return f"{hidden}linear, {conv.router.activation}"
+    return f"{hidden}linear, {conv.router.gate}"
 
 
 def _extra_name(layer: nn.Module) -> str:

@@ -2,62 +2,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 
-from dynconv.config import RunConfig
 from dynconv.errors import DynconvError
+from dynconv.model.config import ModelConfig
 from dynconv.model.cost import Row, multiply_adds
-from dynconv.model.net import build_net
+from dynconv.model.net import Net
 
 PARTS = {
     "input": "input",
     "router": "a = g(f W)",
     "experts": "O = Σ aₖ Convₖ(X)",
     "other": "other",
-    "classifier": "classifier",
+    "head": "head",
 }
 LEGEND = (
-    "f = SpatialAveragePool(X), a = g(f W), O = a₁ Conv₁(X) + ... + aₖ Convₖ(X); other: additions; the "
-    "classifier takes the spatial mean of the last O. Multiply-adds: of linear maps, per image, with "
-    "the K kernels mixed into one first (mixing counted); last column: with K separate convolutions."
+    "f = SpatialAveragePool(X), a = g(f W), O = a₁ Conv₁(X) + ... + aₖ Convₖ(X); other: added components; the "
+    "head takes the spatial mean of the last O. Multiply-adds count the linear maps, per image, with the K kernels "
+    "mixed into one first (mixing included); the last column counts K separate convolutions."
 )
 
 
-def rows(config: RunConfig, classes: int = 10, image_size: int = 32) -> list[Row]:
-    """The layers of the network that `config` describes, for images of image_size x image_size pixels.
+def rows(model: ModelConfig, classes: int = 10, image_size: int = 32, also: Sequence[int] = ()) -> list[Row]:
+    """The layers of the network that `model` describes, for images of image_size x image_size pixels.
+
+    Args:
+        also: other sizes of images that have to pass.
 
     Raises:
         DynconvError: there is no such network: its parts do not fit, or the images are too small for it.
     """
     try:
         with torch.device("meta"):  # shapes without values
-            net = build_net(config.model, classes)
-        for size in config.image_sizes:
+            net = Net(model, classes)
+        for size in also:
             multiply_adds(net, size)
         return multiply_adds(net, image_size)
     except ValueError as error:
         raise DynconvError(f"model: {error}") from error
 
 
-def headline(config: RunConfig, classes: int = 10, image_size: int = 32) -> str:
+def headline(model: ModelConfig, classes: int = 10, image_size: int = 32, also: Sequence[int] = ()) -> str:
     """The network in one line. Raises DynconvError as `rows` does."""
-    layers = rows(config, classes, image_size)
-    parameters, products, _ = _totals(layers)
-    return (
-        f"{len(config.model.widths)} blocks of {config.model.experts} experts, "
-        f"{_short(parameters)} parameters, {_short(products)} multiply-adds per image"
-    )
+    parameters, products, _ = _totals(rows(model, classes, image_size, also))
+    blocks = f"{len(model.widths)} block{'s' if len(model.widths) > 1 else ''}"
+    experts = f"{model.experts} expert{'s' if model.experts > 1 else ''}"
+    return f"{blocks} of {experts}, {_short(parameters)} parameters, {_short(products)} multiply-adds per image"
 
 
-def describe(config: RunConfig, classes: int = 10, image_size: int = 32) -> RenderableType:
+def describe(
+    name: str, model: ModelConfig, classes: int = 10, image_size: int = 32, also: Sequence[int] = ()
+) -> RenderableType:
     """The table, with totals. Raises DynconvError as `rows` does."""
-    layers = rows(config, classes, image_size)
+    layers = rows(model, classes, image_size, also)
     parameters, products, separate = _totals(layers)
-    model = config.model
-    title = f"{config.preset}: {len(model.widths)} blocks, K = {model.experts} experts, {image_size} pixels"
+    title = f"{name}: {len(model.widths)} blocks, K = {model.experts} experts, {image_size} pixels"
     table = Table(
         show_footer=True,
         title=title,

@@ -1,6 +1,6 @@
 """The network of the specification, readable top to bottom.
 
-    Net = InputTransform -> Backbone(Block 1, ..., Block N) -> Classifier
+    Net = InputTransform -> Backbone(Block 1, ..., Block N) -> Head
 
 Shape suffixes: N images, C channels, H x W spatial, K experts.
 """
@@ -8,32 +8,46 @@ Shape suffixes: N images, C channels, H x W spatial, K experts.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
+import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynconv.config import FIXED, ModelConfig
 from dynconv.layer.conv import DynamicConv2d
+from dynconv.model.config import ModelConfig
+
+
+def to_unit_range(images_NCHW: Tensor) -> Tensor:
+    """Images as floats in [0, 1]: uint8 is divided by 255 and laid out channels_last; floats pass as they are."""
+    if images_NCHW.is_floating_point():
+        return images_NCHW
+    return images_NCHW.to(torch.float32, memory_format=torch.channels_last) / 255
+
+
+torch.fx.wrap("to_unit_range")  # its branch is one step to torch.fx, with which batch norm is folded
 
 
 class InputTransform(nn.Module):
-    """Fixed preprocessing: images [N, 3, H, W] in [0, 1] -> standardised, and whitened or not. Nothing is learned.
+    """Fixed preprocessing: images [N, 3, H, W], uint8 or floats in [0, 1] -> standardised, and whitened or not.
 
-    Whitening maps each 2x2 patch to its 12 principal components scaled to unit variance, then keeps their positive
-    and negative parts apart: [N, 24, H-1, W-1]. The statistics are buffers, saved and loaded with the weights.
+    Nothing is learned. Whitening maps each 2x2 patch to its 12 principal components scaled to unit variance, then keeps
+    their positive and negative parts apart: [N, 24, H-1, W-1]. The statistics are buffers, saved and loaded with the
+    weights; `fit` takes them from training images, and without them `forward` refuses to run.
     """
 
     mean: Tensor
     std: Tensor
     whitening: Tensor
 
-    def __init__(self, whiten: bool) -> None:
+    def __init__(self, whiten: bool, eps: float = 5e-4) -> None:
         super().__init__()
         self.whiten = whiten
+        self.eps = eps
+        self.fitted = False
         self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("std", torch.ones(3))
+        self.register_buffer("std", torch.zeros(3))
         self.register_buffer("whitening", torch.zeros(24 if whiten else 0, 3, 2, 2))
 
     @property
@@ -41,22 +55,33 @@ class InputTransform(nn.Module):
         return 24 if self.whiten else 3
 
     @torch.no_grad()
-    def fit(self, images_N3HW: Tensor, eps: float = FIXED["whitening"]["epsilon"]) -> None:
-        """Takes the statistics from training images in [0, 1]; the patches' from the first 5,000 of them."""
-        self.mean.copy_(images_N3HW.mean((0, 2, 3)))
-        self.std.copy_(images_N3HW.std((0, 2, 3)))
+    def fit(self, images_N3HW: Tensor) -> None:
+        """Takes the statistics from training images, uint8 or in [0, 1]; the patches' from the first 5,000 of them."""
+        x = to_unit_range(images_N3HW)
+        self.mean.copy_(x.mean((0, 2, 3)))
+        self.std.copy_(x.std((0, 2, 3)))
         if self.whiten:
-            patches = F.unfold(self._standardise(images_N3HW[:5000]), 2).transpose(1, 2).flatten(0, 1).double()
+            patches = F.unfold(self._standardise(x[:5000]), 2).transpose(1, 2).flatten(0, 1).double()
             variance, components = torch.linalg.eigh(patches.T @ patches / len(patches))
-            filters = (components / (variance + eps).sqrt()).T.flip(0).view(12, 3, 2, 2)
+            filters = (components / (variance + self.eps).sqrt()).T.flip(0).view(12, 3, 2, 2)
             self.whitening.copy_(torch.cat((filters, -filters)))
+        self.fitted = True
 
     def _standardise(self, x_N3HW: Tensor) -> Tensor:
         return (x_N3HW - self.mean[:, None, None]) / self.std[:, None, None]
 
-    def forward(self, x_N3HW: Tensor) -> Tensor:
-        x = self._standardise(x_N3HW)
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        if not self.fitted:
+            raise RuntimeError(
+                "the input statistics were never set: call net.input.fit(images) with training images, uint8 or in "
+                "[0, 1], or load weights with load_state_dict"
+            )
+        x = self._standardise(to_unit_range(images_N3HW))
         return F.gelu(F.conv2d(x, self.whitening)) if self.whiten else x
+
+    def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
+        super()._load_from_state_dict(*arguments, **options)
+        self.fitted = self.std.is_meta or bool((self.std > 0).any())
 
 
 class Block(nn.Module):
@@ -79,21 +104,23 @@ class Block(nn.Module):
             bias=config.norm == "none",
             experts=config.experts,
             router_hidden=config.router_hidden,
-            activation=config.activation,
+            gate=config.gate,
             temperature=config.temperature,
         )
         if config.identity_init:
             self.conv.add_identity()
         self.pool = nn.MaxPool2d(pool) if pool > 1 else nn.Identity()
-        eps, momentum = FIXED["batch norm"]["epsilon"], FIXED["batch norm"]["momentum"]
-        self.norm = nn.BatchNorm2d(out_channels, eps, momentum) if config.norm == "batch" else nn.Identity()
+        self.norm: nn.Module = nn.Identity()
         if config.norm == "batch":
+            self.norm = nn.BatchNorm2d(out_channels, config.norm_eps, config.norm_momentum)
             self.norm.weight.requires_grad_(False)
         self.act = nn.GELU() if config.nonlinearity == "gelu" else nn.ReLU()
         self.dropout = nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
-        self.residual = bool(config.per_block("residual")[index])
-        if self.residual and (in_channels != out_channels or stride > 1 or pool > 1):
+        same_shape = in_channels == out_channels and stride == pool == 1
+        wanted = bool(config.per_block("residual")[index])
+        if wanted and not same_shape and len(config.residual) > 1:
             raise ValueError(f"residual: block {index + 1} changes the shape of its input, so it cannot be added")
+        self.residual = wanted and same_shape
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         out = self.dropout(self.act(self.norm(self.pool(self.conv(x_NCHW)))))
@@ -111,15 +138,15 @@ class Backbone(nn.Sequential):
         yield from (cast("Block", block) for block in super().__iter__())
 
 
-class Classifier(nn.Module):
+class Head(nn.Module):
     """f = SpatialAveragePool(O_N), then softmax regression or an MLP: [N, C, H, W] -> logits [N, classes]."""
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(config.widths[-1], config.classifier_hidden) if config.classifier_hidden else None
-        width = config.classifier_hidden or config.widths[-1]
+        self.hidden = nn.Linear(config.widths[-1], config.head_hidden) if config.head_hidden else None
+        width = config.head_hidden or config.widths[-1]
         self.linear = nn.Linear(width, classes)
-        # Small logits at the start: the first steps then move the backbone, not just the classifier.
+        # Small logits at the start: the first steps then move the backbone, not just the head.
         nn.init.normal_(self.linear.weight, std=1 / width)
         nn.init.zeros_(self.linear.bias)
 
@@ -132,27 +159,26 @@ class Classifier(nn.Module):
 
 
 class Net(nn.Module):
-    """Images [N, 3, H, W] in [0, 1] -> logits [N, classes]."""
+    """The network that `config` describes, its weights drawn from torch's generator.
+
+    Images [N, 3, H, W], uint8 or floats in [0, 1] -> logits [N, classes]. A new network needs the statistics of its
+    images first: `net.input.fit(images)`.
+    """
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
-        self.input = InputTransform(config.whiten)
+        self.input = InputTransform(config.whiten, config.whiten_eps)
         self.backbone = Backbone(config, self.input.channels)
-        self.classifier = Classifier(config, classes)
+        self.head = Head(config, classes)
 
-    def forward(self, x_N3HW: Tensor) -> Tensor:
-        logits: Tensor = self.classifier(self.backbone(self.input(x_N3HW)))
+    def forward(self, images_N3HW: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.backbone(self.input(images_N3HW)))
         return logits
 
-    def routing_weights(self, x_N3HW: Tensor) -> list[Tensor]:
-        """a of every block, [N, K] each, for images in [0, 1]."""
-        x, weights = self.input(x_N3HW), []
+    def routing_weights(self, images_N3HW: Tensor) -> list[Tensor]:
+        """a of every block, [N, K] each, for images as `forward` takes them."""
+        x, weights = self.input(images_N3HW), []
         for block in self.backbone:
             weights.append(block.conv.routing_weights(x))
             x = block(x)
         return weights
-
-
-def build_net(config: ModelConfig, classes: int) -> Net:
-    """The network that `config` describes, freshly drawn from torch's generator."""
-    return Net(config, classes)

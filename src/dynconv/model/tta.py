@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynconv.model.net import to_unit_range
+
 EVAL_BATCH = 250
 """Images per forward pass. More would leave a CPU's cache between layers. Fixed: the size of a batch can move the last
 bits of a logit."""
@@ -26,30 +28,25 @@ def batched_logits(net: nn.Module, images_NCHW: Tensor, *, tta: bool = False) ->
     try:
         parts = []
         for batch in images_NCHW.split(EVAL_BATCH):
-            x = to_input(batch)
-            parts.append((tta_logits(net, x) if tta else net(x)).float())
+            parts.append((tta_logits(net, batch) if tta else net(batch)).float())
     finally:
         net.train(was_training)
     return torch.cat(parts)
 
 
-def to_input(images_NCHW: Tensor) -> Tensor:
-    """The network's input, float32 in [0, 1] and channels_last, of uint8 images."""
-    return images_NCHW.to(torch.float32, memory_format=torch.channels_last).div_(255)
-
-
-def tta_logits(net: nn.Module, x_NCHW: Tensor) -> Tensor:
+def tta_logits(net: nn.Module, images_NCHW: Tensor) -> Tensor:
     """Mean of the logits over image and mirror, unmoved and moved by one pixel along the diagonal either way.
 
     The unmoved pair has half the weight; what moves in at the border is reflected. From airbench
     (Jordan 2024, https://arxiv.org/abs/2404.00498).
 
     Args:
-        x_NCHW: float images in [0, 1], at least 2x2 pixels.
+        images_NCHW: uint8, or floats in [0, 1]; at least 2x2 pixels.
 
     Returns:
         float32 [N, classes].
     """
+    x_NCHW = to_unit_range(images_NCHW)
     height, width = x_NCHW.shape[2:]
     padded = F.pad(x_NCHW, (1, 1, 1, 1), mode="reflect")
     moved = [padded[:, :, d : d + height, d : d + width] for d in (0, 2)]

@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from dynconv.report.style import COLOURS, MARKERS, Plot, draw, series
+from dynconv.artifacts.records import EpochLine
+from dynconv.report.plot import COLOURS, MARKERS, Plot, draw, legend_below, series
 
 _SPLITS = {
     "train": "training (augmented images)",
     "validation": "validation (held out of training)",
-    "test": "validation (test set)",
+    "test": "test",
 }
 _QUANTITIES = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)", 100)}
 
 
-def curves(epochs: list[dict[str, Any]], title: str) -> list[Plot]:
+def curves(epochs: list[EpochLine], title: str) -> list[Plot]:
     """loss and accuracy over the epochs, both over time, and the schedules. Nothing where no epoch has ended."""
     if not epochs:
         return []
     captions = {
-        "loss": "Loss after each epoch. That of training includes label smoothing and augmentation.",
-        "accuracy": "Accuracy after each epoch, in training on augmented images of that epoch's size.",
+        "loss": "Loss after each epoch. The training loss includes label smoothing and augmentation.",
+        "accuracy": "Accuracy after each epoch. That in training is of augmented images in that epoch's size.",
     }
     plots = []
     for quantity, caption in captions.items():
@@ -33,49 +34,53 @@ def curves(epochs: list[dict[str, Any]], title: str) -> list[Plot]:
             axes = figure.add_subplot()
             _draw_splits(axes, epochs, quantity, "epoch")
             axes.set(xlabel="epoch", title=title)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            legend_below(figure, 2)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
-        plots.append(draw(quantity, caption, one, 5, 3.4))
+        plots.append(draw(quantity, caption, one, 5, 3.7))
 
     def over_time(figure: Figure) -> None:
         for axes, quantity in zip(figure.subplots(1, 2), _QUANTITIES, strict=True):
             _draw_splits(axes, epochs, quantity, "seconds")
             axes.set(xlabel="time in training steps (s)")
+        legend_below(figure, 3)
 
-    plots.append(draw("time", "The same over the time spent in training steps.", over_time, 7.6, 3.2))
-    plots.append(draw("schedule", "Learning rates and image size at the end of each epoch.", _schedule(epochs), 7.6, 3))
+    plots.append(draw("time", "Loss and accuracy over the time spent in training steps.", over_time, 7.6, 3.4))
+    caption = "Learning rates and image size at the end of each epoch."
+    plots.append(draw("schedule", caption, _schedule(epochs), 7.6, 3.3))
     return plots
 
 
-def _draw_splits(axes: Axes, epochs: list[dict[str, Any]], quantity: str, over: str) -> None:
+def _draw_splits(axes: Axes, epochs: list[EpochLine], quantity: str, over: str) -> None:
     label, scale = _QUANTITIES[quantity]
     for index, (split, name) in enumerate(_SPLITS.items()):
         key = f"{split}_{quantity}"
-        points = [(record[over], record[key] * scale) for record in epochs if key in record and over in record]
+        values = [(getattr(line, over), getattr(line, key)) for line in epochs]
+        points = [(x, y * scale) for x, y in values if y is not None]
         if points:
             axes.plot(*zip(*points, strict=True), label=name, **series(index))
     axes.set_ylabel(label)
-    axes.legend()
 
 
-def _schedule(epochs: list[dict[str, Any]]) -> Any:
+def _schedule(epochs: list[EpochLine]) -> Callable[[Figure], None]:
     def paint(figure: Figure) -> None:
         rates, sizes = figure.subplots(1, 2)
-        numbers = [record["epoch"] for record in epochs]
-        for index, group in enumerate(epochs[0].get("lr", {})):
-            rates.plot(numbers, [record["lr"][group] for record in epochs], label=group, **series(index))
+        numbers = [line.epoch for line in epochs]
+        for index, group in enumerate(epochs[0].lr):
+            rates.plot(numbers, [line.lr[group] for line in epochs], label=group, **series(index))
         rates.set(xlabel="epoch", ylabel="learning rate", yscale="log")
         rates.yaxis.set_major_formatter(lambda rate, _: f"{rate:g}")
-        rates.legend()
-        sizes.plot(numbers, [record["image_size"] for record in epochs], drawstyle="steps-mid", **series(0))
+        legend_below(figure, 4)
+        sizes.plot(numbers, [line.image_size for line in epochs], drawstyle="steps-mid", **series(0))
+        sizes.yaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         sizes.set(xlabel="epoch", ylabel="side of the training images (pixels)")
         for axes in (rates, sizes):
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
 
     return paint
 
 
-def overlay(groups: dict[str, list[list[dict[str, Any]]]]) -> list[Plot]:
+def overlay(groups: dict[str, list[list[EpochLine]]]) -> list[Plot]:
     """Test loss and accuracy of groups of runs, over the epochs and over time: mean, and a band of one sd.
 
     Args:
@@ -91,8 +96,8 @@ def overlay(groups: dict[str, list[list[dict[str, Any]]]]) -> list[Plot]:
                     _band(axes, runs, over, f"test_{quantity}", scale, name, index)
             panels[0].set(xlabel="epoch", ylabel=f"test {label}")
             panels[1].set(xlabel="time in training steps (s)")
-            panels[0].xaxis.set_major_locator(MaxNLocator(integer=True))
-            panels[0].legend(fontsize=7)
+            panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+            legend_below(figure, 2)
 
         caption = (
             f"Test {quantity} of each group: mean, and a band of one standard deviation where it has several runs."
@@ -101,12 +106,12 @@ def overlay(groups: dict[str, list[list[dict[str, Any]]]]) -> list[Plot]:
     return plots
 
 
-def _band(axes: Axes, runs: list[list[dict[str, Any]]], over: str, key: str, scale: int, name: str, index: int) -> None:
+def _band(axes: Axes, runs: list[list[EpochLine]], over: str, key: str, scale: int, name: str, index: int) -> None:
     length = min(len(epochs) for epochs in runs)
     if not length:
         return
-    x = [sum(epochs[i][over] for epochs in runs) / len(runs) for i in range(length)]
-    values = [[epochs[i][key] * scale for epochs in runs] for i in range(length)]
+    x = [sum(getattr(epochs[i], over) for epochs in runs) / len(runs) for i in range(length)]
+    values = [[getattr(epochs[i], key) * scale for epochs in runs] for i in range(length)]
     mean = [sum(column) / len(column) for column in values]
     axes.plot(x, mean, label=f"{name} (n = {len(runs)})", **series(index))
     if len(runs) > 1:
@@ -139,7 +144,7 @@ def pareto(points: dict[str, list[tuple[float, float, float]]]) -> Plot:
             axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=0)
             axes.set(xlabel=label, xlim=(0, 1.08 * every[-1][0]))
         panels[0].set(ylabel="test accuracy (%)")
-        panels[0].legend(fontsize=7)
+        legend_below(figure, 2)
 
-    caption = "Test accuracy against cost, a point for each run; the line joins those that none beats at less cost."
+    caption = "Test accuracy against cost, one point per run; the line is the Pareto front."
     return draw("pareto", caption, paint, 7.6, 3.4)

@@ -1,102 +1,156 @@
-"""The network drawn from its model: a row for each block, where the routing happens, the shapes between them."""
+"""The network drawn from its model: in each block the router, the experts side by side, their weighted sum.
+
+It runs from top to bottom and is narrow, so that a phone shows it whole.
+"""
 
 from __future__ import annotations
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.patches import FancyBboxPatch
+from matplotlib.patches import Circle, FancyBboxPatch
 
-from dynconv.model.cost import Row
-from dynconv.report.style import COLOURS, Plot, draw, ink
+from dynconv.model.cost import Part, Row
+from dynconv.report.plot import COLOURS, Plot, draw, ink
 
 _ROUTING, _EXPERTS, _OTHER = COLOURS[1], COLOURS[0], COLOURS[6]
-_LANE = 1.0
-"""Height of a block's row, in the units of the drawing; its width is 10."""
+_UNIT = 0.4
+"""Inches. The drawing is 10 units wide."""
+_END = 1.3
+"""Height of the first and of the last row, in units."""
+_PITCH = 0.68
+"""From one expert to the next, in units."""
+_SPLIT = 0.75
+"""Where the line that brings a block's input forks, in units from the left."""
 _SHOWN = 3
-"""Experts drawn one by one; of more, the last is marked as the K-th."""
+"""Experts drawn one by one; of more, the first two and the last."""
 
 
 def diagram(rows: list[Row]) -> Plot:
     """From the rows of `describe`, in their order."""
-    blocks = sorted({row.block for row in rows if row.block})
-    source = next(row for row in rows if row.part == "input")
-    classifier = [row for row in rows if row.part == "classifier"]
-    lanes = len(blocks) + 2
+    blocks = [
+        {row.part: row for row in rows if row.block == number} for number in sorted({row.block for row in rows} - {0})
+    ]
+    shown = [_shown(parts["router"].shape[0]) for parts in blocks]
+    heights = [1.7 + _PITCH * len(experts) for experts in shown]
+    height = sum(heights) + 2 * _END
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        axes.set(xlim=(0, 10), ylim=(lanes * _LANE, 0))
+        axes.set(xlim=(0, 10), ylim=(height, 0))
         axes.set_axis_off()
-        _box(axes, 1.2, 0.5, 2.0, 0.5, "image", _OTHER)
-        _box(axes, 4.2, 0.5, 2.6, 0.5, f"{source.layer} (fixed)", _OTHER)
-        _arrow(axes, (2.2, 0.5), (2.9, 0.5))
-        _arrow(axes, (5.5, 0.5), (8.4, 0.5))
-        _shape(axes, 0.5, source)
-        for lane, number in enumerate(blocks, 1):
-            _turn(axes, lane)
-            parts = {row.part: row for row in rows if row.block == number}
-            _block(axes, number, (lane + 0.5) * _LANE, parts["router"], parts["experts"], parts["other"])
-        _turn(axes, lanes - 1)
-        y = (lanes - 0.5) * _LANE
-        _box(axes, 1.5, y, 2.2, 0.5, "spatial mean f", _OTHER)
-        _box(axes, 4.6, y, 2.4, 0.5, "; ".join(row.layer for row in classifier), _OTHER)
-        _arrow(axes, (2.6, y), (3.4, y))
-        _arrow(axes, (5.8, y), (6.6, y))
-        axes.text(6.7, y, f"{classifier[-1].shape[0]} logits", va="center", fontsize=8)
+        top = _input(axes, next(row for row in rows if row.part == "input"))
+        for number, (parts, experts, own) in enumerate(zip(blocks, shown, heights, strict=True), 1):
+            _block(axes, number, top, top + own, parts, experts)
+            top += own
+        _head(axes, top, [row for row in rows if row.part == "head"])
 
     caption = (
-        "The network. In each block the router (orange) takes the spatial mean of the block's own input and predicts "
-        "the weights a with which the experts (blue) are combined."
+        "The network. In each block, the router (orange) predicts the routing weights a from the spatial mean of the "
+        "block's input. The experts (blue) see the same input, side by side; each output is multiplied by its own "
+        "weight, and their sum goes on."
     )
-    return draw("architecture", caption, paint, 8, 0.82 * lanes)
+    return draw("architecture", caption, paint, 10 * _UNIT, height * _UNIT)
 
 
-def _block(axes: Axes, number: int, y: float, router: Row, experts: Row, other: Row) -> None:
-    count = router.shape[0]
-    axes.text(0.0, y, f"B{number}", va="center", fontsize=10, fontweight="bold")
-    _arrow(axes, (0.45, y), (0.8, y))
-    # Above: spatial mean, router, a. Below: the experts. They meet in the sum.
-    _box(axes, 1.75, y - 0.25, 1.7, 0.34, f"mean, {router.layer}", _ROUTING, size=6.5)
-    axes.plot([0.8, 0.8, 0.9], [y, y - 0.25, y - 0.25], color=ink(), linewidth=0.8)
-    _arrow(axes, (2.6, y - 0.25), (4.88, y - 0.1), _ROUTING)
-    axes.text(3.4, y - 0.32, f"a: {count} weights", fontsize=6.5, color=_ROUTING, va="center")
-    shown = min(count, _SHOWN)
-    names = [f"Conv {k + 1}" for k in range(shown)]
-    if count > _SHOWN:
-        names[-1] = f"... Conv {count}"
-    kernel = experts.layer.partition("conv ")[2]
-    axes.plot([0.8, 0.8, 0.9], [y, y + 0.25, y + 0.25], color=ink(), linewidth=0.8)
-    width = 3.4 / shown
-    for k, name in enumerate(names):
-        _box(axes, 0.95 + width * (k + 0.5), y + 0.25, width - 0.1, 0.34, f"{name}: {kernel}", _EXPERTS, size=6.5)
-    _arrow(axes, (4.35, y + 0.25), (4.88, y + 0.08), _EXPERTS)
-    _box(axes, 5.1, y, 0.4, 0.4, "Σ", ink())
-    _arrow(axes, (5.3, y), (5.7, y))
-    _box(axes, 6.85, y, 2.3, 0.5, other.layer or "nothing", _OTHER, size=6.5)
-    _arrow(axes, (8.0, y), (8.4, y))
-    _shape(axes, y, other)
+def _shown(count: int) -> list[int | None]:
+    """The numbers of the experts that are drawn; None stands for those left out."""
+    return [*range(1, count + 1)] if count <= _SHOWN else [1, 2, None, count]
 
 
-def _shape(axes: Axes, y: float, row: Row) -> None:
-    axes.text(8.45, y, "×".join(map(str, row.shape)), va="center", fontsize=8)
+def _input(axes: Axes, row: Row) -> float:
+    """The first row; returns where the next begins."""
+    _box(axes, 0.3, 0.35, 2.0, ["image"], _OTHER)
+    _arrow(axes, (2.3, 0.35), (2.8, 0.35))
+    _box(axes, 2.8, 0.35, 5.6, [f"{row.layer} (fixed)"], _OTHER)
+    _on_to_the_next(axes, 5.6, 0.58, _END, row)
+    return _END
 
 
-def _turn(axes: Axes, lane: int) -> None:
-    """The line from the end of the row above to the beginning of this one."""
-    y = lane * _LANE
-    points = [(9.6, y - 0.5), (9.75, y - 0.5), (9.75, y - 0.02), (0.35, y - 0.02), (0.35, y + 0.33)]
-    axes.plot(*zip(*points, strict=True), color=ink(), alpha=0.35, linewidth=0.7)
+def _block(
+    axes: Axes, number: int, top: float, bottom: float, parts: dict[Part, Row], experts: list[int | None]
+) -> None:
+    """From the input's fork at `top` to the output, which leaves at `bottom`."""
+    router, first = top + 0.4, top + 1.15
+    places = [first + _PITCH * place for place in range(len(experts))]
+    middle = (places[0] + places[-1]) / 2
+    axes.text(0, top + 0.4, f"B{number}", va="center", fontsize=9, fontweight="bold")
+    _line(axes, [(_SPLIT, top), (_SPLIT, places[-1])])
+    _arrow(axes, (_SPLIT, router), (1.1, router))
+    _box(axes, 1.1, router, 3.7, _lines(f"mean, {parts['router'].layer}", 27), _ROUTING)
+    _line(axes, [(4.8, router), (5.2, router), (5.2, places[-1] - 0.3)], _ROUTING)
+    kernel = parts["experts"].layer.partition("conv ")[2]
+    for expert, y in zip(experts, places, strict=True):
+        if expert is None:
+            axes.text(2.95, y, "...", ha="center", va="center", fontsize=9)
+            continue
+        subscript = str(expert).translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+        _arrow(axes, (_SPLIT, y), (1.1, y))
+        _box(axes, 1.1, y, 3.7, [f"Conv{subscript}: {kernel}"], _EXPERTS)
+        _arrow(axes, (4.8, y), (5.83, y), _EXPERTS)
+        _arrow(axes, (5.2, y - 0.3), (5.85, y - 0.1), _ROUTING)
+        axes.text(5.6, y - 0.31, f"a{subscript}", fontsize=7.5, color=_ROUTING, ha="left", va="center")
+        _node(axes, 6.03, y, "×", 0.2)
+        _arrow(axes, (6.23, y), (6.92, middle + 0.3 * (y - middle)), _EXPERTS)
+    _node(axes, 7.2, middle, "Σ", 0.3)
+    extras = _lines(parts["other"].layer or "nothing", 12)
+    _arrow(axes, (7.5, middle), (7.9, middle))
+    _box(axes, 7.9, middle, 2.05, extras, _OTHER)
+    _on_to_the_next(axes, 8.92, middle + _height(extras) / 2, bottom, parts["other"])
 
 
-def _box(axes: Axes, x: float, y: float, width: float, height: float, text: str, colour: str, size: float = 8) -> None:
+def _head(axes: Axes, top: float, head: list[Row]) -> None:
+    y = top + 0.55
+    _line(axes, [(_SPLIT, top), (_SPLIT, y - 0.21)])
+    _box(axes, 0.3, y, 2.9, ["spatial mean f"], _OTHER)
+    _arrow(axes, (3.2, y), (3.7, y))
+    _box(axes, 3.7, y, 3.7, _lines(", ".join(row.layer for row in head), 27), _OTHER)
+    _arrow(axes, (7.4, y), (7.9, y))
+    axes.text(8.0, y, f"{head[-1].shape[0]} logits", va="center", fontsize=8)
+
+
+def _on_to_the_next(axes: Axes, x: float, y: float, bottom: float, row: Row) -> None:
+    """From (x, y) down and back to the left, where the next row begins; the shape of what flows is written on it."""
+    turn = bottom - 0.2
+    _line(axes, [(x, y), (x, turn), (_SPLIT, turn), (_SPLIT, bottom)])
+    axes.text(_SPLIT + 0.35, turn - 0.07, "×".join(map(str, row.shape)), va="bottom", fontsize=8)
+
+
+def _lines(text: str, length: int) -> list[str]:
+    """The text in lines of about so many characters, broken after commas."""
+    lines = [""]
+    for part in text.replace(", ", ",\n").split("\n"):
+        if lines[-1] and len(lines[-1]) + 1 + len(part) > length:
+            lines.append(part)
+        else:
+            lines[-1] = f"{lines[-1]} {part}".strip()
+    return lines
+
+
+def _height(lines: list[str]) -> float:
+    return 0.14 + 0.32 * len(lines)
+
+
+def _box(axes: Axes, left: float, y: float, width: float, lines: list[str], colour: str) -> None:
+    height = _height(lines)
     patch = FancyBboxPatch(
-        (x - width / 2, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.06",
-        edgecolor=colour, facecolor="none", linewidth=1.2,
+        (left, y - height / 2), width, height, boxstyle="round,pad=0,rounding_size=0.08", edgecolor=colour,
+        facecolor="none", linewidth=1.2,
     )  # fmt: skip
     axes.add_patch(patch)
-    axes.text(x, y, text, ha="center", va="center", fontsize=size)
+    axes.text(left + width / 2, y, "\n".join(lines), ha="center", va="center", fontsize=8, linespacing=1.05)
+
+
+def _node(axes: Axes, x: float, y: float, text: str, radius: float) -> None:
+    axes.add_patch(Circle((x, y), radius, edgecolor=ink(), facecolor="none", linewidth=0.9))
+    axes.text(x, y, text, ha="center", va="center", fontsize=8)
+
+
+def _line(axes: Axes, points: list[tuple[float, float]], colour: str | None = None) -> None:
+    axes.plot(*zip(*points, strict=True), color=colour or ink(), linewidth=0.8)
 
 
 def _arrow(axes: Axes, start: tuple[float, float], end: tuple[float, float], colour: str | None = None) -> None:
-    style = {"arrowstyle": "->", "color": colour or ink(), "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+    style = {
+        "arrowstyle": "->", "mutation_scale": 8, "color": colour or ink(), "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0,
+    }  # fmt: skip
     axes.annotate("", xy=end, xytext=start, arrowprops=style)

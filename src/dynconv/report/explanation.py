@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,10 @@ from torch import Tensor
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing, explain
 from dynconv.inference.evaluate import load_dataset
-from dynconv.inference.predictor import Classifier, to_pixels
-from dynconv.report.style import COLOURS, draw, ink
+from dynconv.inference.predictor import Predictor, to_pixels
+from dynconv.report.plot import COLOURS, draw, ink
+
+logger = logging.getLogger(__name__)
 
 _TOP = 3
 
@@ -87,7 +89,7 @@ class Explanation:
         left.set_title(f"{self.predicted} {float(self.probabilities.max()):.1%}")
         limit = float(self.attribution.abs().max()) or 1.0
         shown = middle.imshow(self.attribution.numpy(), cmap="PuOr_r", vmin=-limit, vmax=limit)
-        middle.set_title(f"what spoke for {self.predicted}")
+        middle.set_title(f"evidence for {self.predicted}")
         bar = figure.colorbar(shown, ax=middle, shrink=0.7, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["against", "0", "for"])
         for axes in (left, middle):
@@ -106,38 +108,37 @@ class Explanation:
                 right.plot(places, means, label=label, **style)
         right.set_xticks(blocks, labels=[str(number + 1) for number in blocks])
         right.set(xlabel="block", ylabel="routing weight")
-        right.legend(fontsize=7, ncols=2)
+        right.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))  # where it hides no mark
 
 
 class Explainer:
     """Explains images by a trained network, beside the mean routing of each class over images of its data set.
 
     Args:
-        data: where the data set is; by default where the run had it from. Without it there are no means, and
-            `announce` is told why.
+        data: where the data set is; by default where the run had it from. Without it there are no means.
     """
 
-    def __init__(self, classifier: Classifier, data: str | None, announce: Callable[[str], None]) -> None:
-        self._classifier = classifier
+    def __init__(self, predictor: Predictor, data: str | None) -> None:
+        self._predictor = predictor
         self._means: list[Tensor] = []
         try:
-            self._means = class_routing.measure(classifier, load_dataset(classifier, data, announce).test)
+            self._means = class_routing.measure(predictor, load_dataset(predictor, data).test)
         except DynconvError as error:
-            announce(f"no class means: {error}")
+            logger.info("no class means: %s", error)
 
     def explain(self, path: Path) -> Explanation:
         """Raises DynconvError where `path` is no image that can be read."""
         image = to_pixels(path)
-        probabilities = self._classifier.probabilities(image[None])[0]
+        probabilities = self._predictor.probabilities(image[None])[0]
         label = int(probabilities.argmax())
         return Explanation(
             path=path,
-            classes=self._classifier.classes,
+            classes=self._predictor.classes,
             image=image,
             probabilities=probabilities,
-            routing=[a_1K[0] for a_1K in explain.routing_weights(self._classifier, image[None])],
+            routing=[a_1K[0] for a_1K in explain.routing_weights(self._predictor, image[None])],
             class_routing=[mean_CK[label] for mean_CK in self._means],
-            attribution=explain.attribution(self._classifier, image, label),
+            attribution=explain.attribution(self._predictor, image, label),
         )
 
 

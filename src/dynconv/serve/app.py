@@ -1,4 +1,4 @@
-"""The HTTP interface over a classifier: POST /v1/predict, what is around it, and the page."""
+"""The HTTP interface to a predictor: POST /v1/predict, the routes around it, and the page."""
 
 from __future__ import annotations
 
@@ -22,26 +22,27 @@ from starlette.types import ASGIApp
 from dynconv.serve import pages, samples, schemas, upload
 from dynconv.serve.batching import Answer, Batcher
 from dynconv.serve.envelope import Envelope
-from dynconv.serve.limits import Gate, Limits, overloaded
+from dynconv.serve.gate import Gate, overloaded
+from dynconv.serve.limits import Limits
 from dynconv.serve.metrics import Metrics
 from dynconv.serve.model import Served
 
 _DESCRIPTION = "Image classification with dynamic convolutions."
 _READERS = min(4, os.cpu_count() or 1)
-"""Images that are decoded at the same time, each of which may take some 20 bytes a pixel."""
-_BEARER = HTTPBearer(auto_error=False, description="The key that the server was started with, if any.")
+"""Images decoded at the same time. Each may take about 20 bytes per pixel."""
+_BEARER = HTTPBearer(auto_error=False, description="The key that the server was started with, if it has one.")
 
 
 def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp, Metrics]:
-    """The application, and what it counts.
+    """The application, and its metrics.
 
     Args:
-        key: what clients must send as `Authorization: Bearer KEY` to /v1 and /metrics; None: nothing.
+        key: clients must send `Authorization: Bearer KEY` to /v1 and /metrics; None for no key.
     """
     gate = Gate(limits.queue)
-    metrics = Metrics(lambda: gate.under_way)
+    metrics = Metrics(lambda: gate.in_progress)
     batcher = Batcher(
-        served.classifier, limits.max_batch, limits.max_delay, lambda: gate.under_way, metrics.count_batch
+        served.predictor, limits.max_batch, limits.max_delay, lambda: gate.in_progress, metrics.count_batch
     )
 
     @asynccontextmanager
@@ -50,14 +51,14 @@ def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp
         yield
         await batcher.close()
 
-    # Their pages load scripts from elsewhere; /docs is our own.
+    # FastAPI's own pages load scripts from other hosts; /docs is ours.
     app = FastAPI(
         title="dynconv", version=version("dynconv"), description=_DESCRIPTION, docs_url=None, redoc_url=None,
         lifespan=lifespan,
     )  # fmt: skip
     guarded = [Depends(_key_check(key))]
     _add_predict(app, served, limits, gate, batcher, guarded)
-    drawings = samples.draw(served.classifier.classes)
+    drawings = samples.draw(served.predictor.classes)
     _add_model(app, served, limits, list(drawings), guarded)
     _add_state(app, batcher, metrics, guarded)
     pages.add_pages(app, drawings)
@@ -80,11 +81,13 @@ def _add_predict(
         openapi_extra={"requestBody": schemas.PREDICT_BODY},
     )
     async def predict(request: Request, asked: Annotated[schemas.PredictParameters, Query()]) -> schemas.PredictAnswer:
-        """Classify images: one as the body, or several as files of a form, each called "image"."""
+        """Classify images: one as the body, or several as files of a form, all called "image"."""
         with gate.entered():
+            client = request.client.host if request.client else ""
             try:
-                async with asyncio.timeout(limits.seconds):
-                    files = await upload.receive_images(request, limits)
+                with gate.arriving(client):
+                    async with asyncio.timeout(limits.seconds):
+                        files = await upload.receive_images(request, limits)
             except TimeoutError as error:
                 raise HTTPException(408, f"the body took more than {limits.seconds} seconds to arrive") from error
             try:
@@ -98,19 +101,19 @@ def _add_predict(
 
 
 def _answer(served: Served, answer: Answer, top: int) -> schemas.ImageAnswer:
-    (prediction,) = served.classifier.ranked(answer.probabilities[None], top)
+    (prediction,) = served.predictor.ranked(answer.probabilities[None], top)
     ranked = [schemas.Ranked(class_=name, probability=min(value, 1.0)) for name, value in prediction.top]
     routing = None if answer.routing is None else [a_K.tolist() for a_K in answer.routing]
     return schemas.ImageAnswer(class_=ranked[0].class_, probability=ranked[0].probability, top=ranked, routing=routing)
 
 
 def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str], guarded: list[Dependency]) -> None:
-    model = served.classifier.config.model
+    model = served.predictor.model
     about = schemas.ModelAnswer(
         name=served.name,
         version=version("dynconv"),
-        data=served.classifier.data_name,
-        classes=list(served.classifier.classes),
+        data=served.predictor.data_name,
+        classes=list(served.predictor.classes),
         blocks=len(model.widths),
         experts=model.experts,
         class_routing=[
@@ -123,7 +126,7 @@ def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str]
 
     @app.get("/v1/model", dependencies=guarded, responses={401: schemas.PREDICT_ERRORS[401]})
     async def model_() -> schemas.ModelAnswer:
-        """Its classes, its size, what a request may hold, and how its routing weights are on average."""
+        """The network's classes and size, the limits of a request, and the mean routing weights of each class."""
         return about
 
 
@@ -133,11 +136,11 @@ def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[D
         """Whether the process answers."""
         return schemas.StateAnswer(status="alive")
 
-    @app.get("/readyz", responses={503: {"model": schemas.ErrorAnswer, "description": "The network does not run"}})
+    @app.get("/readyz", responses={503: {"model": schemas.ErrorAnswer, "description": "The network is not running"}})
     async def ready() -> schemas.StateAnswer:
-        """Whether it classifies."""
+        """Whether images are classified."""
         if not batcher.running:
-            raise overloaded("the network does not run")
+            raise overloaded("the network is not running")
         return schemas.StateAnswer(status="ready")
 
     @app.get(
@@ -147,7 +150,7 @@ def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[D
         responses={200: {"content": {"text/plain": {}}}, 401: schemas.PREDICT_ERRORS[401]},
     )
     async def figures() -> Response:
-        """For Prometheus."""
+        """Metrics in Prometheus' format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -175,5 +178,5 @@ async def _refuse_value(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _apologise(_: Request, error: Exception) -> JSONResponse:
-    """The traceback goes to the server's standard error, not to the client."""
+    """The traceback goes to the server's standard error and not to the client."""
     return JSONResponse({"error": "internal error"}, 500)

@@ -1,7 +1,7 @@
 """Images of many requests -> batches -> the network.
 
-One thread runs the network. While it is busy images gather, and the next batch takes all of them, up to `max_batch`.
-When it is idle a batch waits up to `max_delay` for requests that are still being read, and for no others: a lone
+One thread runs the network. While it is busy, images gather, and the next batch takes all of them, up to `max_batch`.
+When it is idle, a batch waits up to `max_delay` for requests that are still being read and for nothing else, so a lone
 client is answered at once.
 """
 
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 
 from dynconv.inference import explain
-from dynconv.inference.predictor import Classifier
+from dynconv.inference.predictor import Predictor
 
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one image: probabilities float32 [classes]; a of each block, [K], where it was asked for."""
+    """Of one image: probabilities float32 [classes]; a of each block, [K], if it was requested."""
 
     probabilities: Tensor
     routing: list[Tensor] | None
@@ -35,25 +35,25 @@ class _Waiting:
 
 
 class Batcher:
-    """The queue before the network, and the task that empties it.
+    """The queue in front of the network, and the task that empties it.
 
     Args:
-        under_way: the number of requests that were accepted and are not yet answered.
+        in_progress: gives the number of requests that were accepted and not yet answered.
         computed: called with the size of each batch and the seconds that it took.
     """
 
     def __init__(
         self,
-        classifier: Classifier,
+        predictor: Predictor,
         max_batch: int,
         max_delay: float,
-        under_way: Callable[[], int],
+        in_progress: Callable[[], int],
         computed: Callable[[int, float], None],
     ) -> None:
-        self._classifier = classifier
+        self._predictor = predictor
         self._max_batch = max_batch
         self._max_delay = max_delay
-        self._under_way = under_way
+        self._in_progress = in_progress
         self._computed = computed
         self._queue: asyncio.Queue[_Waiting | None] = asyncio.Queue()
         self._inside = 0
@@ -65,18 +65,18 @@ class Batcher:
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Begins to empty the queue."""
+        """Starts to empty the queue."""
         self._task = asyncio.create_task(self._empty())
 
     async def close(self) -> None:
-        """Computes what is in the queue, then ends."""
+        """Computes what is in the queue, then stops."""
         self._queue.put_nowait(None)
         if self._task:
             await self._task
         self._thread.shutdown()
 
     async def predict(self, images: list[Tensor], routing: bool) -> list[Answer]:
-        """The answers to uint8 images [3, 32, 32], in their order."""
+        """Answers for uint8 images [3, 32, 32], in order."""
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(image, routing, loop.create_future()) for image in images]
         self._inside += 1
@@ -92,13 +92,13 @@ class Batcher:
         closing = False
         while not closing:
             batch, closing = await self._gather()
-            batch = [one for one in batch if not one.answer.done()]  # it was given up meanwhile
+            batch = [one for one in batch if not one.answer.done()]  # without requests that were given up
             if not batch:
                 continue
             began = loop.time()
             try:
                 answers = await loop.run_in_executor(self._thread, self._compute, batch)
-            except Exception as error:  # of the network: those who wait are told, and the next batch has its chance
+            except Exception as error:  # the network's: it goes to those who wait, and the next batch is tried
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(error)
@@ -109,11 +109,11 @@ class Batcher:
                     one.answer.set_result(answer)
 
     async def _gather(self) -> tuple[list[_Waiting], bool]:
-        """The next batch, and whether it is the last."""
+        """The next batch, and whether it is the last one."""
         batch: list[_Waiting] = []
-        deadline: float | None = None  # none for the first
+        deadline: float | None = None  # the first image may take for ever
         while len(batch) < self._max_batch:
-            others = self._under_way() > self._inside
+            others = self._in_progress() > self._inside
             if batch and self._queue.empty() and not others:
                 break
             try:
@@ -129,10 +129,10 @@ class Batcher:
 
     def _compute(self, batch: list[_Waiting]) -> list[Answer]:
         images_NCHW = torch.stack([one.image for one in batch])
-        probabilities_NC = self._classifier.probabilities(images_NCHW)
+        probabilities_NC = self._predictor.probabilities(images_NCHW)
         asked = [number for number, one in enumerate(batch) if one.routing]
         routing = dict[int, list[Tensor]]()
         if asked:
-            blocks = explain.routing_weights(self._classifier, images_NCHW[asked])
+            blocks = explain.routing_weights(self._predictor, images_NCHW[asked])
             routing = {number: [a_NK[row] for a_NK in blocks] for row, number in enumerate(asked)}
         return [Answer(row, routing.get(number)) for number, row in enumerate(probabilities_NC)]

@@ -8,10 +8,10 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 
 class Connection(H11Protocol):
-    """Closes unless a whole request header arrives in time, or the rest of a body that was refused.
+    """Closes the connection unless a whole request header, or the rest of a refused body, arrives in time.
 
-    uvicorn has a limit for the pause after an answer only; the same holds here from the first byte on. While a
-    request is being answered its own limits hold.
+    uvicorn limits only the pause after an answer; here the same limit holds from the first byte on. While a request is
+    being answered, the request's own limits apply.
     """
 
     _closing: asyncio.TimerHandle | None = None

@@ -1,4 +1,4 @@
-"""What every answer has in common: headers that keep browsers strict, and being counted."""
+"""What every answer gets: headers that make browsers strict, and a place in the metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from dynconv.serve.metrics import Metrics
 
 HEADERS = {
-    # Everything comes from here; blob: and data: are the images that a visitor chose.
+    # Everything comes from this server; blob: and data: are images that the visitor chose.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -26,7 +26,7 @@ HEADERS = {
 
 
 class Envelope:
-    """ASGI middleware outside of all others, so that it sees error 500 too."""
+    """The outermost ASGI middleware, so that it also sees answers with status 500."""
 
     def __init__(self, app: FastAPI, metrics: Metrics) -> None:
         self._app = app

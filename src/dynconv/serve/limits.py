@@ -1,15 +1,8 @@
-"""How much the server takes on at once, and from each request."""
+"""How much the server takes on at once, from each client and in each request."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-
-from fastapi import HTTPException
-
-RETRY_SECONDS = 1
-"""What an overloaded server asks its clients to wait."""
 
 
 @dataclass(frozen=True)
@@ -18,11 +11,11 @@ class Limits:
 
     Attributes:
         max_batch: images in a batch.
-        max_delay: seconds that an image waits for others.
-        queue: requests under way.
+        max_delay: seconds that an image waits for others to join its batch.
+        queue: requests in progress.
         body: bytes of a request's body.
-        images: of a request.
-        pixels: of an image.
+        images: in a request.
+        pixels: in an image.
         seconds: for a request to arrive, and again for it to be answered.
     """
 
@@ -33,27 +26,3 @@ class Limits:
     images: int = 16
     pixels: int = 25_000_000
     seconds: int = 30
-
-
-class Gate:
-    """Counts the requests under way, and turns away what is more than `size`. Of one event loop: no lock."""
-
-    def __init__(self, size: int) -> None:
-        self.size = size
-        self.under_way = 0
-
-    @contextmanager
-    def entered(self) -> Iterator[None]:
-        """Raises HTTPException 503 where it is full."""
-        if self.under_way >= self.size:
-            raise overloaded("the queue is full")
-        self.under_way += 1
-        try:
-            yield
-        finally:
-            self.under_way -= 1
-
-
-def overloaded(why: str) -> HTTPException:
-    """What to raise where there is more to do than can be done."""
-    return HTTPException(503, f"{why}; try again later", headers={"Retry-After": str(RETRY_SECONDS)})

@@ -1,4 +1,4 @@
-"""What the server counts, for Prometheus."""
+"""The server's metrics, for Prometheus."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """The figures of one server; `under_way` gives the number of requests that are being answered."""
+    """The metrics of one server; `in_progress` gives the number of requests that are being answered."""
 
-    def __init__(self, under_way: Callable[[], int]) -> None:
+    def __init__(self, in_progress: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
         self._answers = Counter(
             "dynconv_answers", "Requests answered", ["path", "status"], registry=self._registry
         )  # the client adds _total
         self._seconds = Histogram(
             "dynconv_answer_seconds",
-            "From the request's header to the end of the answer",
+            "From the request's header to the end of its answer",
             ["path"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._sizes = Histogram("dynconv_batch_images", "Images in a batch", buckets=_SIZES, registry=self._registry)
         self._batches = Histogram(
-            "dynconv_batch_seconds", "The network's time for a batch", buckets=_SECONDS, registry=self._registry
+            "dynconv_batch_seconds", "Time the network takes for a batch", buckets=_SECONDS, registry=self._registry
         )
         gauge = Gauge("dynconv_under_way", "Predictions accepted and not yet answered", registry=self._registry)
-        gauge.set_function(under_way)
+        gauge.set_function(in_progress)
         self.answered = 0
 
     def count_answer(self, path: str, status: int, seconds: float) -> None:
-        """One answer."""
+        """Counts one answer."""
         self.answered += 1
         self._answers.labels(path, status).inc()
         self._seconds.labels(path).observe(seconds)
 
     def count_batch(self, images: int, seconds: float) -> None:
-        """One batch that the network computed."""
+        """Counts one batch that the network computed."""
         self._sizes.observe(images)
         self._batches.observe(seconds)
 

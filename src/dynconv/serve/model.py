@@ -1,9 +1,9 @@
-"""What is served: a classifier, its name, and what its routing does on average."""
+"""What is served: a predictor, its name, and the mean routing weights of each class."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,56 +15,59 @@ from dynconv.data.image import SIZE
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing, explain
 from dynconv.inference.evaluate import load_dataset, trained_on
-from dynconv.inference.predictor import PACKAGED, Classifier, packaged_weights
+from dynconv.inference.predictor import Predictor, is_packaged, packaged_weights
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Served:
-    """A classifier that is ready.
+    """A predictor that is ready to answer.
 
     Attributes:
-        name: of the run or the weights, without its folder, which is nobody's business.
-        class_routing: mean a of each block, [classes, K]; empty where nothing is known of it.
+        name: of the run or the weights, without its folder: local paths are not published.
+        class_routing: mean a of each block, [classes, K]; empty if it is not known.
     """
 
     name: str
-    classifier: Classifier
+    predictor: Predictor
     class_routing: list[Tensor]
 
 
-def load(path: Path, source: str | None, announce: Callable[[str], None]) -> Served:
-    """Loads a run or weights and warms them up, so that the first request finds everything compiled.
+def load(path: Path, source: str | None) -> Served:
+    """Loads a run or weights and runs the network once, so that everything is compiled before the first request.
 
-    The class means come from the data set where it is to hand, else from beside the package's weights; nothing is
-    downloaded for them. Without either, `announce` is told.
+    The package's weights come with their class means. Those of other networks are measured on the data set if it is
+    found; nothing is downloaded.
 
     Args:
         source: where the data set is; by default where the run had it from.
 
     Raises:
-        DynconvError: no network there, or no data at a `source` that was given.
+        DynconvError: there is no network, or no data at a given `source`.
     """
-    classifier = Classifier.load(path)
-    _warm_up(classifier)
-    packaged = str(path) in PACKAGED and not path.exists()
+    predictor = Predictor.load(path)
+    _warm_up(predictor)
+    packaged = is_packaged(path)
     means: list[Tensor] = []
     if source is not None:
-        means = class_routing.measure(classifier, load_dataset(classifier, source, announce).test)
+        means = class_routing.measure(predictor, load_dataset(predictor, source).test)
     elif packaged:
         with contextlib.suppress(DynconvError):
-            means = class_routing.load(classifier, class_routing.beside(packaged_weights(str(path))))
-    if not means and source is None and data.at_hand(trained_on(classifier)):
+            means = class_routing.load(predictor, class_routing.beside(packaged_weights(str(path))))
+    if not means and source is None:
         try:
-            means = class_routing.measure(classifier, load_dataset(classifier, announce=announce).test)
+            if data.at_hand(trained_on(predictor)):
+                means = class_routing.measure(predictor, load_dataset(predictor).test)
+            else:
+                logger.info("no class means: the data set was not found; --data PATH says where it is")
         except DynconvError as error:
-            announce(f"no class means: {error}")
-    elif not means:
-        announce("no class means: the data set is not to hand; --data PATH says where it is")
+            logger.info("no class means: %s", error)
     name = str(path) if packaged else path.resolve().stem if path.is_file() else path.resolve().name
-    return Served(name, classifier, means)
+    return Served(name, predictor, means)
 
 
-def _warm_up(classifier: Classifier) -> None:
+def _warm_up(predictor: Predictor) -> None:
     images = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
-    classifier.probabilities(images)
-    explain.routing_weights(classifier, images)
+    predictor.probabilities(images)
+    explain.routing_weights(predictor, images)

@@ -1,6 +1,6 @@
-"""Sample images, drawn here: figures of the generated set, and drawings of some of CIFAR-10's classes.
+"""Sample images, drawn by this code: figures of the generated set, and drawings of some of CIFAR-10's classes.
 
-Drawings are on a field of 100 x 100 units, y downward.
+A drawing is 100 x 100 units, with y pointing down. The file is long because it holds the drawings.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ Points = list[tuple[float, float]]
 
 
 def draw(classes: tuple[str, ...]) -> dict[str, bytes]:
-    """A PNG file of each of `classes` that there is a drawing of."""
+    """A PNG file for each of `classes` for which there is a drawing."""
     if classes == shapes.CLASSES:
         test = shapes.generate(0, train_images=len(classes), test_images=len(classes)).test
         pictures = {
@@ -36,7 +36,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 class _Canvas:
-    """A picture in units; edges are smoothed by drawing it larger."""
+    """A picture measured in units. It is drawn larger and scaled down, which smooths the edges."""
 
     def __init__(self) -> None:
         self._image = Image.new("RGB", (_SIZE * _SMOOTH, _SIZE * _SMOOTH))
@@ -47,7 +47,7 @@ class _Canvas:
         return self._image.resize((_SIZE, _SIZE), Image.Resampling.LANCZOS)
 
     def fade(self, top: str, bottom: str, start: float = 0, end: float = 100) -> None:
-        """Rows from `start` to `end`, from one colour to the other."""
+        """Fills the rows from `start` to `end`, blending from one colour to the other."""
         first, last = (Image.new("RGB", (1, 1), colour) for colour in (top, bottom))
         low, high = self._scaled((start, end))
         for row in range(int(low), int(high)):
@@ -58,7 +58,7 @@ class _Canvas:
         self._pen.polygon([self._scaled(point) for point in points], fill=colour)
 
     def ellipse(self, colour: str, x: float, y: float, width: float, height: float) -> None:
-        """Around (x, y)."""
+        """Fills an ellipse centred on (x, y)."""
         left, top, right, bottom = self._scaled((x - width / 2, y - height / 2, x + width / 2, y + height / 2))
         self._pen.ellipse((left, top, right, bottom), fill=colour)
 

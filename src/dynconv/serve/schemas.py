@@ -1,4 +1,4 @@
-"""The answers of the API, as OpenAPI shows them."""
+"""The parameters and answers of the interface, as OpenAPI shows them."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ class _Schema(BaseModel):
 
 
 class PredictParameters(BaseModel):
-    """What stands behind the ? of a request."""
+    """The query parameters of a request."""
 
     model_config = ConfigDict(extra="forbid")
 
-    top: int = Field(3, ge=1, le=1000, description="Classes of each image")
-    routing: bool = Field(False, description="Give the routing weights of each block")
+    top: int = Field(3, ge=1, le=1000, description="Number of classes per image")
+    routing: bool = Field(False, description="Include the routing weights of each block")
 
 
 class Ranked(_Schema):
@@ -28,50 +28,50 @@ class Ranked(_Schema):
 
 
 class ImageAnswer(Ranked):
-    """Of one image: the most probable class, and the first of all classes, as many as were asked for."""
+    """One image: its most probable class, and its `top` classes."""
 
     top: list[Ranked]
     routing: list[list[float]] | None = None
-    """The routing weights of each block, [blocks][experts], where they were asked for."""
+    """The routing weights of each block, [blocks][experts], if they were requested."""
 
 
 class PredictAnswer(_Schema):
-    """In the order in which the images were sent."""
+    """The images in the order in which they were sent."""
 
     images: list[ImageAnswer]
 
 
 class LimitsAnswer(_Schema):
-    """What a request may hold."""
+    """The limits of a request."""
 
     body: int
     """Bytes."""
     images: int
     pixels: int
-    """Of an image."""
+    """In each image."""
 
 
 class ModelAnswer(_Schema):
-    """The network that is served."""
+    """The network being served."""
 
     name: str
     version: str
     """Of dynconv."""
     data: str
-    """The data set that it was trained on."""
+    """The data set on which it was trained."""
     classes: list[str]
     blocks: int
     experts: int
-    """K, of each block."""
+    """K, in each block."""
     class_routing: list[list[list[float | None]]]
-    """The mean routing weights of each class, [blocks][classes][experts]; empty where they are not known."""
+    """The mean routing weights of each class, [blocks][classes][experts]; empty if they are not known."""
     samples: list[str]
-    """Classes of which GET /samples/{class}.png gives a drawing."""
+    """Classes for which GET /samples/{class}.png returns a drawing."""
     limits: LimitsAnswer
 
 
 class StateAnswer(_Schema):
-    """Whether the server lives, or is ready."""
+    """Whether the server is alive, or ready."""
 
     status: str
 
@@ -82,18 +82,20 @@ class ErrorAnswer(_Schema):
     error: str
 
 
+_RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 PREDICT_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "Cut off, no form, or too many files"},
+    400: {"model": ErrorAnswer, "description": "Body cut off, form not readable, or too many files"},
     401: {"model": ErrorAnswer, "description": "The key is missing or wrong"},
     408: {"model": ErrorAnswer, "description": "The body took too long to arrive"},
     413: {"model": ErrorAnswer, "description": "Too many bytes"},
-    415: {"model": ErrorAnswer, "description": "Neither image/* nor a form"},
-    422: {"model": ErrorAnswer, "description": "No image, damaged or too many pixels; or a wrong parameter"},
-    503: {
+    415: {"model": ErrorAnswer, "description": "Neither an image nor a form"},
+    422: {"model": ErrorAnswer, "description": "No image, a damaged image, too many pixels, or a wrong parameter"},
+    429: {
         "model": ErrorAnswer,
-        "description": "Too much to do",
-        "headers": {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}},
+        "description": "Too many requests of this client are still arriving",
+        "headers": _RETRY_AFTER,
     },
+    503: {"model": ErrorAnswer, "description": "The queue is full", "headers": _RETRY_AFTER},
 }
 PREDICT_BODY: dict[str, Any] = {
     "required": True,

@@ -1,7 +1,8 @@
-"""A server over a classifier: an HTTP interface, and a page for people."""
+"""The process that serves a predictor: its socket, its key, its signals."""
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ from types import FrameType
 from dynconv.errors import DynconvError
 
 try:
-    import python_multipart  # noqa: F401, forms need it, and it is missed at the first form only
+    import python_multipart  # noqa: F401, needed for forms; FastAPI would miss it only at the first one
     import uvicorn
     from starlette.types import ASGIApp
 
@@ -23,9 +24,11 @@ except ModuleNotFoundError as error:
 from dynconv.serve.limits import Limits
 from dynconv.serve.model import load
 
+logger = logging.getLogger(__name__)
+
 KEY_VARIABLE = "DYNCONV_API_KEY"
 _IDLE_SECONDS = 10
-"""For a connection without a request."""
+"""For a connection without a request in progress."""
 _LOOPBACK = ("127.", "::1")
 
 
@@ -37,32 +40,31 @@ def serve(
     limits: Limits,
     *,
     ready: Callable[[str], None],
-    announce: Callable[[str], None],
 ) -> None:
-    """Serves until SIGINT or SIGTERM; then finishes the requests that it accepted, and returns.
+    """Serves until SIGINT or SIGTERM, then finishes the requests that it accepted and returns.
 
     Args:
-        port: 0 for any that is free.
+        port: 0 for any free one.
         ready: called with the URL once requests are answered.
 
     Raises:
-        DynconvError: no model there, no such host, the port is in use, or the key cannot be sent in a header.
+        DynconvError: no such model or host, the port is in use, or the key cannot be sent in a header.
     """
     key = os.environ.get(KEY_VARIABLE) or None
     if key and not (key.isascii() and key.isprintable() and " " not in key):
-        raise DynconvError(f"{KEY_VARIABLE}: must be of ASCII letters, digits and signs, without spaces")
-    # Before the network is loaded: a port that is in use is said at once.
+        raise DynconvError(f"{KEY_VARIABLE}: must consist of ASCII letters, digits and punctuation, without spaces")
+    # Before the network is loaded, so that a port in use is reported at once.
     with _bind(host, port) as listener:
         address, number = listener.getsockname()[:2]
         if key is None and not address.startswith(_LOOPBACK):
-            announce(f"dynconv: whoever reaches {address} can use this server; {KEY_VARIABLE} sets a key")
-        app, metrics = create_app(load(model, data, announce), limits, key)
+            logger.warning("anyone who can reach %s can use this server; %s sets a key", address, KEY_VARIABLE)
+        app, metrics = create_app(load(model, data), limits, key)
         url = f"http://{f'[{address}]' if ':' in address else address}:{number}"
-        # uvicorn catches the signals, and sends them on to these when it has finished.
+        # uvicorn catches the signals and passes them on to these handlers once it has finished.
         for sent in (signal.SIGINT, signal.SIGTERM):
             signal.signal(sent, _ended)
         _Server(configure(app, limits), lambda: ready(url)).run([listener])
-    announce(f"dynconv: stopped; {metrics.answered} requests were answered")
+    logger.info("stopped; %d requests were answered", metrics.answered)
 
 
 def configure(app: ASGIApp, limits: Limits) -> uvicorn.Config:
@@ -88,7 +90,7 @@ def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except OSError as error:
-        raise DynconvError(f"host: {host!r} is no address of this machine ({error.strerror})") from error
+        raise DynconvError(f"host: {host!r} is not an address of this machine ({error.strerror})") from error
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

@@ -1,4 +1,4 @@
-"""A request's body -> the pixels of its images, within the limits. Whoever sends it may mean harm."""
+"""A request's body -> the pixels of its images, within the limits. The sender is not trusted."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from fastapi import HTTPException, Request
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 from torch import Tensor
@@ -17,37 +18,59 @@ from dynconv.inference.predictor import to_pixels
 from dynconv.serve.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Of the dozens that Pillow reads: those of browsers and phones, without the ones that start other programs."""
+"""Those of browsers and phones, of the dozens that Pillow reads. None of them starts another program."""
+_SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
+"""How the files of these formats begin, but WebP."""
 _JPEG_SCANS = 100
-"""More than any camera or program writes; each costs a pass over all pixels, and hardly a byte."""
+"""More than any camera or program writes. Each costs a pass over all pixels, and hardly a byte."""
+_DIGITS = 20
+"""The longest length that is read as a number."""
 
 
 async def receive_images(request: Request, limits: Limits) -> list[bytes]:
-    """The image files in a body: of a form all files called `image`, else the body as it is.
+    """The image files in a body: all files called `image` of a form, or else the body itself.
 
     Raises:
-        HTTPException: 400 no form, cut off, or too many files; 413 too many bytes; 415 another type; 422 no image.
+        HTTPException: 400 not a form, cut off, or too many files; 413 too many bytes; 415 neither a form nor an image;
+            422 no image.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     declared = request.headers.get("content-length", "0")
-    if declared.isdecimal() and int(declared) > limits.body:
+    if declared.isdecimal() and (len(declared) > _DIGITS or int(declared) > limits.body):
         raise _too_many_bytes(limits)
     bounded = Request(request.scope, _bounded(request.receive, limits))
     try:
         if kind == "multipart/form-data":
-            async with bounded.form(max_files=limits.images, max_fields=limits.images) as form:
-                images = await _files(form)
-        elif kind.startswith("image/") or kind == "application/octet-stream":
-            images = [await bounded.body()]
+            images = await _receive_form(bounded, limits)
         else:
-            raise HTTPException(
-                415, f"content type: must be image/*, or multipart/form-data with files; it is {kind!r}"
-            )
+            images = [await bounded.body()]
     except ClientDisconnect as error:
         raise HTTPException(400, "the body was cut off") from error
+    announced = kind.startswith("image/") or kind in ("application/octet-stream", "multipart/form-data")
+    if not announced and not _is_image(images[0]):
+        raise HTTPException(
+            415,
+            "the body is neither an image nor a form with images; send an image by curl --data-binary @photo.jpg, "
+            "or several by curl -F image=@one.png -F image=@two.png",
+        )
     if not images or not all(images):
         raise HTTPException(422, "no image: the body, or a file in it, is empty")
     return images
+
+
+async def _receive_form(request: Request, limits: Limits) -> list[bytes]:
+    try:
+        async with request.form(max_files=limits.images, max_fields=limits.images) as form:
+            return await _files(form)
+    except (StarletteHTTPException, ClientDisconnect):
+        raise
+    except Exception as error:  # the parser's own, such as UnicodeError of a charset that cannot decode
+        raise HTTPException(400, "the form cannot be read; send it as curl -F image=@photo.jpg does") from error
+
+
+def _is_image(body: bytes) -> bool:
+    """Whether it begins as files of `FORMATS` do. Programs such as curl call any body a form, unless they are told."""
+    return body.startswith(_SIGNATURES) or (body.startswith(b"RIFF") and body[8:12] == b"WEBP")
 
 
 def read_pixels(images: Sequence[bytes], limits: Limits) -> list[Tensor]:
@@ -60,7 +83,7 @@ def read_pixels(images: Sequence[bytes], limits: Limits) -> list[Tensor]:
 
 def _read(image: bytes, name: str, limits: Limits) -> Tensor:
     if image.startswith(b"\xff\xd8") and image.count(b"\xff\xda") > _JPEG_SCANS:
-        raise DataError(f"{name}: a JPEG of more than {_JPEG_SCANS} scans; save it anew")
+        raise DataError(f"{name}: a JPEG of more than {_JPEG_SCANS} scans; save it again")
     return to_pixels(read_image(io.BytesIO(image), name, formats=FORMATS, max_pixels=limits.pixels))
 
 
@@ -68,13 +91,15 @@ async def _files(form: FormData) -> list[bytes]:
     files: list[bytes] = []
     for name, value in form.multi_items():
         if name != "image" or not isinstance(value, UploadFile):
-            raise HTTPException(422, "form: all fields must be files called image, as curl -F image=@photo.jpg sends")
+            raise HTTPException(
+                422, "form: all fields must be files called image, as curl -F image=@photo.jpg sends them"
+            )
         files.append(await value.read())
     return files
 
 
 def _bounded(receive: Receive, limits: Limits) -> Receive:
-    """As `receive`, until the body becomes too large: a length need not be declared, and not truly."""
+    """As `receive`, until the body becomes too large: its length may be undeclared, or a lie."""
     received = 0
 
     async def bounded() -> Message:

@@ -6,11 +6,12 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
+from dynconv.artifacts.records import EpochLine, Line, StepLine, WarningLine
 from dynconv.artifacts.rundir import cannot_go_on
 
 _NOT_SCALARS = {"kind", "data", "step", "lr", "routing"}
+"""Fields of a line that have curves of their own, or none."""
 
 
 class EventLog:
@@ -24,24 +25,25 @@ class EventLog:
         with self._writing():
             self._writer = SummaryWriter(str(folder))
 
-    def record(self, record: dict[str, Any]) -> None:
-        """A record of metrics.jsonl: step/loss, epoch/test_accuracy, lr/experts, routing/block1/entropy, ..."""
+    def record(self, line: Line) -> None:
+        """A line of metrics.jsonl: step/loss, epoch/test_accuracy, lr/experts, routing/block1/entropy, ..."""
         with self._writing():
-            self._add(record)
+            self._add(line)
 
-    def _add(self, record: dict[str, Any]) -> None:
-        if record["kind"] == "warning":
-            self._writer.add_text("warning", record["text"], record["step"])
+    def _add(self, line: Line) -> None:
+        if isinstance(line, WarningLine):
+            self._writer.add_text("warning", line.text, line.step)
             return
-        for name, value in record.items():
-            if name not in _NOT_SCALARS:
-                self._writer.add_scalar(f"{record['kind']}/{name}", value, record["step"])
-        if record["kind"] == "step":
-            for name, rate in record["lr"].items():
-                self._writer.add_scalar(f"lr/{name}", rate, record["step"])
-        for block in record.get("routing", ()):
-            for name in ("entropy", "std"):
-                self._writer.add_scalar(f"routing/block{block['block']}/{name}", block[name], record["step"])
+        for name, value in line:
+            if name not in _NOT_SCALARS and value is not None:
+                self._writer.add_scalar(f"{line.kind}/{name}", value, line.step)
+        if isinstance(line, StepLine):
+            for name, rate in line.lr.items():
+                self._writer.add_scalar(f"lr/{name}", rate, line.step)
+        if isinstance(line, EpochLine):
+            for block in line.routing:
+                for name, value in (("entropy", block.entropy), ("std", block.std)):
+                    self._writer.add_scalar(f"routing/block{block.block}/{name}", value, line.step)
 
     def close(self) -> None:
         """Flushes and closes the files."""

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
 
-from dynconv.config import FIXED, OptimConfig
 from dynconv.machine import pick_precision
 from dynconv.model.net import Net
+from dynconv.training.config import OptimConfig
 
 
 class Muon(Optimizer):
@@ -45,13 +45,17 @@ class Muon(Optimizer):
                 parameter.add_(orthogonalise(update).view_as(parameter), alpha=-group["lr"])
 
 
-def orthogonalise(matrices_KRC: Tensor, steps: int = int(FIXED["newton-schulz"]["steps"])) -> Tensor:
+NEWTON_SCHULZ_STEPS = 3
+NEWTON_SCHULZ_QUINTIC = 3.4445, -4.7750, 2.0315
+"""Coefficients of x, x^3 and x^5, by which small singular values grow fast. They are Jordan's (see `Muon`)."""
+
+
+def orthogonalise(matrices_KRC: Tensor, steps: int = NEWTON_SCHULZ_STEPS) -> Tensor:
     """Nearly the nearest semi-orthogonal matrix to each of K matrices [R, C]: singular values within about 0.3 of 1.
 
-    The quintic's coefficients make small singular values grow fast; they are Jordan's (see `Muon`). So is bf16, taken
-    where the device multiplies it natively.
+    As in Jordan's code it computes in bf16, where the device multiplies that natively.
     """
-    a, b, c = (FIXED["newton-schulz"][name] for name in "abc")
+    a, b, c = NEWTON_SCHULZ_QUINTIC
     precision, _ = pick_precision("auto", matrices_KRC.device)
     x = matrices_KRC.to(torch.bfloat16 if precision == "bf16" else torch.float32)
     tall = x.shape[1] > x.shape[2]
@@ -64,54 +68,85 @@ def orthogonalise(matrices_KRC: Tensor, steps: int = int(FIXED["newton-schulz"][
     return (x.mT if tall else x).to(matrices_KRC.dtype)
 
 
+_ENDINGS = {"conv.weight": "experts", "conv.bias": "biases", "norm.bias": "biases"}
+
+
 def parameter_groups(net: Net) -> dict[str, list[nn.Parameter]]:
-    """The learned parameters by their part in the network: experts, routers, biases, classifier."""
-    groups: dict[str, list[nn.Parameter]] = {"experts": [], "routers": [], "biases": [], "classifier": []}
+    """The learned parameters by their part in the network: experts, routers, biases, head.
+
+    Raises:
+        ValueError: a parameter that is none of these; names it. Each part has a learning rate of its own, 300 times
+            apart, so none can be guessed.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"experts": [], "routers": [], "biases": [], "head": []}
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
         if ".router." in name:
-            groups["routers"].append(parameter)
-        elif name.startswith("classifier."):
-            groups["classifier"].append(parameter)
+            part: str | None = "routers"
+        elif name.startswith("head."):
+            part = "head"
         else:
-            groups["experts" if name.endswith("conv.weight") else "biases"].append(parameter)
-    return groups
+            part = next((part for ending, part in _ENDINGS.items() if name.endswith(f".{ending}")), None)
+        if part is None:
+            raise ValueError(f"the optimizer has no group for the parameter {name}; add it to parameter_groups")
+        groups[part].append(parameter)
+    return {name: parameters for name, parameters in groups.items() if parameters}
+
+
+Groups = dict[str, list[nn.Parameter]]
+OPTIMIZERS: dict[str, Callable[[Groups, OptimConfig], list[Optimizer]]] = {}
+"""By name: from the parameters by their part to the optimizers, whose groups carry the part's name."""
+
+
+def optimizer(name: str) -> Callable[[Callable[[Groups, OptimConfig], list[Optimizer]]], Any]:
+    """Registers what `optim.name` stands for."""
+
+    def register(build: Callable[[Groups, OptimConfig], list[Optimizer]]) -> Any:
+        OPTIMIZERS[name] = build
+        return build
+
+    return register
 
 
 def build_optimizers(net: Net, config: OptimConfig) -> list[Optimizer]:
-    """The optimizers, whose groups carry "name" and "peak_lr" for the schedule."""
-    groups = {name: params for name, params in parameter_groups(net).items() if params}
-    if config.name == "muon":
-        rates = {"biases": config.bias_lr, "classifier": config.classifier_lr}
-        by_sgd = [_group(name, groups[name], config, lr) for name, lr in rates.items() if name in groups]
-        optimizers = [
-            Muon(groups["experts"], config.lr, config.momentum),
-            SGD(by_sgd, momentum=FIXED["biases and classifier, muon"]["momentum"], nesterov=True),
-            AdamW(groups["routers"], config.router_lr, weight_decay=0.0, **_adam("routers, muon")),
-        ]
-        for optimizer, name in ((optimizers[0], "experts"), (optimizers[2], "routers")):
-            optimizer.param_groups[0]["name"] = name
-    elif config.name == "sgd":
-        all_groups = [_group(name, params, config, config.lr) for name, params in groups.items()]
-        optimizers = [SGD(all_groups, momentum=config.momentum, nesterov=config.momentum > 0)]
-    else:
-        by_adamw = [_group(name, params, config, config.lr) for name, params in groups.items()]
-        optimizers = [AdamW(by_adamw, **_adam("adamw"))]
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
+    """The optimizers, whose groups carry "name" and "peak_lr" for the schedule. Raises as `parameter_groups`."""
+    optimizers = OPTIMIZERS[config.name](parameter_groups(net), config)
+    for each in optimizers:
+        for group in each.param_groups:
             group["peak_lr"] = group["lr"]
     return optimizers
 
 
-def _group(name: str, params: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, object]:
+@optimizer("muon")
+def _muon(groups: Groups, config: OptimConfig) -> list[Optimizer]:
+    rates = {"biases": config.bias_lr, "head": config.head_lr}
+    by_sgd = [_group(name, groups[name], config, lr) for name, lr in rates.items() if name in groups]
+    optimizers = [
+        Muon(groups["experts"], config.lr, config.momentum),
+        SGD(by_sgd, momentum=config.sgd_momentum, nesterov=config.sgd_momentum > 0),
+        AdamW(groups["routers"], config.router_lr, weight_decay=0.0, betas=config.router_betas),
+    ]
+    for each, name in ((optimizers[0], "experts"), (optimizers[2], "routers")):
+        each.param_groups[0]["name"] = name
+    return optimizers
+
+
+@optimizer("sgd")
+def _sgd(groups: Groups, config: OptimConfig) -> list[Optimizer]:
+    every = [_group(name, parameters, config, config.lr) for name, parameters in groups.items()]
+    return [SGD(every, momentum=config.momentum, nesterov=config.momentum > 0)]
+
+
+@optimizer("adamw")
+def _adamw(groups: Groups, config: OptimConfig) -> list[Optimizer]:
+    every = [_group(name, parameters, config, config.lr) for name, parameters in groups.items()]
+    return [AdamW(every, betas=config.betas)]
+
+
+def _group(name: str, parameters: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, object]:
     # torch multiplies weight_decay by the learning rate.
-    return {"name": name, "params": params, "lr": lr, "weight_decay": config.weight_decay / lr}
-
-
-def _adam(where: str) -> dict[str, Any]:
-    constants = FIXED[where]
-    return {"betas": (constants["beta1"], constants["beta2"]), "eps": constants["epsilon"]}
+    return {"name": name, "params": parameters, "lr": lr, "weight_decay": config.weight_decay / lr}
 
 
 def lr_factor(step: int, steps: int, config: OptimConfig) -> float:

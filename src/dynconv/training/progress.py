@@ -1,30 +1,38 @@
-"""What one sees while it trains: a live line on a terminal, plain lines elsewhere. On standard error."""
+"""What one sees while it trains: a live line on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
 import time
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from dynconv.artifacts.records import EpochLine
+
 _PLAIN_INTERVAL = 30.0  # seconds between two plain lines within an epoch
 
 
 class Progress:
-    """A context manager that `fit` reports to."""
+    """A context manager that the trainer reports to.
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    Args:
+        console: where to print; by default standard error. Give the one that log messages go to, too: lines printed
+            past a live line break it.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, highlight=False)
         self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=16),
             TextColumn("loss {task.fields[loss]}  {task.fields[accuracy]}  {task.fields[speed]} images/s"),
             TimeElapsedColumn(),
-            TextColumn("left"),
+            TextColumn("elapsed,"),
             TimeRemainingColumn(),
+            TextColumn("left"),
             console=self._console,
             disable=not self._console.is_terminal,
         )
@@ -57,30 +65,27 @@ class Progress:
         self._bar.update(self._task, completed=step, epoch=epoch, loss=f"{loss:.3f}", accuracy=shown, speed=speed)
         if not self._console.is_terminal and time.monotonic() - self._last_line > _PLAIN_INTERVAL:
             left = (time.monotonic() - self._began) / (step - self._first_step) * (self._steps - step)
-            self.message(
+            self._message(
                 f"  step {step}/{self._steps}  loss {loss:.3f}  {images_per_second:,.0f} images/s  {_clock(left)} left"
             )
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """After an epoch: a line that stays, and the test accuracy for the bar."""
-        self._test_accuracy = f", test {record['test_accuracy']:.1%}"
-        validation = record.get("validation_accuracy")
-        self.message(
-            f"epoch {record['epoch']:>3}/{self._epochs}  {record['image_size']} px"
-            f"  training loss {record['train_loss']:.3f} accuracy {record['train_accuracy']:.2%}"
-            f"  test loss {record['test_loss']:.3f} accuracy {record['test_accuracy']:.2%}"
-            + (f"  validation accuracy {validation:.2%}" if validation is not None else "")
-            + f"  {record['images_per_second']:,.0f} images/s  {_clock(record['seconds'])}"
+    def epoch(self, line: EpochLine, *, whole: bool = True) -> None:
+        """After an epoch, or after the part of one that was interrupted: a line that stays."""
+        name, accuracy = "test", line.test_accuracy
+        if line.validation_accuracy is not None:  # with a hold-out, that is what to look at
+            name, accuracy = "validation", line.validation_accuracy
+        self._test_accuracy = f", {name} {accuracy:.1%}"
+        validation = "" if line.validation_accuracy is None else f"  validation accuracy {line.validation_accuracy:.2%}"
+        self._message(
+            f"epoch {line.epoch:>3}/{self._epochs}{'' if whole else ' (interrupted)'}  {line.image_size} px"
+            f"  training loss {line.train_loss:.3f} accuracy {line.train_accuracy:.2%}"
+            f"  test loss {line.test_loss:.3f} accuracy {line.test_accuracy:.2%}{validation}"
+            f"  {line.images_per_second:,.0f} images/s  {_clock(line.seconds)}"
         )
 
-    def message(self, text: str) -> None:
-        """A line that stays."""
-        self._console.print(text, markup=False, soft_wrap=True)
+    def _message(self, text: str) -> None:
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
         self._last_line = time.monotonic()
-
-    def warn(self, text: str) -> None:
-        """A line that stays, and is seen."""
-        self._console.print(f"warning: {text}", style="yellow", markup=False, soft_wrap=True)
 
 
 def _clock(seconds: float) -> str:

@@ -1,17 +1,18 @@
-"""The one training loop: a configuration and a data set in, a filled run directory out. Reads downward.
+"""The training loop: hyper-parameters and a data set in, a filled run directory out. Reads downward.
 
 Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a
 resumed run sees the same batches, and drops the same channels, as one that was never interrupted.
+
+Shape suffixes: N images, K classes.
 """
 
 from __future__ import annotations
 
+import logging
 import math
-import signal
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from importlib.metadata import version
 from typing import Any, cast
 
 import torch
@@ -19,227 +20,337 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from dynconv.artifacts.predictions import Predictions
+from dynconv.artifacts.records import EpochLine, Line, StepLine, Summary, WarningLine
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state, save_state
-from dynconv.artifacts.weights import save_weights
-from dynconv.config import RunConfig
-from dynconv.data.batches import to_float, training_batches
+from dynconv.artifacts.weights import Weights, save_weights
+from dynconv.data.batches import training_batches
 from dynconv.data.dataset import Dataset, Split
 from dynconv.errors import DynconvError
+from dynconv.machine import autocast, pick_device, pick_precision
 from dynconv.model.cost import total_multiply_adds
-from dynconv.model.net import Net, build_net
+from dynconv.model.net import Net
+from dynconv.model.routing_statistics import BlockRouting, routing_statistics
 from dynconv.model.tta import EVAL_BATCH, batched_logits
-from dynconv.training.device import keep_freed_memory, launch, place
+from dynconv.training.config import TrainConfig
 from dynconv.training.events import EventLog
 from dynconv.training.optim import build_optimizers, lr_factor, set_learning_rates
+from dynconv.training.process import interruptible, keep_freed_memory, peak_memory, place
 from dynconv.training.progress import Progress
 
-COLLAPSED = 0.02
-"""A router whose mean routing weights have less than this entropy (1 = uniform) uses one expert for every image."""
-
-IDLE = 0.002
-"""Routing weights whose standard deviation over images is below this are in effect the same for every image."""
-
 ROUTING_IMAGES = 500
-"""Test images over which the routing of an epoch is recorded."""
+"""Test images, drawn at random, over which the routing of an epoch is recorded."""
 
-NON_FINITE = "non-finite loss"
+INTERRUPT, NON_FINITE = "interrupt", "non-finite loss"
+"""What can stop a run before its last epoch, as its summary names it."""
+
+logger = logging.getLogger(__name__)
 
 
-def fit(config: RunConfig, dataset: Dataset, run: RunDir, progress: Progress, resume: bool = False) -> dict[str, Any]:
-    """Trains `config` on `dataset`, writes everything into `run`, returns its summary (see rundir).
+class Trainer:
+    """One training run, from its hyper-parameters to its summary.
 
-    Ctrl-C ends the run after the current step, with the weights as they are. So does a loss or a weight that is not
-    finite, with the weights of the last whole epoch. Either is named in the summary's `stopped_by`.
+    Attributes:
+        step: optimizer steps done.
+        epochs_done: whole epochs done.
+        seconds: spent in training steps.
+        stopped_by: why the run ended early; None while it goes on, and where it ends by itself.
     """
-    began = time.perf_counter()
-    keep_freed_memory()
-    fabric, precision = launch(config)
-    torch.manual_seed(config.seed)
-    train, test = place(dataset.train, fabric.device), place(dataset.test, fabric.device)
-    held_out = place(dataset.validation, fabric.device) if dataset.validation else None
-    if train.images.device.type != fabric.device.type:
-        progress.message(f"the images stay in main memory: {fabric.device} has too little for them")
 
-    net = build_net(config.model, len(dataset.classes))
-    # Images at random: class folders are read class by class.
-    sample = torch.randperm(len(train.labels), generator=torch.Generator().manual_seed(config.seed))[:10_000]
-    net.input.fit(to_float(dataset.train.images[sample]))
-    net = net.to(fabric.device)
-    optimizers = build_optimizers(net, config.optim)
-    average = None
-    if config.optim.ema:
-        average = AveragedModel(net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True)
-    model, *fabric_optimizers = fabric.setup(torch.compile(net) if config.compile else net, *optimizers)
-    evaluated = cast("Net", average.module) if average else net
+    def __init__(
+        self, config: TrainConfig, dataset: Dataset, run: RunDir, progress: Progress,
+        *, device: str = "auto", compile: bool = False,
+    ) -> None:  # fmt: skip
+        self.began = time.perf_counter()
+        keep_freed_memory()
+        self.config, self.dataset, self.run, self.progress = config, dataset, run, progress
+        self.device = pick_device(device)
+        self.precision, _ = pick_precision(config.precision, self.device)
+        self.train, self.test = place(dataset.train, self.device), place(dataset.test, self.device)
+        self.held_out = place(dataset.validation, self.device) if dataset.validation else None
+        if self.train.images.device.type != self.device.type:
+            logger.info("the images stay in main memory: %s has too little for them", self.device)
 
-    batch_size = min(config.batch_size, len(train.labels))
-    steps_per_epoch = len(train.labels) // batch_size
-    steps = config.epochs * steps_per_epoch
-    micro_batch = min(config.micro_batch, batch_size)
-    start_epoch, seconds = 0, 0.0
-    if resume:
-        start_epoch, seconds = _restore(run, net, optimizers, average)
-        run.rewind(start_epoch * steps_per_epoch)
-    else:  # so that there is something to go back to in the first epoch too
-        _save(run, net, optimizers, average, 0, 0.0)
-    step, epochs_done, stopped_by = start_epoch * steps_per_epoch, start_epoch, None
-    last: dict[str, Any] = run.metrics()[-1] if resume and run.metrics() else {}
-    logits = None  # of the test images, by the weights as they are now
-    events = EventLog(run.tensorboard)
-
-    def record(entry: dict[str, Any]) -> None:
-        entry = {**entry, "data": dataset.name}
-        run.append(entry)
-        events.record(entry)
-
-    progress.start(steps, config.epochs, step)
-    with _interruptible() as interrupted:
-        for epoch in range(start_epoch, config.epochs):
-            net.train()
-            torch.manual_seed(config.seed * 100_003 + epoch)  # for dropout, which takes no generator
-            image_size = config.image_size(epoch)
-            totals = torch.zeros(3, dtype=torch.float64)  # loss, correct, images
-            epoch_began = time.perf_counter()
-            batches = training_batches(
-                train, len(dataset.classes), config.augment, batch_size, image_size, epoch, config.seed
+        torch.manual_seed(config.seed)
+        net = Net(config.model, len(dataset.classes))
+        net.input.fit(dataset.train.sample(10_000, config.seed).images)
+        self.net = net.to(self.device)
+        self.optimizers = build_optimizers(self.net, config.optim)
+        self.average = None
+        if config.optim.ema:
+            self.average = AveragedModel(
+                self.net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True
             )
-            for images, target in batches:
-                step_began = time.perf_counter()
-                rates = set_learning_rates(optimizers, lr_factor(step, steps, config.optim))
-                sums = torch.zeros(2, device=fabric.device)
-                images, target = images.to(fabric.device), target.to(fabric.device)
-                for x, y in zip(images.split(micro_batch), target.split(micro_batch), strict=True):
-                    logits = model(x)
-                    loss = F.cross_entropy(logits, y, label_smoothing=config.optim.label_smoothing)
-                    fabric.backward(loss * (len(x) / batch_size))
-                    sums += torch.stack((loss.detach() * len(x), _correct(logits.detach(), y)))
-                loss_sum, correct = sums.tolist()
-                if not math.isfinite(loss_sum):
-                    stopped_by, broken = NON_FINITE, (step + 1, "the loss is not finite at")
-                    break
-                for optimizer in fabric_optimizers:
-                    optimizer.step()
-                    optimizer.zero_grad()
-                if average:
-                    average.update_parameters(net)
-                step += 1
-                totals += torch.tensor((loss_sum, correct, batch_size), dtype=torch.float64)
-                speed = batch_size / (time.perf_counter() - step_began)
-                record({
-                    "kind": "step", "step": step, "epoch": step / steps_per_epoch, "loss": loss_sum / batch_size,
-                    "lr": rates, "image_size": image_size, "images_per_second": speed,
-                    "seconds": seconds + time.perf_counter() - epoch_began,
-                })  # fmt: skip
-                progress.step(step, loss_sum / batch_size, float(totals[1] / totals[2]), speed)
-                if interrupted():
-                    stopped_by = "interrupt"
-                    break
-            seconds += time.perf_counter() - epoch_began
-            if stopped_by != NON_FINITE:
-                logits = _logits(evaluated, test, fabric)
-                figures = _metrics("test", logits, test)
-                if held_out:
-                    figures |= _metrics("validation", _logits(evaluated, held_out, fabric), held_out)
-                if not (all(map(math.isfinite, figures.values())) and _finite(net) and _finite(evaluated)):
-                    stopped_by, broken = NON_FINITE, (step, "the weights are not finite after")
-            if stopped_by == NON_FINITE:
-                text = f"{broken[1]} step {broken[0]} (epoch {epoch + 1})"
-                progress.warn(f"{text}: stopped; the weights are those after epoch {epochs_done}")
-                record({"kind": "warning", "step": broken[0], "text": text})
-                _restore(run, net, optimizers, average)
-                logits = None
-                break
-            epochs_done += stopped_by is None
-            mean = totals / totals[2].clamp_min(1)
-            with fabric.autocast():  # the routing that training sees, computed by the operators that it uses
-                routing = routing_statistics(evaluated, test.images[:ROUTING_IMAGES].to(fabric.device))
-            last = {
-                "kind": "epoch", "epoch": epoch + 1, "step": step, "train_loss": float(mean[0]),
-                "train_accuracy": float(mean[1]), **figures, "lr": rates, "image_size": image_size, "seconds": seconds,
-                "images_per_second": float(totals[2]) / (time.perf_counter() - epoch_began),
-                "routing": routing,
-            }  # fmt: skip
-            record(last)
-            progress.epoch(last)
-            for text in _useless_routing(last["routing"], trained=epochs_done == config.epochs):
-                progress.warn(text)
-                record({"kind": "warning", "step": step, "text": text})
-            if stopped_by:
-                break
-            _save(run, net, optimizers, average, epochs_done, seconds)
+        self.evaluated = cast("Net", self.average.module) if self.average else self.net
+        self.forward = cast("Callable[[Tensor], Tensor]", torch.compile(self.net) if compile else self.net)
 
-    weights = {name: tensor.cpu() for name, tensor in evaluated.state_dict().items()}
-    save_weights(run.weights, weights, config, dataset.classes, dataset.name)
-    logits = _logits(evaluated, test, fabric) if logits is None else logits
-    logits_tta = _logits(evaluated, test, fabric, tta=True) if config.tta else None
-    probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
-    run.write_predictions(dataset.name, test.labels.cpu(), probabilities, dataset.classes)
-    summary = {
-        "preset": config.preset, "data": dataset.name, "seed": config.seed, "epochs": epochs_done,
-        "epochs_planned": config.epochs, "finished": stopped_by is None, "stopped_by": stopped_by,
-        "test_accuracy": _accuracy(logits, test.labels),
-        "test_accuracy_tta": None if logits_tta is None else _accuracy(logits_tta, test.labels),
-        "test_loss": float(F.cross_entropy(logits, test.labels)), "train_accuracy": last.get("train_accuracy"),
-        "validation_accuracy": last.get("validation_accuracy"), "train_seconds": seconds,
-        "total_seconds": time.perf_counter() - began,
-        "parameters": sum(p.numel() for p in net.parameters() if p.requires_grad),
-        "multiply_adds": total_multiply_adds(net, test.images.shape[-1]), "device": str(fabric.device),
-        "precision": precision, "peak_memory_bytes": _peak_memory(),
-    }  # fmt: skip
-    run.write_summary(summary)
-    events.close()
-    return summary
+        images = len(self.train.labels)
+        self.batch_size = min(config.batch_size, images)
+        self.micro_batch = min(config.micro_batch, self.batch_size)
+        if config.batch_size >= images:
+            logger.warning("the training set has %d images, so each epoch is one step; lower --batch-size", images)
+        self.steps_per_epoch = images // self.batch_size
+        self.steps = config.epochs * self.steps_per_epoch
+        self.step, self.epochs_done, self.seconds = 0, 0, 0.0
+        self.stopped_by: str | None = None
+        self.last_epoch: EpochLine | None = None
+        self.test_logits: Tensor | None = None  # by the weights as they are now
+        self.events = EventLog(run.tensorboard)
 
+    def fit(self, resume: bool = False) -> Summary:
+        """Trains, writes everything into the run directory, returns its summary.
 
-@torch.no_grad()
-def routing_statistics(net: Net, images_NCHW: Tensor) -> list[dict[str, Any]]:
-    """Per block, over uint8 images [N,3,H,W]: mean routing weight of each expert, the entropy of those means (of their
-    shares; 1 = uniform, 0 = one expert), and the standard deviation of the weights over images."""
-    net.eval()  # `fit` sets training mode anew in every epoch
-    statistics = []
-    for number, a_NK in enumerate(net.routing_weights(to_float(images_NCHW)), 1):
-        share_K = a_NK.mean(0) / a_NK.mean(0).sum().clamp_min(1e-12)
-        entropy = torch.special.entr(share_K).sum() / math.log(len(share_K)) if len(share_K) > 1 else torch.ones(())
-        spread = a_NK.std(0, correction=0).mean()
-        statistics.append(
-            {"block": number, "mean": a_NK.mean(0).tolist(), "entropy": float(entropy), "std": float(spread)}
+        Ctrl-C ends the run after the current step, with the weights as they are. So does a loss or a weight that is not
+        finite, with the weights of the last whole epoch. The summary's `stopped_by` names either.
+        """
+        if resume:
+            self.restore()
+            self.run.rewind(self.step)
+            self.last_epoch = next(reversed(self.run.metrics().epochs), None)
+        else:  # so that there is something to go back to in the first epoch too
+            self.save()
+        self.progress.start(self.steps, self.config.epochs, self.step)
+        with interruptible() as interrupted:
+            while self.epochs_done < self.config.epochs and self.stopped_by is None:
+                try:
+                    self.fit_epoch(interrupted)
+                except _NotFiniteError as error:
+                    self.go_back(error)
+        summary = self.finish()
+        self.events.close()
+        return summary
+
+    def fit_epoch(self, interrupted: Callable[[], bool]) -> None:
+        """One epoch, or what there is of it after an interruption: train, evaluate, record, save."""
+        epoch = self.epochs_done
+        began = time.perf_counter()
+        loss_sum, correct, images = self.train_epoch(epoch, interrupted)
+        took = time.perf_counter() - began
+        self.seconds += took
+        figures = self.evaluate()
+        if not self.stopped_by:
+            self.epochs_done += 1
+        with autocast(self.device, self.precision):  # the routing that training sees, by the operators that it uses
+            routing = routing_statistics(self.evaluated, self.test.sample(ROUTING_IMAGES).images.to(self.device))
+        self.last_epoch = EpochLine(
+            epoch=epoch + 1,
+            step=self.step,
+            train_loss=loss_sum / max(images, 1),
+            train_accuracy=correct / max(images, 1),
+            **figures,
+            lr=self.rates,
+            image_size=self.config.image_size(epoch),
+            seconds=self.seconds,
+            images_per_second=images / took,
+            routing=routing,
         )
-    return statistics
+        self.record(self.last_epoch)
+        self.progress.epoch(self.last_epoch, whole=not self.stopped_by)
+        for text in self.useless_routing(routing):
+            self.warn(self.step, text)
+        if not self.stopped_by:
+            self.save()
 
+    def train_epoch(self, epoch: int, interrupted: Callable[[], bool]) -> tuple[float, float, int]:
+        """The steps of an epoch; sums over its images of loss and of right answers, and their number."""
+        self.net.train()
+        torch.manual_seed(self.config.seed * 100_003 + epoch)  # for dropout, which takes no generator
+        size = self.config.image_size(epoch)
+        losses, correct, images = 0.0, 0.0, 0
+        began = time.perf_counter()
+        batches = training_batches(
+            self.train, len(self.dataset.classes), self.config.augment, self.batch_size, size, epoch, self.config.seed
+        )
+        for x_NCHW, target in batches:
+            step_began = time.perf_counter()
+            loss_sum, right = self.train_step(x_NCHW.to(self.device), target.to(self.device))
+            losses, correct, images = losses + loss_sum, correct + right, images + self.batch_size
+            speed = self.batch_size / (time.perf_counter() - step_began)
+            self.record(StepLine(
+                step=self.step, epoch=self.step / self.steps_per_epoch, loss=loss_sum / self.batch_size, lr=self.rates,
+                image_size=size, images_per_second=speed, seconds=self.seconds + time.perf_counter() - began,
+            ))  # fmt: skip
+            self.progress.step(self.step, loss_sum / self.batch_size, correct / images, speed)
+            if interrupted():
+                self.stopped_by = INTERRUPT
+                break
+        return losses, correct, images
 
-def _useless_routing(routing: list[dict[str, Any]], trained: bool) -> list[str]:
-    """A line for each block of several experts that is used as one. Before it is `trained`, routing may yet begin."""
-    found = []
-    for block in routing:
-        name = f"block {block['block']}"
-        if len(block["mean"]) > 1 and block["entropy"] < COLLAPSED:
-            found.append(f"{name}: the router has collapsed onto one expert; lower optim.router_lr")
-        elif len(block["mean"]) > 1 and trained and block["std"] < IDLE:
-            found.append(
-                f"{name}: the routing weights are the same for every image (standard deviation {block['std']:.4f}), so "
-                "its experts act as one; raise optim.router_lr, or train for longer"
+    def train_step(self, x_NCHW: Tensor, target: Tensor) -> tuple[float, float]:
+        """Forward, loss, backward and the optimizers' step of one batch; its summed loss, and its right answers."""
+        self.rates = set_learning_rates(self.optimizers, lr_factor(self.step, self.steps, self.config.optim))
+        sums = torch.zeros(2, device=self.device)
+        for x, y in zip(x_NCHW.split(self.micro_batch), target.split(self.micro_batch), strict=True):
+            with autocast(self.device, self.precision):
+                logits = self.forward(x)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, y, label_smoothing=self.config.optim.label_smoothing)
+            (loss * (len(x) / self.batch_size)).backward()
+            sums += torch.stack((loss.detach() * len(x), _correct(logits.detach(), y)))
+        loss_sum, correct = sums.tolist()
+        if not math.isfinite(loss_sum):
+            raise _NotFiniteError("the loss is not finite at", self.step + 1)
+        for optimizer in self.optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        if self.average:
+            self.average.update_parameters(self.net)
+        self.step += 1
+        return loss_sum, correct
+
+    def evaluate(self) -> dict[str, Any]:
+        """Loss and accuracy on the test images and on those held out, by the fields of `EpochLine`."""
+        self.test_logits = self.logits(self.test)
+        figures = _figures("test", self.test_logits, self.test)
+        if self.held_out:
+            figures |= _figures("validation", self.logits(self.held_out), self.held_out)
+        finite = all(map(math.isfinite, figures.values()))
+        if not (finite and _is_finite(self.net) and _is_finite(self.evaluated)):
+            raise _NotFiniteError("the weights are not finite after", self.step)
+        return figures
+
+    def logits(self, split: Split, tta: bool = False) -> Tensor:
+        """Of the weights that are evaluated, on the device of the split, wherever the network is."""
+        with autocast(self.device, self.precision):
+            parts = [
+                batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
+                for images in split.images.split(EVAL_BATCH)
+            ]
+        return torch.cat(parts)
+
+    def useless_routing(self, routing: list[BlockRouting]) -> list[str]:
+        """A line for each block of several experts that is used as one. Before the end, routing may yet begin."""
+        rate = "optim.router_lr" if self.config.optim.name == "muon" else "optim.lr"
+        found = []
+        for block in routing:
+            if block.finding == "collapsed":
+                found.append(f"block {block.block}: the router has collapsed onto one expert; lower {rate}")
+            elif block.finding == "idle" and self.epochs_done == self.config.epochs:
+                found.append(
+                    f"block {block.block}: the routing weights are the same for every image (standard deviation "
+                    f"{block.std:.4f}), so its experts act as one; raise {rate}, or train for longer"
+                )
+        return found
+
+    def record(self, line: Line) -> None:
+        """Writes a line of metrics, and the same to TensorBoard."""
+        line = line.model_copy(update={"data": self.dataset.name})
+        self.run.append(line)
+        self.events.record(line)
+
+    def warn(self, step: int, text: str) -> None:
+        """Says it, and records it."""
+        logger.warning(text)
+        self.record(WarningLine(step=step, text=text))
+
+    def go_back(self, error: _NotFiniteError) -> None:
+        """Stops, with the weights of the last whole epoch."""
+        self.stopped_by = NON_FINITE
+        text = f"{error} step {error.step} (epoch {self.epochs_done + 1})"
+        logger.warning("%s: stopped; the weights are those after epoch %d", text, self.epochs_done)
+        self.record(WarningLine(step=error.step, text=text))
+        self.restore()
+        self.test_logits = None
+
+    def save(self) -> None:
+        """Writes all that `restore` needs."""
+        state = {
+            "epochs": self.epochs_done,
+            "seconds": self.seconds,
+            "net": self.net.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self.average.state_dict() if self.average else None,
+        }
+        save_state(self.run.state, state)
+
+    def restore(self) -> None:
+        """Loads what `save` wrote last. Raises DynconvError where it is damaged or of another configuration."""
+        state = load_state(self.run.state)
+        try:
+            self.net.load_state_dict(state["net"])
+            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved)
+            if self.average:
+                self.average.load_state_dict(state["average"])
+            self.epochs_done, self.seconds = int(state["epochs"]), float(state["seconds"])
+        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise DynconvError(
+                f"{self.run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})"
+            ) from error
+        self.step = self.epochs_done * self.steps_per_epoch
+
+    def finish(self) -> Summary:
+        """Writes weights, predictions and, last, the summary."""
+        weights = Weights(
+            self.evaluated.state_dict(), self.config.model, self.dataset.classes, self.dataset.name, self.provenance()
+        )
+        save_weights(self.run.weights, weights)
+        logits = self.logits(self.test) if self.test_logits is None else self.test_logits
+        logits_tta = self.logits(self.test, tta=True) if self.config.tta else None
+        probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
+        self.run.write_predictions(
+            Predictions(self.test.labels.cpu(), probabilities, self.dataset.classes, self.dataset.name)
+        )
+        summary = self.summarise(logits, logits_tta)
+        self.run.write_summary(summary)
+        commonest = float(self.test.labels.bincount().max()) / len(self.test.labels)
+        if self.stopped_by is None and summary.best_accuracy <= commonest:
+            logger.warning(
+                "the accuracy is no better than chance (%.2f %%): the network learned nothing", 100 * commonest
             )
-    return found
+        return summary
+
+    def summarise(self, logits: Tensor, logits_tta: Tensor | None) -> Summary:
+        """The final figures, of the test images' logits."""
+        config, last, labels = self.config, self.last_epoch, self.test.labels
+        return Summary(
+            preset=config.preset,
+            data=self.dataset.name,
+            seed=config.seed,
+            epochs=self.epochs_done,
+            epochs_planned=config.epochs,
+            finished=self.stopped_by is None,
+            stopped_by=self.stopped_by,
+            test_accuracy=_accuracy(logits, labels),
+            test_accuracy_tta=None if logits_tta is None else _accuracy(logits_tta, labels),
+            test_loss=float(F.cross_entropy(logits, labels)),
+            train_accuracy=last.train_accuracy if last else None,
+            validation_accuracy=last.validation_accuracy if last else None,
+            train_seconds=self.seconds,
+            total_seconds=time.perf_counter() - self.began,
+            parameters=sum(p.numel() for p in self.net.parameters() if p.requires_grad),
+            multiply_adds=total_multiply_adds(self.net, self.test.images.shape[-1]),
+            device=str(self.device),
+            precision=self.precision,
+            peak_memory_bytes=peak_memory(),
+            version=version("dynconv"),
+        )
+
+    def provenance(self) -> str:
+        """Where the weights come from, for people."""
+        done = f"{self.epochs_done} of {self.config.epochs} epochs" if self.stopped_by else f"{self.epochs_done} epochs"
+        return (
+            f"dynconv {version('dynconv')}: preset {self.config.preset}, {done} on {self.dataset.name}, seed "
+            f"{self.config.seed}"
+        )
 
 
-def _logits(net: Net, split: Split, fabric: Any, tta: bool = False) -> Tensor:
-    """On the device of the split, wherever the network is."""
-    with fabric.autocast():
-        parts = [
-            batched_logits(net, images.to(fabric.device), tta=tta).to(images.device)
-            for images in split.images.split(EVAL_BATCH)
-        ]
-    return torch.cat(parts)
+class _NotFiniteError(Exception):
+    """Training has left the numbers: what is not finite, and at which step (from 1)."""
+
+    def __init__(self, what: str, step: int) -> None:
+        super().__init__(what)
+        self.step = step
 
 
-def _finite(net: Net) -> bool:
+def _is_finite(net: Net) -> bool:
     return all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
 
 
-def _metrics(name: str, logits: Tensor, split: Split) -> dict[str, float]:
-    loss = float(F.cross_entropy(logits, split.labels))
-    return {f"{name}_loss": loss, f"{name}_accuracy": _accuracy(logits, split.labels)}
+def _figures(name: str, logits_NK: Tensor, split: Split) -> dict[str, Any]:
+    loss = float(F.cross_entropy(logits_NK, split.labels))
+    return {f"{name}_loss": loss, f"{name}_accuracy": _accuracy(logits_NK, split.labels)}
 
 
 def _accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
@@ -249,59 +360,3 @@ def _accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
 def _correct(logits_NK: Tensor, target: Tensor) -> Tensor:
     labels = target if target.dim() == 1 else target.argmax(1)
     return (logits_NK.argmax(1) == labels).sum().float()
-
-
-def _save(
-    run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None, epochs: int, seconds: float
-) -> None:
-    state = {
-        "epochs": epochs,
-        "seconds": seconds,
-        "net": net.state_dict(),
-        "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-        "average": average.state_dict() if average else None,
-    }
-    save_state(run.state, state)
-
-
-def _restore(run: RunDir, net: Net, optimizers: list[Any], average: AveragedModel | None) -> tuple[int, float]:
-    """Loads what `_save` saved; whole epochs done and seconds spent."""
-    state = load_state(run.state)
-    try:
-        net.load_state_dict(state["net"])
-        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
-        if average:
-            average.load_state_dict(state["average"])
-    except (KeyError, RuntimeError, ValueError) as error:
-        raise DynconvError(
-            f"{run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})"
-        ) from error
-    return int(state["epochs"]), float(state["seconds"])
-
-
-@contextmanager
-def _interruptible() -> Iterator[Any]:
-    """Turns the first Ctrl-C into a flag that is looked at between steps; a second one interrupts at once."""
-    caught: list[int] = []
-    previous = signal.getsignal(signal.SIGINT)
-
-    def on_interrupt(number: int, _: object) -> None:
-        caught.append(number)
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, on_interrupt)
-    try:
-        yield lambda: bool(caught)
-    finally:
-        signal.signal(signal.SIGINT, previous)
-
-
-def _peak_memory() -> int | None:
-    """Largest resident memory of this process so far, in bytes; None on Windows, which has no getrusage."""
-    try:
-        import resource
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

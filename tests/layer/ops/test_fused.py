@@ -23,7 +23,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_is_registered_as_torch_wants_it(dtype: torch.dtype, stride: int) -> None:
-    needs_operators()
+    needs_operators("fused")
     torch.library.opcheck(
         fused.fused,
         (*inputs(dtype), stride, 1),
@@ -33,7 +33,7 @@ def test_is_registered_as_torch_wants_it(dtype: torch.dtype, stride: int) -> Non
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_same_bits_every_time(dtype: torch.dtype) -> None:
-    needs_operators()
+    needs_operators("fused")
     x, weight, a = inputs(dtype)
 
     def run() -> list[torch.Tensor]:
@@ -46,7 +46,7 @@ def test_same_bits_every_time(dtype: torch.dtype) -> None:
 
 def test_routing_weights_are_not_rounded_under_autocast() -> None:
     """1 + 2^-10 is no bf16 number; rounded to 1 it would leave no difference between the two experts."""
-    needs_operators()
+    needs_operators("fused")
     x, weight, _ = inputs()
     experts = torch.stack((weight[0], -weight[0]))
     a = torch.tensor([[1 + 2**-10, 1.0]]).expand(3, 2)
@@ -74,7 +74,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss has another unit elsewhere")
 def test_no_memory_for_a_kernel_of_each_image() -> None:
-    needs_operators()
+    needs_operators("fused")
     found = subprocess.run([sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True)
 
     assert int(found.stdout) < 200 * 1024  # KiB; 512 mixed kernels would take 1152 MiB

@@ -19,7 +19,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("tile", [2, 7])
 def test_is_registered_as_torch_wants_it(tile: int) -> None:
-    needs_operators()
+    needs_operators("winograd")
     torch.library.opcheck(
         winograd.winograd,
         (*inputs(), 1, tile),
@@ -30,6 +30,7 @@ def test_is_registered_as_torch_wants_it(tile: int) -> None:
 @pytest.mark.parametrize(("tile", "most"), [(2, 5e-7), (3, 1.5e-6), (4, 2e-6), (5, 5e-6), (6, 6e-6), (7, 2e-5)])
 def test_rounding_errors(tile: int, most: float) -> None:
     """Root mean square, relative to the output's standard deviation, as the documentation states them."""
+    needs_operators("winograd")
     torch.manual_seed(0)
     x, weight, a = torch.randn(20, 64, 14, 14), torch.randn(1, 64, 64, 3, 3), torch.ones(20, 1)
     exact = torch.nn.functional.conv2d(x.double(), weight[0].double(), padding=1)
@@ -40,6 +41,7 @@ def test_rounding_errors(tile: int, most: float) -> None:
 
 
 def test_same_bits_every_time() -> None:
+    needs_operators("winograd")
     x, weight, a = inputs()
 
     def run() -> list[torch.Tensor]:

@@ -1,139 +1,244 @@
-"""Our C++ operators: built by the compiler at first use, cached, called through ctypes.
+"""Compiles a C++ file once for all processes and keeps the library in the user's cache.
 
-Without a compiler everything works, by the other algorithms; `Native.status` says why there is none.
+The cache is `dynconv/operators` in $XDG_CACHE_HOME or ~/.cache. A library's name holds a digest of everything that it
+depends on: compiler, options, source and processor. Beside it stand a lock, so that processes that start together
+compile once, and, where compilation failed, the reason, so that it is not tried again at every start.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
 import hashlib
+import logging
 import os
 import platform
+import shlex
 import shutil
+import stat
 import subprocess
-import sys
 import tempfile
-from collections.abc import Mapping
-from functools import cached_property
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor
+from dynconv.layer.ops import processor
 
-_FOLDER = Path(__file__).parent
+logger = logging.getLogger("dynconv.layer")
+
 # Not -ffast-math: linking with it flushes denormals to zero in the whole process.
-_FLAGS = "-std=c++17 -O2 -march=native -fno-math-errno -fno-trapping-math -fno-signed-zeros -fopenmp -fPIC -shared"
+_FLAGS = "-std=c++17 -O2 -fno-math-errno -fno-trapping-math -fno-signed-zeros -fopenmp -fPIC -shared"
 
 
-class _Unavailable(Exception):
-    pass
+class UnavailableError(Exception):
+    """There is no library; the message says why and what to do, in one line."""
 
 
-class Native:
-    """One C++ file of this folder as a library.
+class _CompileError(UnavailableError):
+    """The compiler refused the source, as it would every time."""
 
-    Args:
-        name: of the file, without its ending.
-        functions: for each exported function, how many integers and then how many arrays it takes. It returns 0, or 1
-            where there is not enough memory.
-        seconds: about how long it takes to compile.
+
+@dataclass(frozen=True)
+class _Recipe:
+    """How to compile one C++ file.
+
+    Attributes:
+        source: the file.
+        command: the compiler and its options.
+        seconds: about how long it takes.
     """
 
-    def __init__(self, name: str, functions: Mapping[str, tuple[int, int]], seconds: int) -> None:
-        self.name = name
-        self._functions = functions
-        self._seconds = seconds
+    source: Path
+    command: tuple[str, ...]
+    seconds: int
 
-    def available(self) -> bool:
-        """Whether the library can be used here; builds it if that has not been done yet."""
-        return not isinstance(self._library, str)
-
-    def status(self) -> str:
-        """One line for people: that the library is live, or why not."""
-        return "available" if self.available() else f"not available: {self._library}"
-
-    def call(self, function: str, integers: tuple[int, ...], *arrays: Tensor | None) -> None:
-        """Calls a function that writes into some of the arrays.
+    @classmethod
+    def of(cls, source: Path, seconds: int) -> _Recipe:
+        """With the compiler that CXX names, `g++` by default; arguments and quotes as in a shell.
 
         Raises:
-            RuntimeError: the library is not available.
-            MemoryError: the function found not enough memory.
+            UnavailableError: there is no such compiler, or DYNCONV_CPU rules it out.
         """
-        library = self._library
-        if isinstance(library, str):
-            raise RuntimeError(f"the {self.name} operator is not available: {library}")
-        pointers = [None if array is None else array.data_ptr() for array in arrays]
-        if getattr(library, function)(*integers, *pointers):
-            raise MemoryError(f"{function}: not enough memory for its work space")
-
-    def run(self, function: str) -> None:
-        """Calls a function without arguments, if the library is there."""
-        if not isinstance(self._library, str):
-            getattr(self._library, function)()
-
-    @cached_property
-    def _library(self) -> ctypes.CDLL | str:
-        """The built library, or the reason why there is none."""
         try:
-            library = ctypes.CDLL(str(self._build()))
-        except (_Unavailable, OSError) as reason:
-            return str(reason)
-        for name, (integers, arrays) in self._functions.items():
-            function = getattr(library, name)
-            function.argtypes = [ctypes.c_int64] * integers + [ctypes.c_void_p] * arrays
-            function.restype = ctypes.c_int
-        return library
-
-    def _build(self) -> Path:
-        compiler = shutil.which(os.environ.get("CXX", "g++"))
+            flag, limit = processor.compiler_flag(), processor.limit()
+        except ValueError as error:
+            raise UnavailableError(str(error)) from error
+        if limit == "none":
+            raise UnavailableError(f"{processor.VARIABLE}=none rules it out (unset it to use the operator)")
+        try:
+            words = shlex.split(os.environ.get("CXX") or "g++")
+        except ValueError as error:
+            raise UnavailableError(f"CXX: {os.environ['CXX']!r} is not a command: {error}") from error
+        compiler = shutil.which(words[0]) if words else None
         if compiler is None:
-            raise _Unavailable("no C++ compiler found (install g++, or name one in CXX)")
-        target = _cache_directory() / f"{self.name}-{self._digest(compiler)}.so"
-        if target.exists():
-            return target
+            raise UnavailableError("no C++ compiler found (install g++, or name one in CXX)")
+        return cls(source, (compiler, *words[1:], *_FLAGS.split(), flag), seconds)
+
+    def name(self) -> str:
+        """The library's, without its ending.
+
+        A cache may be shared by several machines, and -march=native compiles for one: hence the processor's flags.
+        """
+        version = _run([*self.command, "--version"]).stdout
+        flags = sorted(processor.instruction_sets())
+        key = "\n".join((*self.command, version, platform.machine(), platform.processor(), *flags))
+        sources = [self.source, *sorted(self.source.parent.glob("*.h"))]
+        content = b"".join(source.read_bytes() for source in sources) + key.encode(errors="surrogateescape")
+        return f"{self.source.stem}-{hashlib.sha256(content).hexdigest()[:16]}"
+
+    def compile(self, target: Path) -> None:
+        """Writes the library under a temporary name beside `target`, then renames it.
+
+        Raises:
+            UnavailableError: the compiler failed.
+            OSError: the folder cannot be written.
+        """
+        handle, name = tempfile.mkstemp(".partial", f"{target.stem}.", target.parent)
+        os.close(handle)
+        partial = Path(name)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=target.parent) as folder:
-                built = Path(folder) / target.name
-                command = [compiler, *_FLAGS.split(), str(_FOLDER / f"{self.name}.cpp"), "-o", str(built)]
-                # Nobody expects the first forward pass to take that long.
-                notice = f"dynconv: compiling its operator `{self.name}`, once, about {self._seconds} seconds"
-                print(notice, file=sys.stderr, flush=True)
-                result = subprocess.run(command, capture_output=True, text=True, check=False)
-                if result.returncode:
-                    first = (result.stderr.strip().splitlines() or ["no message"])[0]
-                    raise _Unavailable(f"{compiler} could not compile it: {first}")
-                built.replace(target)
-        except OSError as error:
-            raise _Unavailable(f"cannot write the cache {target.parent}: {error.strerror}") from error
-        return target
+            logger.info("compiling the operator `%s`, once, about %d seconds", self.source.stem, self.seconds)
+            result = _run([*self.command, str(self.source), "-o", name])
+            if result.returncode:
+                raise self._failure(result)
+            partial.chmod(0o700)  # the linker follows the umask, which may let others write
+            with partial.open("rb") as file:
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
 
-    def _digest(self, compiler: str) -> str:
-        """Of all that the library depends on. -march=native: a cache that several machines share must not hand one the
-        other's instructions."""
-        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
-        sources = [_FOLDER / f"{self.name}.cpp", *sorted(_FOLDER.glob("*.h"))]
-        key = (version, _FLAGS, torch.backends.cpu.get_cpu_capability(), platform.processor(), _cpu_flags())
-        content = b"".join(source.read_bytes() for source in sources) + "\n".join(key).encode()
-        return hashlib.sha256(content).hexdigest()[:16]
+    def _failure(self, result: subprocess.CompletedProcess[str]) -> UnavailableError:
+        if result.returncode < 0:  # somebody or the system killed it: so another try may succeed
+            return UnavailableError(f"{self.command[0]} was killed by signal {-result.returncode}")
+        lines = result.stderr.strip().splitlines() or ["no message"]
+        line = next((line for line in lines if "error" in line), lines[0])
+        return _CompileError(f"{self.command[0]} could not compile {self.source.name}: {line.strip()}")
 
 
-def _cache_directory() -> Path:
+@contextlib.contextmanager
+def built(source: Path, seconds: int) -> Iterator[Path]:
+    """The library of a C++ file; load it inside the block. Compiles it unless the cache has it.
+
+    Where the cache cannot be written, the library is in a temporary folder of this process; a warning says so once.
+
+    Args:
+        source: the file; all headers beside it count as included.
+        seconds: about how long it takes to compile.
+
+    Raises:
+        UnavailableError: there is no compiler, it failed, or the cached library is not safe to load.
+    """
+    recipe = _Recipe.of(source, seconds)
     try:
-        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynconv"
-    except RuntimeError as error:
-        raise _Unavailable("there is no home directory for the cache; name a folder in XDG_CACHE_HOME") from error
-
-
-def _cpu_flags() -> str:
+        name = recipe.name()
+    except OSError as error:
+        raise UnavailableError(f"cannot run {recipe.command[0]}: {error.strerror}") from error
+    problem, cached = "", None
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return ""
-    return next((line for line in lines if line.startswith(("flags", "Features"))), "")
+        cached = _from_cache(recipe, cache_folder() / f"{name}.so")
+    except OSError as error:
+        problem = f"cannot write the cache {error.filename or ''}: {error.strerror}"
+    except RuntimeError:  # as with `docker run --user` and a number that no account has
+        problem = "there is no home directory for the cache"
+    if cached is not None:
+        yield cached
+        return
+    warn_once(
+        "cache", f"{problem}; every process compiles the operators again (name a writable folder in XDG_CACHE_HOME)"
+    )
+    try:
+        with tempfile.TemporaryDirectory(prefix="dynconv-") as folder:
+            target = Path(folder) / f"{name}.so"
+            recipe.compile(target)
+            yield target
+    except OSError as error:
+        raise UnavailableError(f"{problem}; nor the temporary folder: {error.strerror}") from error
 
 
-def nhwc(x: Tensor) -> Tensor:
-    """x [N, C, H, W] with channels contiguous; `contiguous` alone lets pass a batch of one or a 1x1 map with other
-    strides."""
-    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+def cache_folder() -> Path:
+    """Where the libraries are kept.
+
+    Raises:
+        RuntimeError: the user has no home directory.
+    """
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "dynconv" / "operators"
+
+
+def _from_cache(recipe: _Recipe, target: Path) -> Path:
+    failure = target.with_suffix(".failed")
+    if not target.exists() and not failure.exists():
+        target.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target.parent.mkdir(mode=0o700, exist_ok=True)
+        _refuse_what_others_can_write(target.parent)
+        with _locked(target.with_suffix(".lock")):
+            if not target.exists() and not failure.exists():  # now that nobody else compiles it
+                try:
+                    recipe.compile(target)
+                except _CompileError as reason:
+                    partial = failure.with_suffix(".reason")
+                    partial.write_text(str(reason), encoding="utf-8", errors="replace")
+                    partial.replace(failure)
+    _refuse_what_others_can_write(target.parent)
+    if not target.exists():
+        remembered = failure.read_text(encoding="utf-8", errors="replace")
+        raise UnavailableError(f"{remembered} (remove {failure} to try again)")
+    _refuse_what_others_can_write(target)
+    return target
+
+
+def _refuse_what_others_can_write(path: Path) -> None:
+    """A library runs with all rights of this user, so nobody else but root may have written it."""
+    if not hasattr(os, "geteuid"):
+        return
+    found = path.stat()
+    if found.st_uid not in (0, os.geteuid()):
+        raise UnavailableError(
+            f"{path} belongs to another user, so it is not loaded (remove it, or name another folder in XDG_CACHE_HOME)"
+        )
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise UnavailableError(f"others can write {path}, so it is not loaded (remove it to compile again)")
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes. Where there is none, several may compile at once, each under its own name.
+
+    Raises:
+        OSError: the file cannot be made.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with path.open("a") as file:
+        with contextlib.suppress(OSError):  # a file system without locks
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                logger.info("waiting for another process, which is compiling %s", path.stem)
+                fcntl.flock(file, fcntl.LOCK_EX)
+        yield  # closing the file, or the end of the process, releases the lock
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    """Messages in English: `error` is looked for in them, and the version is part of a library's name."""
+    return subprocess.run(
+        command,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+
+
+_said: set[str] = set()
+
+
+def warn_once(topic: str, message: str) -> None:
+    """Logs a warning, the first of its topic in this process."""
+    if topic not in _said:
+        _said.add(topic)
+        logger.warning("%s", message)

@@ -427,7 +427,7 @@ template <class Element> int64_t images_of_chunk(const Layout &in) {
     return std::clamp<int64_t>(MAP_BYTES / int64_t(in.size() * sizeof(Element)), 1, 32);
 }
 
-thread_local Workspace workspace;
+Pool pool;
 
 // y = the convolution of x; TURNED: x stands for dY, y for dX.
 template <bool TURNED, class Number>
@@ -439,8 +439,8 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
     const auto passes = TURNED ? passes_to_input(s, in) : std::vector<Pass>{forward_pass(s, in)};
     const Bank bank{s.K, TURNED ? s.O : s.C, TURNED ? s.C : s.O, s.taps, T::D};
     const int64_t chunk = images_of_chunk<Element>(in);
-    workspace.reserve(Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
-                      Workspace::size<Element>(threads * chunk * in.size()));
+    Loan workspace(pool, Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
+                             Workspace::size<Element>(threads * chunk * in.size()));
     Element *experts = workspace.take<Element>(bank.size());
     Element *mixed = workspace.take<Element>(threads * bank.panel());
     Element *maps = workspace.take<Element>(threads * chunk * in.size());
@@ -651,8 +651,9 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
     const int64_t slice = (g.x_channel(s, D) * PIXELS + g.y_panel(s, D)) * sizeof(Element);
     const int64_t chunk = std::clamp<int64_t>(
         std::min(SLICE_BYTES / slice, CHUNK_BYTES / int64_t((x_size + y_size) * sizeof(Element))), 1, std::max<int64_t>(1, s.N));
-    workspace.reserve(2 * Workspace::size<float>(g.bank(s)) + Workspace::size<Element>(chunk * x_size) +
-                      Workspace::size<Element>(chunk * y_size) + Workspace::size<float>(threads * chunk * s.K * VL));
+    Loan workspace(pool, 2 * Workspace::size<float>(g.bank(s)) + Workspace::size<Element>(chunk * x_size) +
+                             Workspace::size<Element>(chunk * y_size) +
+                             Workspace::size<float>(threads * chunk * s.K * VL));
     float *weights = workspace.take<float>(g.bank(s)), *sums = workspace.take<float>(g.bank(s));
     Element *maps = workspace.take<Element>(chunk * x_size), *gradients = workspace.take<Element>(chunk * y_size);
     float *dots = workspace.take<float>(threads * chunk * s.K * VL);
@@ -720,5 +721,8 @@ template <class Fn> int guarded(Fn f) {
 OPERATORS(float32, float)
 OPERATORS(bfloat16, bf16)
 
-// Frees what the calling thread's last calls left for the next one.
-extern "C" void dynconv_fused_release() { workspace.release(); }
+// Frees what is kept for the next calls.
+extern "C" void dynconv_fused_release() { pool.release(); }
+
+// The memory that is kept for the next calls, and that calls under way use.
+extern "C" int64_t dynconv_fused_workspace_bytes() { return pool.bytes(); }

@@ -30,7 +30,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dynconv.layer.ops.build import nhwc
+from dynconv.layer.ops.operator import nhwc
 
 
 @triton.jit

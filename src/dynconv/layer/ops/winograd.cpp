@@ -109,7 +109,7 @@ struct Shape {
           Cb((C + LANES - 1) / LANES), Ob((O + LANES - 1) / LANES) {}
 };
 
-thread_local Workspace workspace;
+Pool pool;
 
 int64_t whole_blocks(int64_t floats) { return (floats + LANES - 1) / LANES * LANES; }
 
@@ -451,8 +451,9 @@ template <int M> void forward(const Shape &s, const float *x, const float *w, co
     const int64_t rows = plan.images * s.T, edge = std::max(s.Cb, s.Ob) * LANES;
     const int64_t v_size = F * Map::stride(s.Cb, rows), m_size = F * Map::stride(s.Ob, rows);
     const int64_t team_size = v_size + m_size + whole_blocks(s.K * rows) + edge;
-    workspace.reserve((u_size + plan.teams * team_size + edge) * sizeof(float));
-    float *u = workspace.take<float>(u_size), *zeros = workspace.take<float>(edge), *teams = workspace.take<float>(plan.teams * team_size);
+    Loan workspace(pool, (u_size + plan.teams * team_size + edge) * sizeof(float));
+    float *u = workspace.take<float>(u_size), *zeros = workspace.take<float>(edge);
+    float *teams = workspace.take<float>(plan.teams * team_size);
     std::fill(zeros, zeros + edge, 0.f);
     transform_experts<M, false>(s, w, u);
 #pragma omp parallel for schedule(static) num_threads(plan.teams) if (plan.teams > 1)
@@ -492,7 +493,7 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
     const int64_t dots_size = F * s.Cb * s.K * max_rows;
     const int64_t team_size =
         (dx ? 2 : 1) * v_size + m_size + edge + whole_blocks(s.K * max_rows) + whole_blocks(dots_size);
-    workspace.reserve(((by_image + plan.teams) * u_size + ut_size + plan.teams * team_size + edge) * sizeof(float));
+    Loan workspace(pool, ((by_image + plan.teams) * u_size + ut_size + plan.teams * team_size + edge) * sizeof(float));
     float *u = workspace.take<float>(by_image ? u_size : 0), *ut = workspace.take<float>(ut_size);
     float *du = workspace.take<float>(plan.teams * u_size), *zeros = workspace.take<float>(edge);
     float *teams = workspace.take<float>(plan.teams * team_size);
@@ -580,5 +581,8 @@ extern "C" int dynconv_winograd_backward(int64_t tile, int64_t N, int64_t H, int
                      [&](auto m) { backward<m()>(Shape(N, H, W, C, O, K, pad, m()), x, w, a, dy, dx, dw, da); });
 }
 
-// Frees what the calling thread's last calls left for the next one.
-extern "C" void dynconv_winograd_release() { workspace.release(); }
+// Frees what is kept for the next calls.
+extern "C" void dynconv_winograd_release() { pool.release(); }
+
+// The memory that is kept for the next calls, and that calls under way use.
+extern "C" int64_t dynconv_winograd_workspace_bytes() { return pool.bytes(); }

@@ -1,10 +1,14 @@
-// Memory for one call of an operator. Kept for the next call of the same thread: fresh pages cost as much as the
-// arithmetic.
+// Memory for the calls of an operator. It is kept for the next call: fresh pages cost as much as the arithmetic.
+//
+// A call borrows a workspace from a pool that all threads share, and gives it back at its end. So as many workspaces
+// exist as calls run at the same time, and between calls no more than Pool::KEPT, however many threads there were.
 
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
+#include <mutex>
 #include <new>
 #include <sys/mman.h>
 
@@ -14,7 +18,7 @@ class Workspace {
     static constexpr size_t LINE = 64, PAGE = size_t(2) << 20;  // of the cache; a huge page
 
   public:
-    // Makes room for `bytes`; what was taken before is void.
+    // Makes room for `bytes`; what was taken before is void. Throws std::bad_alloc, and is then empty.
     void reserve(size_t bytes) {
         used_ = 0;
         if (bytes <= size_) return;
@@ -27,6 +31,7 @@ class Workspace {
 #endif
         size_ = pages;
     }
+    size_t size() const { return size_; }
     // The bytes that `count` numbers take, to be summed up for `reserve`.
     template <class Number> static size_t size(size_t count) {
         return (count * sizeof(Number) + LINE - 1) / LINE * LINE;
@@ -42,4 +47,66 @@ class Workspace {
         data_ = nullptr;
         size_ = 0;
     }
+};
+
+// The workspaces that no call uses, and how large all are. Never destroyed: at exit a thread may still be in a call.
+class Pool {
+    static constexpr int KEPT = 2;
+    std::mutex mutex_;
+    Workspace kept_[KEPT];
+    int count_ = 0;
+    std::atomic<int64_t> bytes_{0};
+
+  public:
+    // The one used last, which the cache may still hold; it is made large enough.
+    Workspace borrow(size_t bytes) {
+        Workspace workspace;
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (count_) workspace = kept_[--count_];
+        }
+        const size_t before = workspace.size();
+        try {
+            workspace.reserve(bytes);
+        } catch (...) {
+            bytes_ -= int64_t(before);
+            throw;
+        }
+        bytes_ += int64_t(workspace.size()) - int64_t(before);
+        return workspace;
+    }
+    void give_back(Workspace workspace) {
+        {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (count_ < KEPT) {
+                kept_[count_++] = workspace;
+                return;
+            }
+        }
+        free(workspace);
+    }
+    // Frees what is kept for the next calls.
+    void release() {
+        const std::lock_guard<std::mutex> lock(mutex_);
+        while (count_) free(kept_[--count_]);
+    }
+    // What the workspaces take, those in use included.
+    int64_t bytes() const { return bytes_; }
+
+  private:
+    void free(Workspace &workspace) {
+        bytes_ -= int64_t(workspace.size());
+        workspace.release();
+    }
+};
+
+// A workspace of `bytes` for one scope.
+class Loan : public Workspace {
+    Pool &pool_;
+
+  public:
+    Loan(Pool &pool, size_t bytes) : Workspace(pool.borrow(bytes)), pool_(pool) {}
+    ~Loan() { pool_.give_back(*this); }
+    Loan(const Loan &) = delete;
+    Loan &operator=(const Loan &) = delete;
 };

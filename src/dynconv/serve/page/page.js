@@ -1,4 +1,4 @@
-// Images in, cards with classes and routing weights out. All text from outside enters as text, never as markup.
+// Images in, cards with classes and routing weights out. Text from outside is only ever inserted as text, not as markup.
 
 import { drawRouting, element } from "./routing.js";
 
@@ -24,19 +24,25 @@ async function start() {
   try {
     model = await ask("v1/model");
   } catch (error) {
-    $("model").textContent = error.message;
-    $("key").hidden = error.status !== 401;
-    $("key-wrong").textContent = key ? error.message : "";
-    if (error.status === 401) $("key-text").focus();
+    if (error.status === 401) askForKey();
+    else $("model").textContent = error.message;
     return;
   }
   $("key").hidden = true;
+  $("drop").hidden = false;
   const shown = model.classes.slice(0, 20).join(", ");
   const more = model.classes.length > 20 ? ` and ${model.classes.length - 20} more` : "";
   $("model").textContent = `${model.name}, trained on ${model.data}, knows ${model.classes.length} classes: ${shown}${more}. ` +
-    `${model.blocks} blocks, each mixing ${model.experts} convolutions anew for every image.`;
+    `${model.blocks} blocks, each mixing ${model.experts} convolutions per image.`;
   $("samples").hidden = model.samples.length === 0;
   $("samples").querySelector("ul").replaceChildren(...model.samples.map(sampleButton));
+}
+
+// Before anything else is offered: without the key nothing can be classified.
+function askForKey() {
+  $("key").hidden = false;
+  $("key-wrong").textContent = key ? "This key is wrong. Ask whoever runs the server." : "";
+  $("key-text").select();
 }
 
 function image(src) {
@@ -89,16 +95,16 @@ async function send(body, tries = TRIES) {
   try {
     return await ask(`v1/predict?routing=true&top=${TOP}`, { method: "POST", body, headers: { "Content-Type": body.type } });
   } catch (error) {
-    if (error.status !== 503 || tries === 1) throw error;
+    if (![429, 503].includes(error.status) || tries === 1) throw error;
     await new Promise((resume) => setTimeout(resume, 1000 * (error.wait || 1)));
     return send(body, tries - 1);
   }
 }
 
-// The file as it is where the server takes it; else redrawn, smaller, by the browser, which may read more formats.
+// The file itself if the server takes it. Otherwise the browser, which may read more formats, redraws it smaller.
 async function fitting(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
-  if (!bitmap) return READ_BY_SERVER.includes(file.type) ? file : Promise.reject(new Error("This is no image that can be read."));
+  if (!bitmap) return READ_BY_SERVER.includes(file.type) ? file : Promise.reject(new Error("This file could not be read as an image."));
   const { width, height } = bitmap;
   if (READ_BY_SERVER.includes(file.type) && file.size <= model.limits.body && width * height <= model.limits.pixels) return file;
   const scale = Math.min(1, 1600 / Math.max(width, height));
@@ -140,7 +146,7 @@ $("key").addEventListener("submit", (event) => {
 });
 for (const kind of ["dragover", "dragleave", "drop"]) {
   document.addEventListener(kind, (event) => {
-    event.preventDefault(); // else the browser leaves the page to show the file
+    event.preventDefault(); // otherwise the browser leaves the page to show the file
     $("drop").classList.toggle("over", kind === "dragover");
     if (kind === "drop") classify([...event.dataTransfer.files]);
   });

@@ -2,14 +2,21 @@ from pathlib import Path
 
 import pytest
 
-from dynconv.cli.arguments import EvaluateArguments, TrainArguments, parse, parse_training
-from dynconv.config import RunConfig
+from dynconv.cli.evaluate import EvaluateArguments
+from dynconv.cli.parse import parse
+from dynconv.cli.settings import TrainArguments, parse_training
 from dynconv.errors import DynconvError
+from dynconv.training.config import TrainConfig
+from dynconv.training.launch import Launch
 from dynconv.training.presets import PRESETS
 
 
-def settings(*words: str) -> RunConfig:
+def settings(*words: str) -> TrainConfig:
     return parse_training(TrainArguments, words, "train").settings
+
+
+def launch(*words: str) -> Launch:
+    return parse_training(TrainArguments, words, "train").launch
 
 
 def refusal(*words: str) -> str:
@@ -25,25 +32,26 @@ def test_a_preset_alone_is_that_preset(name: str) -> None:
 
 
 def test_without_a_preset_it_is_quick() -> None:
-    assert settings() == PRESETS["quick"]()
+    assert settings() == PRESETS["quick"]() == TrainConfig()
 
 
 def test_fields_of_every_kind_are_overridden() -> None:
     words = ["quick", "--seed", "3", "--optim.lr=1e-3", "--model.no-whiten", "--optim.name", "sgd"]
     words += ["--model.widths", "8", "16", "--model.pools", "2", "--model.residual", "false", "true"]
-    config = settings(*words, "--run", "out", "--batch_size", "500")
+    config = settings(*words, "--batch_size", "250", "--micro-batch", "250")
 
-    assert (config.seed, config.optim.lr, config.optim.name, config.batch_size) == (3, 1e-3, "sgd", 500)
+    assert (config.seed, config.optim.lr, config.optim.name, config.batch_size) == (3, 1e-3, "sgd", 250)
     assert (config.model.widths, config.model.pools, config.model.residual) == ((8, 16), (2,), (False, True))
-    assert config.model.whiten is False and config.run == Path("out")
+    assert config.model.whiten is False
     assert config.augment == PRESETS["quick"]().augment
 
 
-@pytest.mark.parametrize("words", [("--data", "shapes"), ("--data=shapes",), ("--data.source", "shapes")])
-def test_data_is_short_for_its_source(words: tuple[str, ...]) -> None:
-    config = settings("quick", *words, "--data.holdout", "5000")
+def test_where_and_on_what_to_run_is_no_hyper_parameter() -> None:
+    words = ("quick", "--data", "shapes", "--run", "out", "--device", "cpu", "--compile")
 
-    assert config.data.source == "shapes" and config.data.holdout == 5000
+    assert launch(*words) == Launch(data="shapes", run=Path("out"), device="cpu", compile=True)
+    assert settings(*words) == settings("quick")
+    assert launch("quick") == Launch()
 
 
 def test_preset_then_file_then_flags(tmp_path: Path) -> None:
@@ -62,9 +70,21 @@ def test_the_config_of_a_run_gives_that_run_again(tmp_path: Path) -> None:
 
     first = settings("basic", "--seed", "7", "--model.experts", "3")
     file = tmp_path / "config.yaml"
-    file.write_text(yaml.safe_dump(first.model_dump(mode="json")))
+    file.write_text(yaml.safe_dump({"format": 2, **first.model_dump(mode="json")}))
 
     assert settings("--config", str(file)) == first
+
+
+def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("data: shapes\ndevice: cpu\ncompile: true\n")
+    assert launch("--config", str(file)) == Launch(data="shapes", device="cpu", compile=True)
+    assert launch("--config", str(file), "--data", "cifar10").data == "cifar10"
+
+    file.write_text("data: {source: shapes, holdout: 50}\nmodel: {activation: sigmoid, classifier_hidden: 4}\n")
+    config = settings("--config", str(file))
+    assert (config.holdout, config.model.gate, config.model.head_hidden) == (50, "sigmoid", 4)
+    assert launch("--config", str(file)).data == "shapes"
 
 
 @pytest.mark.parametrize(
@@ -77,6 +97,15 @@ def test_the_config_of_a_run_gives_that_run_again(tmp_path: Path) -> None:
         (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 256, not 4"),
         (["--seed", "4294967296"], "seed: must be a whole number, at least 0, at most 4294967295, not 4294967296"),
         (["--optim.name", "mun"], "optim.name: must be one of muon, sgd, adamw, not mun"),
+        (["--model.gate", "soft"], "model.gate: must be one of softmax, sigmoid, sparsemax, not soft"),
+        (["--optim.lr", "1e39"], "optim.lr: must be 0, or between 1e-30 and 1e+30 in size, not 1e+39"),
+        (["--model.temperature", "1e-45"], "model.temperature: must be 0, or between 1e-30 and 1e+30 in size, not"),
+        (["--optim.betas", "0.9", "1e-40"], "optim.betas: must be 0, or between 1e-30 and 1e+30 in size, not 1e-40"),
+        (["--lr", "3"], "no option --lr; did you mean --optim.lr?"),
+        (["--widths", "3"], "no option --widths; did you mean --model.widths?"),
+        (["--workers", "3"], "no option --workers"),
+        (["--patience", "3"], "no option --patience"),
+        (["--device", "tpu"], "device: must be one of auto, cpu, cuda, mps, not tpu"),
         (["--batch-size", "30", "--micro-batch", "20"], "micro_batch: 20 does not divide batch_size 30"),
         (
             ["--model.widths", "8", "8", "--model.strides", "1", "1", "1"],
@@ -89,7 +118,9 @@ def test_the_config_of_a_run_gives_that_run_again(tmp_path: Path) -> None:
 )
 def test_a_wrong_value_is_one_line_that_names_field_and_range(words: list[str], answer: str) -> None:
     pools = ["--model.pools", "1"] if "--model.widths" in words else []
-    assert refusal(*words, *pools) == answer
+    assert refusal(*words, *pools).startswith(answer)
+    if answer.startswith("no option") and "did you mean" not in answer:
+        assert refusal(*words) == answer, "nothing resembles it, so nothing is suggested"
 
 
 def test_an_option_without_its_value_is_named() -> None:
@@ -133,7 +164,8 @@ def test_help_shows_every_field_with_its_text_and_the_presets_defaults(
     for flag in (
         "--model.router-hidden",
         "--optim.label-smoothing",
-        "--data.holdout",
+        "--holdout",
+        "--data",
         "--resume",
         "--config",
     ):

@@ -1,0 +1,109 @@
+"""Training from Python: what `dynconv train` does, with the run as an object."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dynconv.artifacts.records import EpochLine, Summary
+from dynconv.artifacts.rundir import RunDir
+from dynconv.errors import DynconvError
+from dynconv.inference.predictor import Predictor
+from dynconv.report.write import write_report
+from dynconv.training.config import TrainConfig
+from dynconv.training.launch import Launch, start
+from dynconv.training.presets import PRESETS
+from dynconv.training.progress import Progress
+from dynconv.validation import field_descriptions, validate
+
+if TYPE_CHECKING:
+    from os import PathLike
+
+
+def train(
+    preset: str = "quick", *, data: str | PathLike[str] = "cifar10", run: str | PathLike[str] | None = None,
+    device: str = "auto", compile: bool = False, **fields: Any,
+) -> Run:  # fmt: skip
+    """Trains a network and returns its run.
+
+    Args:
+        preset: the recipe to start from: basic, quick, standard.
+        data: cifar10 (found or downloaded), shapes (generated), auto (any that is found, else shapes), or a path.
+        run: directory to write; new, or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.
+        device: auto, cpu, cuda or mps.
+        compile: compile the network with torch.compile.
+        fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
+
+    Raises:
+        DynconvError: no such preset, field, data or device, or a directory that cannot be written.
+
+    Ctrl-C ends the run after the current step; it can be resumed by `dynconv train --resume`.
+    """
+    if preset not in PRESETS:
+        raise DynconvError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+    tree = PRESETS[preset]().model_dump()
+    for name, value in fields.items():
+        tree[name] = {**tree[name], **value} if isinstance(value, dict) and isinstance(tree.get(name), dict) else value
+    config = validate(TrainConfig, tree)
+    launch = {"data": str(data), "run": None if run is None else Path(run), "device": device, "compile": compile}
+    with Progress() as progress:
+        return Run(start(config, validate(Launch, launch), progress).run.path)
+
+
+class Run:
+    """A run directory, read.
+
+    Attributes:
+        path: of the directory.
+    """
+
+    def __init__(self, path: str | PathLike[str]) -> None:
+        """Opens a run. Raises DynconvError where `path` is none, or its configuration is damaged."""
+        self.path = Path(path)
+        self._run = RunDir.open(self.path)
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """Every hyper-parameter, as a tree."""
+        return self._run.config.tree()
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The final figures. Raises DynconvError where the run has not ended."""
+        summary = self._run.summary()
+        if summary is None:
+            raise DynconvError(f"{self.path}: the run has not ended; dynconv train --resume {self.path}")
+        return summary
+
+    @property
+    def accuracy(self) -> float:
+        """On the test set, 0..1; with test-time augmentation if the run reports it."""
+        return self.summary.best_accuracy
+
+    @property
+    def history(self) -> list[EpochLine]:
+        """What was recorded after each epoch."""
+        return self._run.metrics().epochs
+
+    def table(self) -> dict[str, list[Any]]:
+        """The history by columns, without the routing; `pandas.DataFrame(run.table())` is a table."""
+        rows = [line.tree() for line in self.history]
+        names = [name for name in EpochLine.model_fields if name not in ("kind", "lr", "routing")]
+        return {name: [row[name] for row in rows] for name in names}
+
+    @property
+    def weights(self) -> Path:
+        """The weights file."""
+        return self._run.weights
+
+    def predictor(self, device: str = "auto") -> Predictor:
+        """The trained network, ready to use. Raises DynconvError where there are no weights yet."""
+        return Predictor.load(self.path, device)
+
+    def report(self) -> Path:
+        """Writes the page about the run; returns its path."""
+        return write_report([self.path], meanings=field_descriptions(TrainConfig))
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"

@@ -1,0 +1,49 @@
+"""Readers of format 1, that of the first release: its fields under their present names.
+
+Format 1 kept the arguments of the launch among the hyper-parameters, and the trainer's whole configuration in the
+weights file. A reader is given a plain tree and returns one of the present format.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_RENAMED = {"activation": "gate", "classifier_hidden": "head_hidden"}
+_LAUNCH = ("run", "device", "compile")
+
+
+def config(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The hyper-parameters, and the arguments of the launch that stood among them: data, device, compile.
+
+    A tree that has none of format 1's names comes back as it is.
+    """
+    found = dict(tree)
+    launch = {name: found.pop(name) for name in _LAUNCH if name in found}
+    data = found.pop("data", None)
+    if isinstance(data, dict):
+        if "holdout" in data:
+            found["holdout"] = data["holdout"]
+        launch["data"] = data.get("source")
+    elif data is not None:
+        launch["data"] = data
+    if isinstance(found.get("model"), dict):
+        found["model"] = model(found["model"])
+    if isinstance(found.get("optim"), dict):
+        found["optim"] = {"head_lr" if name == "classifier_lr" else name: v for name, v in found["optim"].items()}
+    return found, launch
+
+
+def model(tree: dict[str, Any]) -> dict[str, Any]:
+    """The network's fields."""
+    return {_RENAMED.get(name, name): value for name, value in tree.items()}
+
+
+def tensors(state: dict[str, Any]) -> dict[str, Any]:
+    """A network's state: its head was called classifier. Also that of an average, whose names begin with `module.`."""
+    return {_tensor(name): value for name, value in state.items()}
+
+
+def _tensor(name: str) -> str:
+    prefix = "module." if name.startswith("module.") else ""
+    bare = name.removeprefix(prefix)
+    return prefix + ("head." + bare.removeprefix("classifier.") if bare.startswith("classifier.") else bare)

@@ -1,0 +1,60 @@
+"""predictions.npz: what a run's network says of each test image."""
+
+from __future__ import annotations
+
+import zipfile
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from dynconv.artifacts.files import write_atomically
+from dynconv.errors import DynconvError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Of the N test images: labels int64 [N], probabilities float32 [N, classes], class names, data set's name."""
+
+    labels: Tensor
+    probabilities: Tensor
+    classes: tuple[str, ...]
+    data_name: str
+
+
+def write_predictions(path: Path, predictions: Predictions) -> None:
+    """Writes the file, whole or not at all. Raises DynconvError where that is impossible."""
+
+    def write(file: Path) -> None:
+        with file.open("wb") as stream:
+            np.savez_compressed(
+                stream,
+                labels=predictions.labels.numpy(),
+                probabilities=predictions.probabilities.numpy().astype(np.float32),
+                classes=np.array(predictions.classes),
+                data=np.array(predictions.data_name),
+            )
+
+    write_atomically(path, write)
+
+
+def read_predictions(path: Path, advice: str) -> Predictions:
+    """What `write_predictions` wrote. Raises DynconvError, with `advice`, where it is missing or damaged."""
+    try:
+        # Opened here: np.load leaves the file that it opened itself open when it is damaged.
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
+            whole_numbers = arrays["labels"].dtype.kind in "iu"
+            labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+            probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float32))
+            classes, data_name = tuple(map(str, arrays["classes"])), str(arrays["data"])
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DynconvError(f"{path}: missing or damaged; {advice}") from error
+    whole = labels.dim() == 1 and len(labels) > 0 and probabilities.shape == (len(labels), len(classes))
+    if not whole or int(labels.min()) < 0 or int(labels.max()) >= len(classes):
+        raise DynconvError(f"{path}: labels, probabilities and classes do not fit together")
+    if not whole_numbers or not probabilities.isfinite().all():
+        raise DynconvError(f"{path}: damaged: labels have to be whole numbers, probabilities finite")
+    return Predictions(labels, probabilities, classes, data_name)

@@ -1,0 +1,76 @@
+"""`dynconv bench`."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from pydantic import Field
+from rich.console import Console
+from tyro.conf import Positional
+
+from dynconv.bench.run import Request
+from dynconv.bench.run import run as measure
+from dynconv.bench.step import Recipe
+from dynconv.cli.messages import show_messages
+from dynconv.cli.parse import Arguments, parse
+from dynconv.training.config import TrainConfig
+from dynconv.training.optim import build_optimizers
+from dynconv.training.presets import PRESETS
+
+
+class BenchArguments(Arguments):
+    """`layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
+    libraries, forward and with gradients, and the memory. `step` is a training step, `predict` goes from PNG files to
+    classes, `infer` runs a network in torch, eager and compiled, and in onnxruntime, in float32 and int8. `serve`
+    measures requests/s and latency with batches and with one image at a time, at 1, 8 and 64 clients. Leave the
+    machine alone meanwhile.
+    """
+
+    what: Annotated[
+        Positional[Literal["layer", "step", "predict", "infer", "serve"]],
+        tyro.conf.arg(metavar="{layer,step,predict,infer,serve}"),
+    ]
+    """What to measure."""
+    shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56", "maps"], ...] = (
+        "quick",
+        "standard",
+        "resnet18-32",
+        "resnet18-56",
+    )
+    """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, or of five map sizes."""
+    experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
+    """layer, step: numbers of experts."""
+    dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
+    """layer, step: types of numbers; bfloat16 is autocast's in a step."""
+    preset: Literal["quick", "standard"] = "standard"
+    """step: the network."""
+    model: Path = Path("standard")
+    """predict, infer, serve: run directory, weights file, or standard, the weights that come with the package."""
+    batch: Annotated[int, Field(ge=1)] = 32
+    """layer, step, infer: images. `infer` measures one image, too."""
+    rounds: Annotated[int, Field(ge=1)] = 5
+    """How often each method takes its turn; the median counts."""
+    output: Path | None = None
+    """JSON file for the figures; `layer` adds to what the file already holds, and draws a plot beside it."""
+    allow_uncommitted: bool = False
+    """Write --output although the checkout has uncommitted changes, so that no commit describes what was measured."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Measures; prints tables, and writes JSON and a plot where asked to."""
+    arguments = parse(BenchArguments, words, "bench")
+    show_messages()
+    recipes = {name: _recipe(name, preset()) for name, preset in PRESETS.items()}
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for part in measure(Request(**dict(arguments), recipes=recipes)):
+        console.print(part, highlight=False)
+    return 0
+
+
+def _recipe(name: str, config: TrainConfig) -> Recipe:
+    return Recipe(name, config.model, config.image_sizes[-1], partial(build_optimizers, config=config.optim))

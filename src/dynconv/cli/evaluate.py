@@ -1,0 +1,49 @@
+"""`dynconv evaluate`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from tyro.conf import Positional
+
+from dynconv.cli.messages import show_messages
+from dynconv.cli.parse import Arguments, parse
+from dynconv.inference.evaluate import as_dict, as_tables, choose_split, evaluate, load_dataset
+from dynconv.inference.predictor import Predictor
+
+
+class EvaluateArguments(Arguments):
+    """Also per class, and which class is taken for which."""
+
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
+    """Run directory or weights file."""
+    data: str | None = None
+    """cifar10, shapes, auto or a path. Default: the data that it was trained on."""
+    split: Literal["test", "train", "validation"] = "test"
+    """Which images. validation: those that the run held out."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print the figures as JSON."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Prints the figures of a trained network, as tables or as JSON."""
+    arguments = parse(EvaluateArguments, words, "evaluate")
+    show_messages()
+    predictor = Predictor.load(arguments.run)
+    dataset = load_dataset(predictor, arguments.data)
+    split = choose_split(dataset, arguments.split)
+    plain = evaluate(predictor, split)
+    tta = evaluate(predictor, split, tta=True) if predictor.run is None or predictor.run.config.tta else None
+    if arguments.json_:
+        which = {"run": str(arguments.run), "data": dataset.name, "split": arguments.split}
+        print(json.dumps(which | as_dict(plain, tta, predictor.classes)))
+    else:
+        console = Console()
+        console.print(f"{arguments.run} on {dataset.name}, {arguments.split}", highlight=False, markup=False)
+        console.print(as_tables(plain, tta, predictor.classes), highlight=False)
+    return 0

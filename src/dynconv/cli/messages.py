@@ -1,0 +1,35 @@
+"""Where the messages of the package's loggers go in the command: to standard error, past no progress bar."""
+
+from __future__ import annotations
+
+import logging
+
+from rich.console import Console
+
+
+class _Handler(logging.Handler):
+    """Prints a message as it is, a warning marked as one. Through rich, whose live lines it does not break."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text, style = self.format(record), None
+            if record.levelno >= logging.WARNING:
+                text, style = f"{record.levelname.lower()}: {text}", "yellow"
+            self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+        except Exception:
+            self.handleError(record)
+
+
+def show_messages() -> Console:
+    """Has the messages printed from now on; returns the console that they share with a progress bar."""
+    console = Console(stderr=True, highlight=False)
+    logger = logging.getLogger("dynconv")
+    for handler in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
+        logger.removeHandler(handler)
+    logger.addHandler(_Handler(console))
+    logger.setLevel(logging.INFO)
+    return console

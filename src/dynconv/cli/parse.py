@@ -1,0 +1,149 @@
+"""The words after a verb -> a pydantic model of its arguments, or one line why not.
+
+tyro splits the words and writes `--help`; pydantic alone converts and judges the values, so that a value from
+the command line and one from a YAML file are answered in the same words.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import types
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import tyro
+from pydantic import BaseModel, ConfigDict
+from tyro.constructors import (
+    ConstructorRegistry,
+    PrimitiveConstructorSpec,
+    PrimitiveTypeInfo,
+    StructConstructorSpec,
+    StructFieldSpec,
+    StructTypeInfo,
+)
+
+from dynconv.cli.verbs import VERBS
+from dynconv.errors import DynconvError
+from dynconv.validation import did_you_mean, field_names, validate
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class Arguments(BaseModel):
+    """What a verb takes; the class's docstring goes into the verb's help, the text under a field the option's."""
+
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+def parse(model: type[Model], words: Sequence[str], verb: str) -> Model:
+    """The values of `words`; prints help and raises SystemExit(0) where they ask for it.
+
+    Raises:
+        DynconvError: an unknown option, or a value that its field does not take.
+    """
+    tree, unknown = read_words(model, words, verb)
+    refuse_unknown(unknown, model)
+    return validate(model, tree)
+
+
+def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
+    """Raises DynconvError where there are words that no argument takes, naming the nearest option."""
+    if not unknown:
+        return
+    word = next((word for word in unknown if word.startswith("-")), None)
+    if word is None:
+        raise DynconvError(f"unexpected argument {unknown[0]!r}")
+    # What a verb embeds has no name of its own on the command line.
+    names = [name.removeprefix("settings.").removeprefix("launch.") for name in field_names(model)]
+    flags = [f"--{name.replace('_', '-')}" for name in names]
+    raise DynconvError(f"no option {word}{did_you_mean(word.partition('=')[0], flags)}")
+
+
+# ----------------------------------------------------------------------------------------- the words, by tyro
+
+
+def read_words(
+    model: type[BaseModel], words: Sequence[str], verb: str, **defaults: Any
+) -> tuple[dict[str, Any], list[str]]:
+    """The words as a tree of strings, with the defaults where there are none; the words not understood."""
+    said = io.StringIO()
+    fields = model.model_fields.items()
+    default = {name: field.get_default() for name, field in fields if not field.is_required()}
+    try:
+        with contextlib.redirect_stderr(said):
+            answer: Any = tyro.cli(
+                model,
+                args=list(words),
+                prog=f"dynconv {verb}",
+                description=f"{VERBS[verb][1]}\n\n{inspect.getdoc(model)}",
+                default=default | defaults,
+                registry=_registry(),
+                return_unknown_args=True,
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        # What tyro itself objects to, such as an option without its value: the lines of its box as one.
+        lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()[1:]]
+        raise DynconvError(" ".join(lines[: lines.index("")] if "" in lines else lines)) from None
+    tree, unknown = answer
+    required = {name for name, field in fields if field.is_required()}
+    return {name: value for name, value in tree.items() if value is not None or name not in required}, unknown
+
+
+def _registry() -> ConstructorRegistry:
+    """Lets tyro pass the words on as they are, for pydantic to judge."""
+    registry = ConstructorRegistry()
+
+    @registry.primitive_rule
+    def _(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec[Any] | None:
+        return None if info.type is bool else _words(info.type)
+
+    @registry.struct_rule
+    def _(info: StructTypeInfo) -> StructConstructorSpec | None:
+        if not (isinstance(info.type, type) and issubclass(info.type, BaseModel)):
+            return None
+        hints = typing.get_type_hints(info.type, include_extras=True)
+        default = info.default if isinstance(info.default, dict) else dict(info.default)
+        fields = []
+        for name, field in info.type.model_fields.items():
+            if name == "preset" and "seed" in info.type.model_fields:  # of TrainConfig; it is given by position
+                continue
+            value, kind = default.get(name), hints[name]
+            if value is None:  # no "(default: None)", and pydantic says what is missing
+                bare, *marks = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
+                kind = Annotated[(bare | None, *marks, tyro.conf.arg(help_behavior_hint=""))]
+            fields.append(StructFieldSpec(name, kind, value, " ".join((field.description or "").split())))
+        return StructConstructorSpec(_tree, tuple(fields))
+
+    return registry
+
+
+def _tree(**values: Any) -> dict[str, Any]:
+    return values
+
+
+def _words(kind: Any) -> PrimitiveConstructorSpec[Any] | None:
+    several = typing.get_origin(kind) is tuple
+    item = typing.get_args(kind)[0] if several else kind
+    while typing.get_origin(item) in (Annotated, typing.Union, types.UnionType):  # of int | None: int
+        item = typing.get_args(item)[0]
+    if typing.get_origin(item) is Literal:
+        metavar = "{" + ",".join(map(str, typing.get_args(item))) + "}"
+    elif item in _METAVARS:
+        metavar = _METAVARS[item]
+    else:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*" if several else 1,
+        metavar=metavar + " ..." if several else metavar,
+        instance_from_str=(lambda words: words) if several else (lambda words: words[0]),
+        is_instance=lambda _: True,
+        str_from_instance=lambda value: [str(part) for part in value] if several else [str(value)],
+    )

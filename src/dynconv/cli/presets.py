@@ -1,0 +1,22 @@
+"""`dynconv presets`."""
+
+from __future__ import annotations
+
+import inspect
+import textwrap
+from collections.abc import Sequence
+
+from dynconv.cli.parse import Arguments, parse
+from dynconv.training.presets import PRESETS
+
+
+class PresetsArguments(Arguments):
+    """Each with its command, machine, time and accuracy."""
+
+
+def run(words: Sequence[str]) -> int:
+    """Prints the presets, each with what its docstring says of machine, time and accuracy."""
+    parse(PresetsArguments, words, "presets")
+    for name, preset in PRESETS.items():
+        print(f"{name}\n{textwrap.indent(inspect.getdoc(preset) or '', '  ')}\n")
+    return 0

@@ -1,0 +1,127 @@
+"""Hyper-parameters and launch from the command line: a preset, a YAML file's fields over it, the words over both."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import tyro
+import yaml
+from tyro.conf import Positional
+
+from dynconv.artifacts import format_1
+from dynconv.artifacts.rundir import RunDir
+from dynconv.cli.parse import Arguments, read_words, refuse_unknown
+from dynconv.errors import DynconvError
+from dynconv.training.config import TrainConfig
+from dynconv.training.launch import Launch, config_of
+from dynconv.training.presets import PRESETS
+from dynconv.validation import validate
+
+DEFAULT_PRESET = "quick"
+
+
+class DescribeArguments(Arguments):
+    """Every hyper-parameter can be set; most matter only to `train`."""
+
+    preset: Annotated[Positional[str | None], tyro.conf.arg(metavar="[PRESET]")] = None
+    """Recipe to start from: one of those that `dynconv presets` lists. Default: quick."""
+    config: Path | None = None
+    """YAML file with fields to set; applied over the preset, under the command line."""
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
+
+
+class TrainArguments(DescribeArguments):
+    """The run's path is the last line on standard output. Defaults are those of the preset."""
+
+    resume: Path | None = None
+    """Run to continue where it stopped, with its own hyper-parameters; only --data, --device and --compile may be
+    given besides."""
+    launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
+
+
+Training = TypeVar("Training", bound=DescribeArguments)
+
+
+def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Training:
+    """`settings` are the preset's, then the file's fields, then those of the command line; so is `launch`.
+
+    With --resume both are the run's, and only the launch can be changed.
+
+    Raises:
+        DynconvError: an unknown option, a value that its field does not take, no such preset, file or run.
+    """
+    # Preset, file and run come first: they give the defaults that the command line and its help start from.
+    first, _ = read_words(model, [word for word in words if word not in ("-h", "--help")], verb)
+    resumed = first.get("resume")
+    base, launch = _of_run(Path(resumed)) if resumed else load_config(first["preset"], first["config"])
+    defaults = {"settings": base} | ({"launch": launch} if "launch" in model.model_fields else {})
+    tree, unknown = read_words(model, words, verb, **defaults)
+    refuse_unknown(unknown, model)
+    config = validate(TrainConfig, {**tree["settings"], "preset": base.preset})
+    if "launch" in tree:
+        tree["launch"] = validate(Launch, {name: value for name, value in tree["launch"].items() if value is not None})
+    if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
+        raise DynconvError(
+            "--resume takes its hyper-parameters from the run; only --data, --device and --compile may be given besides"
+        )
+    return validate(model, {**tree, "settings": config})
+
+
+def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
+    if not (path / "config.yaml").exists():
+        raise DynconvError(f"{path}: is not a run that can be resumed: it has no config.yaml")
+    run = RunDir.open(path)
+    about = run.environment
+    launch = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
+    return config_of(run), validate(Launch, launch, f"{path / 'environment.json'}: ")
+
+
+def load_config(preset: str | None, file: str | Path | None = None) -> tuple[TrainConfig, Launch]:
+    """A preset with a YAML file's fields over it, and the launch that the file asks for.
+
+    The preset may stand in the file; without any it is `quick`. The config.yaml of a run of any format is such a file.
+
+    Raises:
+        DynconvError: no such preset, no such file, or a field in it that does not exist or has a wrong value.
+    """
+    fields = {} if file is None else _read_yaml(Path(file))
+    where = f"{file}: " if file else ""
+    fields.pop("format", None)
+    fields, launch = format_1.config(fields)
+    name = str(preset or fields.get("preset") or DEFAULT_PRESET)
+    if name not in (*PRESETS, "custom"):
+        raise DynconvError(f"{'' if preset else where}no preset {name!r}; there are {', '.join(PRESETS)}")
+    base = PRESETS[name]() if name in PRESETS else TrainConfig()
+    tree = _merge(base.model_dump(), {**fields, "preset": name})
+    asked = {name: value for name, value in launch.items() if value is not None}
+    return validate(TrainConfig, tree, where), validate(Launch, asked, where)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise DynconvError(f"{path}: {error.strerror}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise DynconvError(f"{path}: not YAML: line {line}: {error.problem}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2020-13-45
+        raise DynconvError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if fields is None:
+        return {}
+    if not isinstance(fields, dict):
+        raise DynconvError(f"{path}: must hold fields, as in 'epochs: 5', not a {type(fields).__name__}")
+    return fields
+
+
+def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, level by level."""
+    merged = dict(base)
+    for name, value in over.items():
+        inner = merged.get(name)
+        both = isinstance(inner, dict) and isinstance(value, dict)
+        merged[name] = _merge(typing.cast(dict[str, Any], inner), value) if both else value
+    return merged

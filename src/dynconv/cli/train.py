@@ -1,0 +1,76 @@
+"""`dynconv train`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+from dynconv.artifacts.records import Summary
+from dynconv.cli.messages import show_messages
+from dynconv.cli.settings import TrainArguments, parse_training
+from dynconv.data import Dataset
+from dynconv.errors import DynconvError
+from dynconv.report.write import write_curves, write_report
+from dynconv.training.config import TrainConfig
+from dynconv.training.launch import Outcome, resume, start
+from dynconv.training.progress import Progress
+from dynconv.training.trainer import INTERRUPT
+from dynconv.validation import field_descriptions
+
+logger = logging.getLogger(__name__)
+
+
+def run(words: Sequence[str]) -> int:
+    """Trains, and prints the accuracy, what to do next and, last, the run's path."""
+    arguments = parse_training(TrainArguments, words, "train")
+    with Progress(show_messages()) as progress:
+        if arguments.resume:
+            outcome = resume(arguments.resume, arguments.launch, progress)
+        else:
+            outcome = start(arguments.settings, arguments.launch, progress)
+    _print_result(outcome.summary)
+    _print_next(outcome)
+    return {None: 0, INTERRUPT: 130}.get(outcome.summary.stopped_by, 1)
+
+
+def _print_result(summary: Summary) -> None:
+    with_tta = summary.test_accuracy_tta
+    print(
+        f"test accuracy on {summary.data}: {summary.test_accuracy:.2%}"
+        + ("" if with_tta is None else f", {with_tta:.2%} with test-time augmentation"),
+        flush=True,
+    )
+    if summary.stopped_by:
+        print(f"stopped by {summary.stopped_by} after {summary.epochs} of {summary.epochs_planned} whole epochs")
+
+
+def _print_next(outcome: Outcome) -> None:
+    run, interrupted = outcome.run, outcome.summary.stopped_by == INTERRUPT
+    page = None if interrupted else _report_of(run.path, outcome.dataset)
+    print("next:")
+    if interrupted:
+        _curves_of(run.path)
+        print(f"  dynconv train --resume {run.path}")
+    print(f"  open {page} in a browser" if page else f"  dynconv report {run.path}")
+    print(f"  dynconv evaluate {run.path}")
+    print(f"  tensorboard --logdir {run.tensorboard}")
+    print(run.path)
+
+
+def _report_of(run: Path, dataset: Dataset) -> Path | None:
+    """The page about a run that has just ended. The run is whole without it."""
+    logger.info("writing the report")
+    try:
+        return write_report([run], dataset=dataset, meanings=field_descriptions(TrainConfig))
+    except DynconvError as error:
+        logger.warning("no report: %s", error)
+        return None
+
+
+def _curves_of(run: Path) -> None:
+    """The plots of a run whose user interrupted it, and does not want to wait for the page."""
+    try:
+        write_curves(run)
+    except DynconvError as error:
+        logger.warning("no curves: %s", error)

@@ -1,0 +1,84 @@
+"""What can be loaded: data sets that have a name, and the forms that data on disk can have. Each registers itself.
+
+To add a data set: decorate its function with `data_set`. To add a form: decorate its reader with `form`. Then import
+the module in `data/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from dynconv.data.dataset import Dataset
+
+Get = TypeVar("Get", bound=Callable[[int], Dataset])
+Read = TypeVar("Read", bound=Callable[[Path], Dataset])
+
+
+@dataclass(frozen=True)
+class Named:
+    """A data set that needs no path.
+
+    Attributes:
+        name: what `--data` takes.
+        title: how messages call it.
+        classes: in the order of the labels.
+        archive: name of the file that `get` downloads; empty if `get` generates the images.
+        get: downloads or generates the images; takes a seed. Raises DataError.
+    """
+
+    name: str
+    title: str
+    classes: tuple[str, ...]
+    archive: str
+    get: Callable[[int], Dataset]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a data set can lie on disk.
+
+    Attributes:
+        description: the files by which users recognize it.
+        find: where under a path this form lies, or None; looks at names only.
+        read: reads what `find` found. Raises DataError.
+        missing: what a path lacks of this form and what to do, if it has some of it and `find` gives None.
+    """
+
+    description: str
+    find: Callable[[Path], Path | None]
+    read: Callable[[Path], Dataset]
+    missing: Callable[[Path], str | None] = lambda _: None
+
+
+NAMED: dict[str, Named] = {}
+"""The registered data sets by name. `auto` takes the first, or else the first that is generated."""
+
+FORMS: list[Form] = []
+"""The registered forms. A path that holds several is read as the first of them."""
+
+
+def data_set(name: str, title: str, classes: tuple[str, ...], archive: str = "") -> Callable[[Get], Get]:
+    """Registers the decorated function, which takes a seed, as the data set `name`."""
+
+    def register(get: Get) -> Get:
+        NAMED[name] = Named(name, title, classes, archive, get)
+        return get
+
+    return register
+
+
+def form(
+    description: str,
+    find: Callable[[Path], Path | None],
+    missing: Callable[[Path], str | None] = lambda _: None,
+) -> Callable[[Read], Read]:
+    """Registers the decorated function as the reader of what `find` finds."""
+
+    def register(read: Read) -> Read:
+        FORMS.append(Form(description, find, read, missing))
+        return read
+
+    return register

@@ -1,0 +1,79 @@
+"""What a network is: every property of its shape, and nothing of how it is trained."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from dynconv.layer.routing import GATES
+from dynconv.validation import Frozen, PositiveInt
+
+
+class ModelConfig(Frozen):
+    """The network.
+
+    Tuples have one entry per block, or a single entry that holds for all blocks. The defaults are those of the preset
+    `quick`.
+    """
+
+    whiten: bool = True
+    """Fixed input transform: 2x2 patches are whitened by the training images' statistics, and split by their sign."""
+    whiten_eps: float = Field(5e-4, gt=0)
+    """Added to the variance of each principal component before whitening."""
+    widths: tuple[PositiveInt, ...] = (32, 32, 128, 128, 128, 128)
+    """Output channels of each block; their number is the number of blocks N."""
+    kernel_sizes: tuple[PositiveInt, ...] = (3,)
+    """Side of the experts' kernels, odd."""
+    strides: tuple[PositiveInt, ...] = (1,)
+    """Stride of the experts."""
+    pools: tuple[PositiveInt, ...] = (2, 1, 2, 1, 2, 1)
+    """Side of the max pooling after the experts; 1 for none."""
+    residual: tuple[bool, ...] = (False,)
+    """Add the block's input to its output, without parameters. A single true adds it wherever the shapes agree."""
+    experts: PositiveInt = 2
+    """K, the number of convolutions in each block."""
+    gate: str = "softmax"
+    """g, the router's non-linear activation: softmax, sigmoid, sparsemax, or any other registered gate."""
+    temperature: float = Field(1.0, gt=0)
+    """The router's logits are divided by it."""
+    router_hidden: int = Field(0, ge=0)
+    """Width of the router's hidden layer; 0 for a linear router."""
+    identity_init: bool = True
+    """Experts start as the identity plus independent noise, instead of noise alone."""
+    norm: Literal["batch", "none"] = "batch"
+    """Normalisation after the experts. batch: scale fixed at 1, only the bias is learned."""
+    norm_momentum: float = Field(0.1, gt=0, le=1)
+    """Share of each batch in batch normalisation's running statistics."""
+    norm_eps: float = Field(1e-5, gt=0)
+    """Added to the variance in batch normalisation."""
+    nonlinearity: Literal["gelu", "relu"] = "gelu"
+    """Activation at the end of each block."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Probability that a channel of a block's output is dropped."""
+    head_hidden: int = Field(0, ge=0)
+    """Width of the head's hidden layer; 0 for softmax regression."""
+
+    @field_validator("gate")
+    @classmethod
+    def _registered(cls, gate: str) -> str:
+        if gate not in GATES:
+            raise ValueError(f"must be one of {', '.join(GATES)}, not {gate}")
+        return gate
+
+    @model_validator(mode="after")
+    def _one_entry_per_block(self) -> Self:
+        n = len(self.widths)
+        if n == 0:
+            raise ValueError("widths: needs at least one block")
+        for name in ("kernel_sizes", "strides", "pools", "residual"):
+            if len(getattr(self, name)) not in (1, n):
+                raise ValueError(f"{name}: has {len(getattr(self, name))} entries, needs 1 or {n}, one per block")
+        if any(k % 2 == 0 for k in self.kernel_sizes):
+            raise ValueError(f"kernel_sizes: must be odd, not {self.kernel_sizes}")
+        return self
+
+    def per_block(self, name: str) -> tuple[int, ...]:
+        """The field `name` with one entry per block."""
+        values: tuple[int, ...] = getattr(self, name)
+        return values * len(self.widths) if len(values) == 1 else values

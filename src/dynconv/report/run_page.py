@@ -1,0 +1,88 @@
+"""The page about one run: a headline and every registered section."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from dynconv.artifacts.records import Summary
+from dynconv.report.page import render, render_part
+from dynconv.report.plot import Plot
+from dynconv.report.record import shown
+from dynconv.report.results import interval
+from dynconv.report.section import all_sections
+from dynconv.report.subject import Subject
+
+
+def run_page(subject: Subject) -> tuple[str, list[Plot]]:
+    """The page as HTML, and the plots that are on it."""
+    drawn: list[Plot] = []
+    parts = []
+    for section in all_sections():
+        content = section.make(subject)
+        if content is None:
+            continue
+        plots = {plot.name: plot for plot in content.plots}
+        drawn += content.plots
+        parts.append((section, render_part(f"sections/{section.name}.html", plots=plots, **content.values)))
+    page = render(
+        "run.html",
+        title=subject.record.title,
+        facts=facts(subject),
+        generated=subject.record.data_name == "shapes",
+        verdict=subject.routing.verdict if subject.routing else None,
+        parts=parts,
+        problems=subject.record.problems,
+    )
+    return page, drawn
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One entry of the headline; `note` stands below the value, smaller."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+def facts(subject: Subject) -> list[Fact]:
+    """The headline."""
+    record, summary, dataset = subject.record, subject.record.summary, subject.dataset
+    images = subject.results.images if subject.results else None
+    found = _accuracies(summary, images) if summary else []
+    if summary and summary.stopped_by:
+        found.append(
+            Fact("stopped by", summary.stopped_by, f"after {summary.epochs} of {summary.epochs_planned} epochs")
+        )
+    found.append(Fact("data set", record.data_name, f"{images:,} test images" if images else ""))
+    if record.epochs:
+        sizes = dict.fromkeys(line.image_size for line in record.epochs)  # in their order: the last epoch's is last
+        tested = f"tested at {dataset.test.images.shape[-1]} px" if dataset else ""
+        found.append(Fact("image size", f"trained at {shown(tuple(sizes))} px", tested))
+    if summary:
+        found.append(Fact("parameters", f"{summary.parameters:,}"))
+        found.append(Fact("multiply-adds per image", f"{summary.multiply_adds / 1e6:,.1f} million"))
+        found.append(
+            Fact("training time", f"{summary.train_seconds:,.0f} s", f"{summary.total_seconds:,.0f} s with evaluation")
+        )
+    threads = record.environment.threads if record.environment else None
+    details = [f"{threads} thread{'s' if threads > 1 else ''}" if threads else "", summary.precision if summary else ""]
+    found.append(Fact("machine", record.machine, ", ".join(filter(None, details))))
+    return found
+
+
+def _accuracies(summary: Summary, images: int | None) -> list[Fact]:
+    found = [Fact("test accuracy", f"{summary.test_accuracy:.2%}", _interval(summary.test_accuracy, images))]
+    if summary.test_accuracy_tta is not None:
+        note = _interval(summary.test_accuracy_tta, images)
+        found.append(Fact("with test-time augmentation", f"{summary.test_accuracy_tta:.2%}", note))
+    if summary.validation_accuracy is not None:
+        found.append(Fact("validation accuracy", f"{summary.validation_accuracy:.2%}", "images held out of training"))
+    return found
+
+
+def _interval(accuracy: float, images: int | None) -> str:
+    if not images:
+        return ""
+    low, high = interval(round(accuracy * images), images)
+    return f"95 % interval {100 * low:.2f} to {100 * high:.2f}"

@@ -1,0 +1,30 @@
+"""The machine and the software, and how to run it again."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Any
+
+from dynconv.report.record import shown
+from dynconv.report.section import Content, section
+from dynconv.report.subject import Subject
+
+
+@section("environment", "Environment", order=60)
+def make(subject: Subject) -> Content:
+    """As the run recorded it."""
+    environment = subject.record.environment
+    fields = environment.tree() if environment else {}
+    rows = [
+        (name.replace("_", " "), _text(value)) for name, value in fields.items() if name not in ("command", "fixed")
+    ]
+    again = f"dynconv train --config {shlex.quote(str(subject.record.path / 'config.yaml'))}"
+    if environment and environment.data_source:
+        again += f" --data {shlex.quote(environment.data_source)}"
+    return Content(values={"command": environment.command if environment else None, "again": again, "rows": rows})
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {version}" for name, version in value.items()) or "none"
+    return ("" if value is None else shown(value)) or "none"

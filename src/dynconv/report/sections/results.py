@@ -1,0 +1,47 @@
+"""The results on the test images, by class."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from dynconv.report.plot import NUMBERED_CLASSES, Plot, draw, heat_map, ink, readable
+from dynconv.report.results import Results
+from dynconv.report.section import Content, section
+from dynconv.report.subject import Subject
+
+
+@section("results", "Results", order=20)
+def make(subject: Subject) -> Content | None:
+    """From the run's predictions; None without them."""
+    if subject.results is None:
+        return None
+    return Content([confusion(subject.results)], {"results": subject.results, "tta": subject.record.config.tta})
+
+
+def confusion(results: Results) -> Plot:
+    """Counts, the diagonal left out of the colours so that the mistakes show."""
+    names = [row.name for row in results.rows]
+    counts = results.confusion.numpy()
+    percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    mistakes = percent.copy()
+    np.fill_diagonal(mistakes, np.nan)
+    most = float(np.nanmax(mistakes, initial=1.0))  # a scale for the colours even where there is no mistake
+    side = min(9.0, 2.2 + 0.42 * len(names))
+
+    def paint(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        mesh = heat_map(axes, mistakes, names, names, (0, most))
+        if len(names) <= NUMBERED_CLASSES:
+            for (row, column), count in np.ndenumerate(counts):
+                diagonal = row == column
+                axes.text(
+                    column, row, str(count), ha="center", va="center", fontsize=7,
+                    color=ink() if diagonal else readable(mesh, percent[row, column]),
+                    fontweight="bold" if diagonal else "normal",
+                )  # fmt: skip
+        axes.set(xlabel="predicted class", ylabel="true class")
+        figure.colorbar(mesh, ax=axes, label="share of the true class (%)", shrink=0.8)
+
+    caption = "Test images by true and predicted class. The colour is the share of the true class that is mistaken."
+    return draw("confusion", caption, paint, side + 1, side)

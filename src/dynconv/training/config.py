@@ -1,0 +1,104 @@
+"""Every hyper-parameter of a training run, typed, frozen and validated.
+
+Where to write, on which device, from which folder: these are arguments of the launch (`dynconv.training.launch`). Two
+runs with equal hyper-parameters and seeds are the same experiment.
+
+The text under a field is its help on the command line; its bounds are what a wrong value is answered with.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from dynconv.data.augment import AugmentConfig
+from dynconv.model.config import ModelConfig
+from dynconv.validation import Fraction, Frozen, PositiveInt
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+
+
+class OptimConfig(Frozen):
+    """How the weights are learned. The defaults are those of the preset `quick`."""
+
+    name: str = "muon"
+    """muon: orthogonalised momentum for the experts, each by itself, SGD-Nesterov for biases and head, Adam for
+    routers. sgd (Nesterov), adamw: one optimizer and one learning rate for all."""
+    lr: float = Field(0.17, gt=0)
+    """Peak learning rate: of the experts with muon, of everything with sgd and adamw."""
+    momentum: Decay = 0.6
+    """Momentum of muon and of sgd; not used by adamw."""
+    router_lr: float = Field(1e-3, gt=0)
+    """Peak learning rate of the routers, with muon."""
+    bias_lr: float = Field(53.0, gt=0)
+    """Peak learning rate of the backbone's biases, with muon."""
+    head_lr: float = Field(0.035, gt=0)
+    """Peak learning rate of the head, with muon."""
+    sgd_momentum: Decay = 0.85
+    """Momentum of biases and head, with muon."""
+    router_betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Adam's decays per step for the routers, with muon: of the mean gradient and of its square."""
+    betas: tuple[Decay, Decay] = (0.9, 0.999)
+    """The same for everything, with adamw."""
+    weight_decay: Decay = 4e-3
+    """Fraction of itself that a weight loses per step at the peak learning rate; muon's experts have a fixed norm."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Shape of the decay of the learning rates, down to zero."""
+    warmup: Fraction = 0.0
+    """Fraction of the steps in which the learning rates rise linearly from zero."""
+    label_smoothing: Fraction = 0.2
+    """Share of the target spread evenly over the classes."""
+    ema: Decay = 0.0
+    """Decay per step of the exponential moving average of weights that is evaluated and saved; 0 for none."""
+
+    @field_validator("name")
+    @classmethod
+    def _registered(cls, name: str) -> str:
+        from dynconv.training.optim import OPTIMIZERS  # which imports this module
+
+        if name not in OPTIMIZERS:
+            raise ValueError(f"must be one of {', '.join(OPTIMIZERS)}, not {name}")
+        return name
+
+
+class TrainConfig(Frozen):
+    """A training run. The defaults are those of the preset `quick`."""
+
+    preset: str = "quick"
+    """The preset that this run started from."""
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    """Seed of the weights, the order of the images and their augmentation."""
+    epochs: PositiveInt = 5
+    """Passes over the training set."""
+    batch_size: PositiveInt = 500
+    """Images per step of the optimizer."""
+    micro_batch: PositiveInt = 500
+    """Images per forward and backward pass; gradients accumulate over a batch. Also what batch norm averages over."""
+    image_sizes: tuple[Annotated[int, Field(ge=8, le=256)], ...] = (24, 24, 24, 28, 32)
+    """Side of the training images in pixels; several sizes share the epochs evenly, in this order, up to the last."""
+    holdout: int = Field(0, ge=0)
+    """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
+    tta: bool = True
+    """Also report test-time augmentation: the image and its mirror, each at three translations."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """Of the forward and backward pass. auto: bf16 where the processor multiplies it natively, else fp32."""
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    optim: OptimConfig = OptimConfig()
+
+    @model_validator(mode="after")
+    def _batches_divide(self) -> Self:
+        if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
+            raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
+        if not self.image_sizes:
+            raise ValueError("image_sizes: needs at least one size")
+        return self
+
+    def image_size(self, epoch: int) -> int:
+        """Side of the training images in `epoch` (from 0), in pixels.
+
+        With fewer epochs than sizes the last epochs' sizes are kept: a network has to end at the size it is tested at.
+        """
+        sizes = self.image_sizes[-self.epochs :]
+        return sizes[epoch * len(sizes) // self.epochs]

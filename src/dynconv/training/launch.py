@@ -1,0 +1,103 @@
+"""A training run from its first word to its summary: the data found, the directory made or opened, the trainer run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from dynconv import data
+from dynconv.artifacts.environment import environment
+from dynconv.artifacts.records import Summary
+from dynconv.artifacts.rundir import RunDir
+from dynconv.data import Dataset
+from dynconv.machine import pick_device
+from dynconv.model.describe import headline
+from dynconv.training.config import TrainConfig
+from dynconv.training.progress import Progress
+from dynconv.training.trainer import Trainer
+from dynconv.validation import Frozen, validate
+
+logger = logging.getLogger(__name__)
+
+
+class Launch(Frozen):
+    """Where a run gets its images, and where and on what it runs. Its results do not depend on it, beyond rounding."""
+
+    data: str = "cifar10"
+    """cifar10 (found or downloaded, else an error), shapes (generated), auto (any found, else shapes), or a path."""
+    run: Path | None = None
+    """Directory to write; new, or empty. Default: runs/<time>-<preset>-<data>-seed<seed>."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where to train."""
+    compile: bool = False
+    """Compile the network with torch.compile."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run that has ended, with its data set in memory."""
+
+    run: RunDir
+    dataset: Dataset
+    summary: Summary
+
+
+def start(config: TrainConfig, launch: Launch, progress: Progress) -> Outcome:
+    """A new run.
+
+    Raises:
+        DynconvError: no such device or data, a network that cannot be, or a directory that cannot be written.
+    """
+    pick_device(launch.device)  # before there is a directory
+    dataset = _load(config, launch.data)
+    about = environment(
+        dataset.name,
+        data_source=_source(launch.data, dataset),
+        device=launch.device,
+        compile=launch.compile,
+    )
+    run = RunDir.create(launch.run, config.model_dump(mode="json"), about)
+    return _train(config, launch, dataset, run, progress, resume=False)
+
+
+def resume(path: Path, launch: Launch, progress: Progress) -> Outcome:
+    """Continues an interrupted run, with its own hyper-parameters.
+
+    Raises:
+        DynconvError: no such run, one that has finished, or anything that `start` raises.
+    """
+    run = RunDir.reopen(path)
+    config = config_of(run)
+    pick_device(launch.device)
+    return _train(config, launch, _load(config, launch.data), run, progress, resume=True)
+
+
+def config_of(run: RunDir) -> TrainConfig:
+    """The hyper-parameters of a run. Raises DynconvError where they are of another version."""
+    return validate(TrainConfig, run.config.tree(), f"{run.path / 'config.yaml'}: ")
+
+
+def _load(config: TrainConfig, source: str) -> Dataset:
+    dataset = data.load(source, seed=config.seed)
+    if config.holdout:
+        dataset = data.hold_out(dataset, config.holdout, config.seed)
+    classes, side = len(dataset.classes), dataset.test.images.shape[-1]
+    logger.info("network: %s", headline(config.model, classes, side, config.image_sizes))
+    return dataset
+
+
+def _source(source: str, dataset: Dataset) -> str:
+    """What finds the same data set again, from any folder."""
+    if source == "auto":
+        return dataset.name if dataset.name in data.NAMED else dataset.origin
+    return source if source in data.NAMED else str(Path(source).expanduser().resolve())
+
+
+def _train(
+    config: TrainConfig, launch: Launch, dataset: Dataset, run: RunDir, progress: Progress, resume: bool
+) -> Outcome:
+    logger.info("run: %s", run.path)
+    trainer = Trainer(config, dataset, run, progress, device=launch.device, compile=launch.compile)
+    return Outcome(run, dataset, trainer.fit(resume))
