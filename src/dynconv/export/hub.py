@@ -130,7 +130,13 @@ class HubPredictor(Predictor, ModelHubMixin):
 
     @classmethod
     def _from_pretrained(
-        cls, *, model_id: str, config: dict[str, Any] | None = None, device: str = "auto", **options: Any
+        cls,
+        *,
+        model_id: str,
+        config: dict[str, Any] | None = None,
+        device: str = "auto",
+        precision: str = "auto",
+        **options: Any,
     ) -> Self:
         folder = Path(model_id)
         file = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **options)
