@@ -25,7 +25,7 @@ def curves(epochs: list[EpochLine], title: str) -> list[Plot]:
         return []
     captions = {
         "loss": "Loss after each epoch. The training loss includes label smoothing and augmentation.",
-        "accuracy": "Accuracy after each epoch. That in training is of augmented images in that epoch's size.",
+        "accuracy": "Accuracy after each epoch. Training accuracy is that on augmented images of the epoch's size.",
     }
     plots = []
     for quantity, caption in captions.items():
