@@ -144,7 +144,7 @@ def test_every_image_is_answered_whatever_its_name_and_the_encoding_of_the_outpu
 
     said = done.stderr.decode()
     assert done.returncode == 1 and "Traceback" not in said, said
-    assert "1 of 6 images could not be read" in said and "damaged \\udcff.png: damaged, or not an image" in said
+    assert "1 of 6 images could not be read" in said and "damaged \\xff.png: damaged, or not an image" in said
     printed = done.stdout.decode(encoding.partition(":")[0])
     if form == "--json":
         lines = [json.loads(line) for line in printed.splitlines()]
@@ -219,8 +219,8 @@ def test_folders_are_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
     (tmp_path / "empty").mkdir()
 
     assert files.find([str(tmp_path), "x.gif"]) == [str(tmp_path / "a.webp"), str(tmp_path / "b/2.JPG"), "x.gif"]
-    assert "1 file has another ending and is left out" in caplog.text
-    with pytest.raises(DynconvError, match="has no image files"):
+    assert "1 file without the ending of an image is left out" in caplog.text
+    with pytest.raises(DynconvError, match="has no files with the ending of an image"):
         files.find([str(tmp_path / "empty")])
     with pytest.raises(DynconvError, match="only once"):
         files.find(["-", "-"])

@@ -20,11 +20,11 @@ from dynconv.data.dataset import DataError
 from dynconv.data.image import ENDINGS
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import to_pixels
+from dynconv.validation import escaped
 
 logger = logging.getLogger(__name__)
 
 STANDARD_INPUT = "-"
-_ENDINGS = ", ".join(sorted(ENDINGS))
 
 
 def find(words: Sequence[str]) -> list[str]:
@@ -48,16 +48,20 @@ def _images_below(folder: Path) -> list[str]:
     files = list(_files_below(folder))
     images = [str(path) for path in sorted(files) if path.suffix.lower() in ENDINGS]
     if not images:
-        raise DynconvError(f"{printable(str(folder))}: has no image files ({_ENDINGS})")
+        raise DynconvError(f"{escaped(str(folder))}: has no files with the ending of an image, such as .png or .jpg")
     if others := len(files) - len(images):
-        count = "1 file has another ending and is" if others == 1 else f"{others} files have other endings and are"
-        logger.info("%s: %s left out; images end in %s", printable(str(folder)), count, _ENDINGS)
+        count = (
+            "1 file without the ending of an image is"
+            if others == 1
+            else f"{others} files without the ending of an image are"
+        )
+        logger.info("%s: %s left out", escaped(str(folder)), count)
     return images
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
     def refuse(error: OSError) -> NoReturn:
-        raise DynconvError(f"{printable(str(error.filename))}: cannot be read ({error.strerror})") from error
+        raise DynconvError(f"{escaped(str(error.filename))}: cannot be read ({error.strerror})") from error
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".")]
@@ -92,7 +96,7 @@ def _read(source: str) -> Tensor | str:
     try:
         if source == STANDARD_INPUT:
             return to_pixels(io.BytesIO(sys.stdin.buffer.read()), "standard input")
-        return to_pixels(Path(source), printable(source))
+        return to_pixels(Path(source), escaped(source))
     except DataError as error:
         return str(error)
 
@@ -114,14 +118,7 @@ def copy_by_class(source: str, label: str, folder: Path) -> Path:
             number += 1
             target = target.with_name(f"{file.stem}-{number}{file.suffix}")
     except OSError as error:
-        where = printable(str(target))
+        where = escaped(str(target))
         raise DynconvError(f"{where}: cannot be written ({error.strerror}); choose another --copy-to") from error
     write_atomically(target, lambda partial: shutil.copy2(file, partial))
     return target
-
-
-def printable(text: str) -> str:
-    """The text with everything escaped that a terminal would not print, such as its own control sequences."""
-    return "".join(
-        char if char.isprintable() else char.encode("unicode_escape", "surrogatepass").decode() for char in text
-    )

@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from dynconv.inference.files import printable
 from dynconv.inference.predict import Outcome
 from dynconv.inference.predictor import Prediction
+from dynconv.validation import escaped
 
 Form = Literal["table", "csv", "json"]
 _WIDEST_NAME = 60
@@ -25,12 +25,12 @@ def row_writer(form: Form, sources: Sequence[str], classes: Sequence[str], top: 
         numbers = range(1, min(top, len(classes)) + 1)
         rows.writerow(["image", *(f"{what}{n}" for n in numbers for what in ("class", "probability"))])
         return lambda outcome: rows.writerow(_cells(outcome)) if outcome.prediction else None
-    width = min(max(len(printable(source)) for source in sources), _WIDEST_NAME)
+    width = min(max(len(escaped(source)) for source in sources), _WIDEST_NAME)
     label_width = max(map(len, classes))
 
     def write(outcome: Outcome) -> None:
         if outcome.prediction:
-            print(f"{printable(outcome.source):<{width}}   {_columns(outcome.prediction, label_width)}")
+            print(f"{escaped(outcome.source):<{width}}   {_columns(outcome.prediction, label_width)}")
 
     return write
 
