@@ -1,6 +1,7 @@
 """Fixtures for all tests: the real CIFAR-10 where it is at hand, and none of the user's own data or settings."""
 
 import functools
+import logging
 import os
 import subprocess
 import sys
@@ -23,6 +24,16 @@ def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYNCONV_DATA", raising=False)
 
 
+@pytest.fixture(autouse=True)
+def the_command_leaves_no_log_handler() -> Iterator[None]:
+    """Run within this process, it installs one on the package's logger, to which later tests would print."""
+    logger = logging.getLogger("dynconv")
+    handlers, level = list(logger.handlers), logger.level
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(level)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def shapes_are_drawn_once() -> Iterator[None]:
     """The generated set is the same each time; drawing it takes longer than most of these trainings."""
@@ -38,6 +49,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of the tiny network on the generated set, with its report. Not to be changed."""
     run = tmp_path_factory.mktemp("runs") / "first"
     assert main(["train", "quick", *WORDS, "--run", str(run)]) == 0
+    logging.getLogger("dynconv").handlers.clear()
     return run
 
 

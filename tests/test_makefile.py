@@ -13,11 +13,9 @@ import pytest
     ("words", "appended"),
     [
         ("quick", " --data auto"),
-        ("quick --data.holdout 5000", " --data auto"),
+        ("quick --holdout 5000", " --data auto"),
         ("quick --data shapes", ""),
         ("quick --data=shapes", ""),
-        ("quick --data.source shapes", ""),
-        ("quick --data.source=shapes", ""),
         ("--config run.yaml", ""),
         ("--config=run.yaml", ""),
         ("--resume runs/one", ""),
