@@ -6,14 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from tiny import WORDS
 
 from dynconv.cli.main import main
-from dynconv.data import registry, shapes
+from dynconv.data import shapes
 from dynconv.layer.ops import fused, winograd
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
@@ -38,9 +37,7 @@ def the_command_leaves_no_log_handler() -> Iterator[None]:
 def shapes_are_drawn_once() -> Iterator[None]:
     """The generated set is the same each time; drawing it takes longer than most of these trainings."""
     with pytest.MonkeyPatch.context() as patch:
-        cached = functools.cache(shapes.generate)
-        patch.setattr(shapes, "generate", cached)
-        patch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=cached))
+        patch.setattr(shapes, "generate", functools.cache(shapes.generate))
         yield
 
 

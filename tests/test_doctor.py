@@ -70,7 +70,7 @@ def test_data_are_found_where_training_would_find_them(monkeypatch: pytest.Monke
         np.save(tmp_path / f"{split}-labels.npy", np.arange(count) % 10)
 
     assert "20 + 10 images" in found()["data"].found
-    assert found()["data"].advice == f"this is not CIFAR-10: to train on it, --data {tmp_path}"
+    assert found()["data"].advice == f"this is not CIFAR-10: to train on it, give --data {tmp_path}"
     monkeypatch.setenv("DYNCONV_DATA", "~nosuchuser/x")
     assert "no such home directory" in found()["data"].found
 

@@ -1,4 +1,4 @@
-"""Dynamic convolution for image classification: the layer, the network, its training. Names load at first use."""
+"""Dynamic convolution for image classification: the layer, the network, its training. Names load lazily."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def __getattr__(name: str) -> Any:
 
         try:
             return version("dynconv")
-        except PackageNotFoundError:  # run from a source tree that was never installed
+        except PackageNotFoundError:  # running from a source tree that was never installed
             return "0+unknown"
     if name in _HOMES:
         return getattr(importlib.import_module(_HOMES[name]), name)

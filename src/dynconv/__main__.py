@@ -1,4 +1,4 @@
-"""`python -m dynconv` is the command `dynconv`."""
+"""Makes `python -m dynconv` run the command `dynconv`."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""Training from Python: what `dynconv train` does, with the run as an object."""
+"""Training from Python: does what `dynconv train` does, and returns the run as an object."""
 
 from __future__ import annotations
 
@@ -29,19 +29,20 @@ def train(
 
     Args:
         preset: the recipe to start from: basic, quick, standard.
-        data: cifar10 (found or downloaded), shapes (generated), auto (any that is found, else shapes), or a path.
-        run: directory to write; new, or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.
+        data: cifar10 (found or downloaded), shapes (generated), auto (any that is found or downloaded, else shapes),
+            or a path.
+        run: directory to write, new or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.
         device: auto, cpu, cuda or mps.
-        compile: compile the network with torch.compile.
+        compile: whether to compile the network with torch.compile.
         fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
 
     Raises:
-        DynconvError: no such preset, field, data or device, or a directory that cannot be written.
+        DynconvError: no such preset, field, data or device, or the directory cannot be written.
 
-    Ctrl-C ends the run after the current step; it can be resumed by `dynconv train --resume`.
+    Ctrl-C ends the run after the current step; `dynconv train --resume` continues it.
     """
     if preset not in PRESETS:
-        raise DynconvError(f"no preset {preset!r}; there are {', '.join(PRESETS)}")
+        raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     tree = PRESETS[preset]().model_dump()
     for name, value in fields.items():
         tree[name] = {**tree[name], **value} if isinstance(value, dict) and isinstance(tree.get(name), dict) else value
@@ -52,14 +53,14 @@ def train(
 
 
 class Run:
-    """A run directory, read.
+    """Access to a run directory.
 
     Attributes:
-        path: of the directory.
+        path: path of the directory.
     """
 
     def __init__(self, path: str | PathLike[str]) -> None:
-        """Opens a run. Raises DynconvError where `path` is none, or its configuration is damaged."""
+        """Opens a run. Raises DynconvError if `path` is not a run, or its configuration is damaged."""
         self.path = Path(path)
         self._run = RunDir.open(self.path)
 
@@ -70,7 +71,7 @@ class Run:
 
     @cached_property
     def summary(self) -> Summary:
-        """The final figures. Raises DynconvError where the run has not ended."""
+        """The final figures. Raises DynconvError if the run has not ended."""
         summary = self._run.summary()
         if summary is None:
             raise DynconvError(f"{self.path}: the run has not ended; dynconv train --resume {self.path}")
@@ -78,27 +79,27 @@ class Run:
 
     @property
     def accuracy(self) -> float:
-        """On the test set, 0..1; with test-time augmentation if the run reports it."""
+        """The accuracy on the test set, 0..1; with test-time augmentation if the run reports it."""
         return self.summary.best_accuracy
 
     @property
     def history(self) -> list[EpochLine]:
-        """What was recorded after each epoch."""
+        """The records of all epochs, in order."""
         return self._run.metrics().epochs
 
     def table(self) -> dict[str, list[Any]]:
-        """The history by columns, without the routing; `pandas.DataFrame(run.table())` is a table."""
+        """The history by column, without learning rates and routing, for `pandas.DataFrame(run.table())`."""
         rows = [line.tree() for line in self.history]
         names = [name for name in EpochLine.model_fields if name not in ("kind", "lr", "routing")]
         return {name: [row[name] for row in rows] for name in names}
 
     @property
     def weights(self) -> Path:
-        """The weights file."""
+        """The path of the weights file."""
         return self._run.weights
 
     def predictor(self, device: str = "auto") -> Predictor:
-        """The trained network, ready to use. Raises DynconvError where there are no weights yet."""
+        """The trained network, ready to use. Raises DynconvError if there are no weights yet."""
         return Predictor.load(self.path, device)
 
     def report(self) -> Path:

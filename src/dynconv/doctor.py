@@ -1,4 +1,4 @@
-"""What matters about this machine and its data, and what to do about it."""
+"""Checks this machine and its data, and says what to do about problems."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ HOLD_DOWN = {
     "ATEN_CPU_CAPABILITY": "the kernels of torch",
     "ONEDNN_MAX_CPU_ISA": "the convolutions of oneDNN, which torch uses",
 }
-"""Variables with which a processor is used as if it had fewer instruction sets."""
+"""Environment variables that make software use a processor as if it had fewer instruction sets."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing found: `state` is "ok", or "look" if something is to be done about it, which `advice` says."""
+    """One finding: `state` is "ok", or "look" if something should be done about it, which `advice` describes."""
 
     name: str
     found: str
@@ -49,12 +49,12 @@ class Finding:
 
 
 def examine() -> list[Finding]:
-    """Looks at processor, memory, software, data and disk. The build cache is all that it may write."""
+    """Examines processor, memory, software, data and disk. Writes at most to the build cache."""
     return [*_machine(), *_software(), *_computing(), _data(), _disk()]
 
 
 def report(findings: list[Finding]) -> Text:
-    """The findings, one a line, then the advice. Print it without wrapping."""
+    """The findings, one per line, then the advice. To be printed without wrapping."""
     width = max(len(finding.name) for finding in findings)
     text = Text()
     for finding in findings:
@@ -72,7 +72,7 @@ def _machine() -> list[Finding]:
     crowded = threads > cores
     found = [
         Finding("processor", processor()),
-        _finding("instruction sets", known or "unknown", slow, "without AVX2 training takes hours; use a GPU"),
+        _finding("instruction sets", known or "unknown", slow, "without AVX2, training takes hours; use a GPU"),
         *_held_down(),
         _finding(
             "cores", f"{cores} usable, {threads} threads in torch", crowded,
@@ -87,9 +87,9 @@ def _machine() -> list[Finding]:
 
 
 def _held_down() -> list[Finding]:
-    """Variables of the environment that keep software from using all of the processor."""
+    """Findings for environment variables that keep software from using the whole processor."""
     return [
-        Finding(name, f"{value!r} limits {what}", "look", f"unset {name} for full speed, unless you test with it")
+        Finding(name, f"{value!r} limits {what}", "look", f"unset {name} for full speed, unless you are testing it")
         for name, what in HOLD_DOWN.items()
         if (value := os.environ.get(name))
     ]
@@ -117,7 +117,7 @@ def _computing() -> list[Finding]:
 
 
 def _data() -> Finding:
-    """Looks where training looks, and reads what it finds; downloads nothing."""
+    """Looks where training looks, and reads what it finds, but downloads nothing."""
     named = os.environ.get(find.VARIABLE)
     if not data.at_hand("auto"):
         places = f"{find.VARIABLE} (not set), ./data or {find.cache_folder()}"
@@ -127,9 +127,9 @@ def _data() -> Finding:
         dataset = data.load("auto")
     except DynconvError as error:
         source = f"{find.VARIABLE} names it; " if named else ""
-        return Finding("data", str(error), "look", f"{source}repair or remove it: training will not pass over it")
+        return Finding("data", str(error), "look", f"{source}repair or remove it: training will not skip it")
     found = f"{dataset.name}: {dataset.origin}, {len(dataset.train.labels)} + {len(dataset.test.labels)} images"
-    advice = f"this is not CIFAR-10: to train on it, --data {dataset.origin}"
+    advice = f"this is not CIFAR-10: to train on it, give --data {dataset.origin}"
     return _finding("data", found, dataset.name != "cifar10", advice)
 
 
@@ -140,7 +140,7 @@ def _disk() -> Finding:
 
 
 def _finding(name: str, found: str, look: bool, advice: str) -> Finding:
-    """With the advice only if there is something to look at."""
+    """A finding, with the advice only if `look` is true."""
     return Finding(name, found, "look", advice) if look else Finding(name, found)
 
 

@@ -1,5 +1,5 @@
-"""The error for a user's mistake."""
+"""The exception for users' mistakes."""
 
 
 class DynconvError(Exception):
-    """One line for people: what is wrong, where, and what to do. The command prints it and exits with 2."""
+    """A one-line message: what is wrong, where, and what to do. The command prints it and exits with code 2."""

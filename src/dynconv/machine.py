@@ -1,6 +1,6 @@
-"""This machine: its processor, cores and memory, and the device and precision that `auto` stands for here.
+"""This machine: its processor, cores and memory, and the device and precision that `auto` picks on it.
 
-Training and inference both ask here, so that a network is evaluated in the precision in which it was trained.
+Training and inference both use this module, so a network is evaluated in the precision that it was trained in.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 def pick_device(name: str) -> torch.device:
-    """`cpu`, `cuda` or `mps`; for `auto` the first of cuda, mps, cpu that is available.
+    """The device `cpu`, `cuda` or `mps`; for `auto` the first of cuda, mps, cpu that is available.
 
     Raises:
-        DynconvError: a device that this machine or this torch does not have.
+        DynconvError: this machine or this build of torch does not have the device.
     """
     kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     available = [kind for kind, is_available in kinds.items() if is_available]
@@ -53,17 +53,17 @@ def pick_precision(name: str, device: torch.device) -> tuple[Precision, str]:
 
 
 def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
-    """The context in which a network computes in `precision`."""
+    """The context manager that makes a network compute in `precision`."""
     if precision == "fp32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, torch.bfloat16)
 
 
 def instruction_sets() -> set[str]:
-    """See `dynconv.layer.instruction_sets`.
+    """The processor's instruction sets; see `dynconv.layer.instruction_sets`.
 
     Raises:
-        DynconvError: DYNCONV_CPU has a value that means nothing here.
+        DynconvError: DYNCONV_CPU has an unknown value.
     """
     try:
         return layer.instruction_sets()
@@ -72,7 +72,7 @@ def instruction_sets() -> set[str]:
 
 
 def processor() -> str:
-    """The processor's name."""
+    """The name of the processor; "unknown" if the system does not say."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -82,7 +82,7 @@ def processor() -> str:
 
 
 def usable_cores() -> int:
-    """Cores that this process may use: of its affinity and, in a container, of its quota, rounded up."""
+    """Number of cores that this process may use: its affinity, limited in a container by its quota, rounded up."""
     affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     quota, _, period = _control_group("cpu.max").partition(" ")
     if quota.isdecimal() and period.isdecimal() and int(period):
@@ -91,7 +91,7 @@ def usable_cores() -> int:
 
 
 def available_memory() -> int | None:
-    """Bytes available to a new program, within a container's limit; None if the system does not say."""
+    """Bytes of memory available to a new program, within a container's limit; None if the system does not say."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable"))
@@ -102,7 +102,7 @@ def available_memory() -> int | None:
 
 
 def _control_group(name: str) -> str:
-    """What the control group of a container says (version 2); empty elsewhere."""
+    """The content of a file of a container's control group (version 2); empty elsewhere."""
     try:
         return (_CONTROL_GROUP / name).read_text().strip()
     except OSError:

@@ -1,6 +1,6 @@
-"""What comes from outside -> typed values, or one line that names what is wrong and what is needed.
+"""External input -> typed values, or a one-line error that says what is wrong and what is needed.
 
-A tree of values becomes a pydantic model; class names, whichever file they come from, are checked in one place.
+A tree of values becomes a pydantic model. Class names are checked here, whichever file they come from.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 LARGEST, SMALLEST = 1e30, 1e-30
-"""Sizes that a hyper-parameter can have: what float32, in which networks compute, holds with room to spare."""
+"""Range of a hyper-parameter's absolute value: well within that of float32, in which networks compute."""
 
 
 class Frozen(BaseModel):
-    """Hyper-parameters: unknown names are refused, values are final, and the text under a field is its help."""
+    """Hyper-parameters: unknown names are refused, values are immutable, and the text under a field is its help."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -40,12 +40,12 @@ class Frozen(BaseModel):
 
 
 def validate(model: type[Model], tree: dict[str, Any], where: str = "") -> Model:
-    """The model with the values of `tree`. Raises DynconvError: one line, the field and what it takes."""
+    """The model with the values of `tree`. Raises DynconvError with one line: the field and what it accepts."""
     try:
         return model.model_validate(tree)
     except ValidationError as error:
         first = error.errors()[0]
-        names = [part for part in first["loc"] if isinstance(part, str)]  # a number is the place in a tuple
+        names = [part for part in first["loc"] if isinstance(part, str)]  # a number is a position in a tuple
         raise DynconvError(where + _explain(model, names, first)) from None
 
 
@@ -55,7 +55,7 @@ def _explain(model: type[BaseModel], names: list[str], error: Any) -> str:
         return f"{field.upper()} is missing: {_field(model, names).description}"
     if error["type"] == "extra_forbidden":
         return f"{field}: there is no such field{did_you_mean(field, field_names(model))}"
-    if error["type"] == "value_error":  # one of our own validators: of the field, or of a model, which names the field
+    if error["type"] == "value_error":  # from our validators: a field's, or a model's, which names the field
         message = error["msg"].removeprefix("Value error, ")
         return f"{field}: {message}" if message.startswith("must be") else ".".join([*names, message])
     allowed = _range(_field(model, names)) if names else ""
@@ -68,7 +68,7 @@ def _field(model: type[BaseModel], names: list[str]) -> FieldInfo:
 
 
 def _range(field: FieldInfo) -> str:
-    """What a field takes, in words: "a whole number, at least 1". Empty where there is nothing to say."""
+    """What a field accepts, in words, such as "a whole number, at least 1". Empty if there is nothing to say."""
     kind, bounds = field.annotation, list(field.metadata)
     several = typing.get_origin(kind) is tuple
     if several:
@@ -91,7 +91,7 @@ def _range(field: FieldInfo) -> str:
 
 
 def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
-    """The dotted names of all fields, `model.experts` and so on."""
+    """The dotted names of all fields, such as `model.experts`."""
     names: list[str] = []
     for name, field in model.model_fields.items():
         nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
@@ -103,7 +103,7 @@ def field_names(model: type[BaseModel], prefix: str = "") -> list[str]:
 
 
 def field_descriptions(model: type[BaseModel], prefix: str = "") -> dict[str, str]:
-    """The help text of every field, nested ones with dots: "optim.lr"."""
+    """The help text of every field, by its dotted name, such as "optim.lr"."""
     texts: dict[str, str] = {}
     for name, field in model.model_fields.items():
         if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
@@ -114,9 +114,9 @@ def field_descriptions(model: type[BaseModel], prefix: str = "") -> dict[str, st
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """`; did you mean X?` where some of `names` resemble `name`, else nothing.
+    """`; did you mean X?` if any of `names` resembles `name`; otherwise empty.
 
-    What counts is the last dotted part: lr is optim.lr, whatever else looks like it.
+    Only the last dotted part is compared: lr means optim.lr, whatever else resembles it.
     """
     leaves: dict[str, list[str]] = {}
     for each in names:
@@ -130,14 +130,14 @@ def _leaf(name: str) -> str:
 
 
 _HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that a terminal obeys or cannot show: controls, formats, surrogates, line separators."""
+"""Unicode categories that a terminal interprets or cannot show: controls, formats, surrogates, line separators."""
 
 _JOINERS = "\u200c\u200d"
-"""Formats that Persian and several Indian scripts write words with, and emoji."""
+"""Format characters that emoji, Persian and several Indian scripts need."""
 
 
 def escaped(text: str) -> str:
-    """`text` in one printable line: whatever a terminal would obey or cannot show becomes an escape, as in Python.
+    """`text` as one printable line: whatever a terminal would interpret or cannot show becomes an escape, as in Python.
 
     A byte of a file name that is not UTF-8 becomes `\\xff`.
     """
@@ -150,19 +150,19 @@ def _hidden(character: str) -> bool:
 
 def _escape(character: str) -> str:
     code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python keeps a byte that it could not decode
+    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that it could not decode
         return f"\\x{code - 0xDC00:02x}"
     return character.encode("unicode_escape", "backslashreplace").decode("ascii")
 
 
 def check_class_names(classes: object, where: str) -> None:
-    """Class names are a list or tuple of unique strings that can be shown and are not blank.
+    """Checks that class names are a list or tuple of unique, printable strings that are not blank.
 
     Args:
-        where: the file or folder that they come from; begins the message.
+        where: the file or folder that they come from; the message begins with it.
 
     Raises:
-        DynconvError: they are not; one line that shows the name escaped.
+        DynconvError: they are not; one line that shows the offending name escaped.
     """
     if not isinstance(classes, (list, tuple)):
         raise DynconvError(f"{escaped(where)}: the class names are a {type(classes).__name__}, need a list of strings")

@@ -78,7 +78,7 @@ def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(DynconvError, match="not empty"):
         create(tmp_path)
     assert [file.name for file in tmp_path.iterdir()] == ["notes.txt"]
-    with pytest.raises(DynconvError, match=r"notes\.txt.*cannot be made"):
+    with pytest.raises(DynconvError, match=r"notes\.txt.*cannot be created"):
         create(tmp_path / "notes.txt")
 
 
@@ -143,7 +143,7 @@ def test_predictions_and_summary_come_back(run: RunDir) -> None:
 
 
 def test_what_is_no_run_and_what_is_damaged_is_named(run: RunDir, tmp_path: Path) -> None:
-    with pytest.raises(DynconvError, match="is no run directory"):
+    with pytest.raises(DynconvError, match="not a run directory"):
         RunDir.open(tmp_path)
     for damaged in ("epochs: -1\n", "a: 2020-13-45\n", "- 3\n", "format: new\n", "a: {b", "[" * 5000):
         (run.path / "config.yaml").write_text(damaged)

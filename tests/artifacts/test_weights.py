@@ -16,7 +16,7 @@ MODEL = ModelConfig(widths=(8,), pools=(2,))
 def weights(tmp_path: Path) -> Path:
     path = tmp_path / "weights.safetensors"
     state = {"a": torch.arange(6.0).view(2, 3)}
-    save_weights(path, Weights(state, MODEL, ("cat", "dog"), "mine", "a run of mine"))
+    save_weights(path, Weights(state, MODEL, ("cat", "dog"), "mine", "a run of mine", "bf16"))
     return path
 
 
@@ -32,7 +32,7 @@ def test_weights_come_back_with_all_that_is_needed_to_use_them(weights: Path) ->
 
     assert torch.equal(loaded.state["a"], torch.arange(6.0).view(2, 3))
     assert (loaded.model, loaded.classes, loaded.data_name) == (MODEL, ("cat", "dog"), "mine")
-    assert loaded.provenance == "a run of mine"
+    assert loaded.provenance == "a run of mine" and loaded.precision == "bf16"
     assert [file.name for file in weights.parent.iterdir()] == ["weights.safetensors"]
 
 
@@ -42,7 +42,7 @@ def test_nothing_of_training_is_in_a_weights_file(weights: Path) -> None:
     with safetensors.safe_open(weights, framework="pt") as file:
         header = json.loads(file.metadata()["dynconv"])
 
-    assert header.keys() == {"format", "model", "classes", "data", "provenance", "input", "version"}
+    assert header.keys() == {"format", "model", "classes", "data", "precision", "provenance", "input", "version"}
     assert header["model"].keys() == ModelConfig.model_fields.keys()
 
 
@@ -60,6 +60,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_files_of_others_and_of_newer_versions_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "w.safetensors"
     header = {"version": "9.0", "model": {}, "classes": [], "data": ""}
+    precise = {**header, "format": 2, "model": {"widths": [8], "pools": [2]}, "classes": ["x"], "precision": "fp8"}
     unknown = {**header, "format": 2, "model": {"widths": [8], "pools": [2], "attention": True}}
     for metadata, reason in (
         (None, "not a weights file of dynconv"),
@@ -68,6 +69,7 @@ def test_files_of_others_and_of_newer_versions_are_refused(tmp_path: Path) -> No
         ({"dynconv": json.dumps({"format": 1, "config": {"epochs": -1}})}, "not a weights file of dynconv"),
         ({"dynconv": json.dumps({**header, "format": 99})}, "written by dynconv 9.0 in format 99, newer than"),
         ({"dynconv": json.dumps(unknown)}, "(model.attention: "),
+        ({"dynconv": json.dumps(precise)}, "not a weights file of dynconv"),
     ):
         save_file({"a": torch.zeros(1)}, path, metadata)
         assert reason in refused(path)

@@ -225,7 +225,7 @@ def test_evaluate_of_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_an_unknown_verb_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
-    assert error(capsys, "trian") == "no verb 'trian'; did you mean train?"
+    assert error(capsys, "trian") == "no command 'trian'; did you mean train?"
 
 
 # --- help and the others

@@ -128,7 +128,7 @@ def test_an_option_without_its_value_is_named() -> None:
 
 
 def test_an_unknown_preset_lists_those_there_are() -> None:
-    assert refusal("quik") == f"no preset 'quik'; there are {', '.join(PRESETS)}"
+    assert refusal("quik") == f"no preset 'quik'; choose one of {', '.join(PRESETS)}"
 
 
 @pytest.mark.parametrize(

@@ -44,12 +44,12 @@ def test_folder_and_npz_in_each_layout_agree(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "array", "reason"),
     [
-        ("train-images", np.zeros((12, 32, 32, 3), np.float32), "need uint8"),
-        ("train-images", np.zeros((12, 32, 32), np.uint8), "need uint8"),
-        ("test-images", np.zeros((6, 3, 0, 16), np.uint8), "holds no images"),
-        ("test-images", np.zeros((0, 32, 32, 3), np.uint8), "holds no images"),
-        ("test-labels", np.zeros(5, np.int64), "need 6 whole numbers"),
-        ("test-labels", np.zeros(6, np.float32), "need 6 whole numbers"),
+        ("train-images", np.zeros((12, 32, 32, 3), np.float32), "must be uint8"),
+        ("train-images", np.zeros((12, 32, 32), np.uint8), "must be uint8"),
+        ("test-images", np.zeros((6, 3, 0, 16), np.uint8), "contains no images"),
+        ("test-images", np.zeros((0, 32, 32, 3), np.uint8), "contains no images"),
+        ("test-labels", np.zeros(5, np.int64), "must be 6 whole numbers"),
+        ("test-labels", np.zeros(6, np.float32), "must be 6 whole numbers"),
         ("test-labels", np.full(6, -1), "labels run from -1"),
     ],
 )

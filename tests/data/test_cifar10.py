@@ -142,7 +142,7 @@ def test_missing_batches_are_named(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"data": np.zeros((PER_FILE, 100), np.uint8)}, "need uint8"),
+        ({"data": np.zeros((PER_FILE, 100), np.uint8)}, "must be uint8"),
         ({"data": "text"}, "images are str"),
         ({"labels": [10] * PER_FILE}, "labels run from 10 to 10"),
         ({"labels": [-1] * PER_FILE}, "labels run from -1"),
@@ -195,7 +195,7 @@ def test_a_damaged_or_foreign_archive_is_named(tmp_path: Path, folder: Path) -> 
         assert str(path) in refused(path)
     with tarfile.open(path, "w:gz") as archive:
         archive.addfile(tarfile.TarInfo("other"))
-    assert "none of the wanted files" in refused(path)
+    assert "none of the expected files" in refused(path)
 
 
 def test_all_six_batches_are_needed_from_an_archive_too(tmp_path: Path, folder: Path) -> None:

@@ -115,7 +115,7 @@ def test_another_set_is_not_taken_for_cifar10(
     assert str(caught.value) == f"{where} holds 4 images of 4 classes, not CIFAR-10; use --data {place}"
 
     assert find.load("auto").origin == str(place)
-    assert caplog.messages == [f"{where} holds 4 images of 4 classes, not CIFAR-10; auto takes it anyway"]
+    assert caplog.messages == [f"{where} holds 4 images of 4 classes, not CIFAR-10; auto uses it anyway"]
     assert find.load(str(place)).origin == str(place) and len(caplog.messages) == 1
 
 

@@ -108,7 +108,7 @@ def test_what_is_scaled_down_is_said(folder: Path, caplog: pytest.LogCaptureFixt
     ("kept", "said"),
     [
         ({"train": "train"}, "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/"),
-        ({"val": "val"}, "has val/, but no train/; put the images to train on into train/CLASS/"),
+        ({"val": "val"}, "has val/, but no train/; put the training images into train/CLASS/"),
         ({"train": "."}, "has class folders (bee, cat, owl), but no train/ and test/ around them; move the class"),
     ],
 )

@@ -19,7 +19,7 @@ from dynconv.artifacts.environment import environment
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.cli.main import main
-from dynconv.data import Split, registry, shapes
+from dynconv.data import Split, shapes
 from dynconv.export import export
 from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
@@ -41,9 +41,7 @@ OTHERS = {
 @pytest.fixture(scope="module", autouse=True)
 def few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        few = cache(partial(shapes.generate, train_images=600, test_images=120))
-        patch.setattr(shapes, "generate", few)
-        patch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=few))
+        patch.setattr(shapes, "generate", cache(partial(shapes.generate, train_images=600, test_images=120)))
         yield
 
 
@@ -248,8 +246,7 @@ def test_a_missing_package_is_named_before_any_work(
 def test_too_few_images_to_check_on(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    six = partial(shapes.generate.__wrapped__, test_images=6)
-    monkeypatch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=six))
+    monkeypatch.setattr(shapes, "generate", partial(shapes.generate.__wrapped__, test_images=6))
 
     assert main(["export", str(run), "--format", "pt2", "--output", str(tmp_path / "net.pt2")]) == 2
 

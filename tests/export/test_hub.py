@@ -39,7 +39,7 @@ def run(tmp_path: Path) -> Path:
     net = Net(model, len(CLASSES))
     net.input.fit(torch.rand(50, 3, 32, 32))
     run = RunDir.create(path, config | {"model": model}, environment("pets", data_source=str(tmp_path / "pets")))
-    save_weights(run.weights, Weights(net.state_dict(), model, CLASSES, "pets", "trained on pets | by nobody"))
+    save_weights(run.weights, Weights(net.state_dict(), model, CLASSES, "pets", "trained on pets | by nobody", "fp32"))
     run.write_summary(SUMMARY.model_copy(update=RESULTS))
     return path
 
@@ -125,6 +125,15 @@ def test_a_folder_gives_the_same_predictor(run: Path, tmp_path: Path, images: to
     assert torch.equal(again.logits(images), predictor.logits(images))
     assert again.classes == CLASSES and again.results == RESULTS and again.data_name == "pets"
     assert isinstance(again.predict(images[0]).label, str)
+
+
+def test_what_is_shared_is_computed_in_the_precision_of_its_training(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynconv.machine.instruction_sets", lambda: {"avx512_bf16"})
+    HubPredictor.load(run, "cpu").save_pretrained(tmp_path / "shared")
+
+    assert HubPredictor.from_pretrained(tmp_path / "shared", device="cpu").precision == "fp32"
 
 
 def test_nothing_of_this_machine_is_shared(run: Path, tmp_path: Path) -> None:

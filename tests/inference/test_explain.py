@@ -85,9 +85,10 @@ def test_the_verdict_follows_the_numbers() -> None:
     def verdict(lost: float, experts: int = 2) -> str:
         return explain.verdict(0.9, {"mean": Ablation(0.9 - lost, lost, 0.01)}, experts, 2000)
 
-    assert verdict(0.05).startswith("Routing matters") and "90.0% to 85.0% (-5.0 ± 1.0 points" in verdict(0.05)
+    assert verdict(0.05).startswith("Routing matters") and "90.00% to 85.00% (-5.00 ± 1.00 points" in verdict(0.05)
     assert verdict(0.005).startswith("Routing makes no measurable difference")
-    assert verdict(-0.05).startswith("Routing does harm") and "(+5.0 ±" in verdict(-0.05)
+    assert verdict(-0.05).startswith("Routing does harm") and "(+5.00 ±" in verdict(-0.05)
+    assert "(+0.00 ±" in verdict(0.0)
     assert "nothing to route" in verdict(0.0, experts=1)
 
 

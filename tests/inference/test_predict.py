@@ -19,7 +19,7 @@ from PIL import Image
 
 from dynconv.artifacts.weights import Weights, load_weights, save_weights
 from dynconv.cli.main import main
-from dynconv.data import registry, shapes
+from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.inference import evaluate, files, predict
 from dynconv.inference.predictor import Predictor, packaged_weights, to_pixels
@@ -32,9 +32,7 @@ from dynconv.training.progress import Progress
 @pytest.fixture(scope="module", autouse=True)
 def few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        few = cache(partial(shapes.generate, train_images=2000, test_images=1250))
-        patch.setattr(shapes, "generate", few)
-        patch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=few))
+        patch.setattr(shapes, "generate", cache(partial(shapes.generate, train_images=2000, test_images=1250)))
         yield
 
 

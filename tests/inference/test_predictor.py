@@ -8,7 +8,7 @@ from PIL import Image
 
 from dynconv.artifacts.environment import environment
 from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import Weights, save_weights
+from dynconv.artifacts.weights import Precision, Weights, save_weights
 from dynconv.cli.main import main
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
@@ -32,7 +32,7 @@ def write_run(path: Path) -> RunDir:
 
 @pytest.fixture(autouse=True)
 def computes_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On every processor: a weights file does not name a precision."""
+    """On every processor: `auto` is float32."""
     monkeypatch.setattr("dynconv.machine.instruction_sets", set)
 
 
@@ -95,6 +95,21 @@ def test_loads_a_run_directory(tmp_path: Path, net: Net, weights: Path, images: 
     save_weights(run.weights, weights_of(net))
 
     assert torch.equal(Predictor.load(run.path).logits(images), Predictor.load(weights).logits(images))
+
+
+@pytest.mark.parametrize(("configured", "computed"), [("auto", "bf16"), ("fp32", "fp32"), ("bf16", "bf16")])
+def test_a_weights_file_is_computed_in_its_precision(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    net: Net,
+    configured: Precision,
+    computed: str,
+) -> None:
+    """On a processor that multiplies bf16, too."""
+    monkeypatch.setattr("dynconv.machine.instruction_sets", lambda: {"avx512_bf16"})
+    save_weights(tmp_path / "w.safetensors", replace(weights_of(net), precision=configured))
+
+    assert Predictor.load(tmp_path / "w.safetensors", "cpu").precision == computed
 
 
 def test_a_run_without_weights_says_so(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_two_single_runs_are_compared_image_by_image() -> None:
 
     (sentence,) = compare.verdicts(compare.group([first, second]))
 
-    assert "9 images won, 1 lost of 20" in sentence and "p = 0.021" in sentence
+    assert "9 images won, 1 lost out of 20" in sentence and "p = 0.021" in sentence
 
 
 def test_runs_on_different_data_are_not_compared() -> None:

@@ -269,7 +269,7 @@ def test_predictions_of_other_images_are_not_shown_beside_these(copy: Path, caps
 
 def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, said in {
-        (str(tmp_path),): "is no run directory",
+        (str(tmp_path),): "not a run directory",
         (str(run), str(run)): "named twice",
         (): "RUNS",
         (str(run), "--output", str(run / "config.yaml")): "cannot be written",

@@ -179,7 +179,7 @@ def test_a_full_queue_is_said_at_once_and_with_when_to_come_back(
     refused = next(answer for answer in answers if answer.status_code == 503)
     assert refused.headers["Retry-After"] == "1" and refused.json() == {"error": "the queue is full; try again later"}
     assert 'dynconv_answers_total{path="/v1/predict",status="503"} 4.0' in figures
-    assert "dynconv_under_way 0.0" in figures and "dynconv_batch_images_sum 2.0" in figures
+    assert "dynconv_predictions_in_progress 0.0" in figures and "dynconv_batch_images_sum 2.0" in figures
 
 
 def half_sent(url: str, count: int) -> list[socket.socket]:
@@ -208,7 +208,7 @@ def test_bodies_that_do_not_arrive_leave_room_for_other_clients(serving: Serving
     with serving(Limits(queue=24, seconds=60)) as url, contextlib.ExitStack() as open_ones:
         for connection in half_sent(url, 12):
             open_ones.enter_context(connection)
-        wait_for(url, "dynconv_under_way 12.0")
+        wait_for(url, "dynconv_predictions_in_progress 12.0")
 
         same = requests.post(f"{url}/v1/predict", picture(), headers=PNG)
         other = requests.Session()
@@ -217,7 +217,7 @@ def test_bodies_that_do_not_arrive_leave_room_for_other_clients(serving: Serving
         other.close()
 
         assert same.status_code == 429 and same.headers["Retry-After"] == "1"
-        assert "12 requests of yours are still arriving" in same.json()["error"]
+        assert "12 of your requests are still arriving" in same.json()["error"]
         assert answer.status_code == 200
 
 

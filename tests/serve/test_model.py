@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from dynconv.artifacts.weights import Weights, save_weights
-from dynconv.data import registry, shapes
+from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing
 from dynconv.serve import model, samples
@@ -26,7 +26,7 @@ def test_the_means_come_from_the_data_that_is_named(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     made = shapes.generate(0, train_images=10, test_images=50)
-    monkeypatch.setitem(registry.NAMED, "shapes", replace(registry.NAMED["shapes"], get=lambda seed: made))
+    monkeypatch.setattr(shapes, "generate", lambda seed: made)
 
     served = model.load(file, "shapes")
 
@@ -45,7 +45,7 @@ def test_nothing_is_downloaded_for_the_means(
     save_weights(file, replace(weights, data_name="cifar10"))
 
     assert model.load(file, None).class_routing == []
-    assert caplog.messages == ["no class means: the data set was not found; --data PATH says where it is"]
+    assert caplog.messages == ["no class means: the data set was not found; give its location with --data PATH"]
 
 
 def test_the_means_of_the_packaged_weights_come_with_them(

@@ -101,7 +101,7 @@ def test_images_are_chosen_photographed_dropped_and_pasted(
 
     tab.set_input_files("#choose", [tmp_path / name for name in names])
     assert "<b>two.png" in cards(tab, 2).first.inner_text()
-    assert "an even mixture, 1/K" in cards(tab, 2).first.inner_text()
+    assert "a uniform mixture, 1/K" in cards(tab, 2).first.inner_text()
     tab.set_input_files("#photograph", tmp_path / "one.png")
     cards(tab, 3)
     for number, how in enumerate(("paste", "drop")):
@@ -172,7 +172,7 @@ def test_a_key_is_asked_for_before_anything_is_offered(serving: Serving, browser
         tab = browser.new_page()
         tab.set_default_timeout(10_000)
         tab.goto(url)
-        field = tab.get_by_label("This server needs a key")
+        field = tab.get_by_label("This server requires a key")
         field.wait_for()
         shown = tab.locator("body").inner_text()
         assert not tab.get_by_role("button", name="Choose images").is_visible()

@@ -20,7 +20,7 @@ from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
-from dynconv.training import trainer
+from dynconv.training import learner, trainer
 from dynconv.training.config import OptimConfig, TrainConfig
 from dynconv.training.process import place
 from dynconv.training.progress import Progress
@@ -63,9 +63,9 @@ def test_the_routing_of_an_epoch_is_that_of_all_classes(tmp_path: Path, dataset:
         seen.append(images)
         return plain(net, images)
 
-    plain = trainer.routing_statistics
+    plain = learner.routing_statistics
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trainer, "routing_statistics", noting)
+        patch.setattr(learner, "routing_statistics", noting)
         patch.setattr(trainer, "ROUTING_IMAGES", 50)
         train(tmp_path, Dataset("shapes", dataset.classes, dataset.train, by_class, "here"), epochs=1, tta=False)
 
@@ -295,13 +295,13 @@ def test_an_accuracy_at_chance_is_said(tmp_path: Path, dataset: Dataset, caplog:
 def test_bf16_trains(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its losses are those of fp32 to within the rounding of 8 bits, and not exactly; its weights stay fp32. The
     routing is recorded as it is in training."""
-    losses, routed_in_bf16, plain = {}, [], trainer.routing_statistics
+    losses, routed_in_bf16, plain = {}, [], learner.routing_statistics
 
     def noting(*arguments: Any) -> Any:
         routed_in_bf16.append(torch.is_autocast_enabled("cpu"))
         return plain(*arguments)
 
-    monkeypatch.setattr(trainer, "routing_statistics", noting)
+    monkeypatch.setattr(learner, "routing_statistics", noting)
     for precision in ("fp32", "bf16"):
         run, summary = train(tmp_path / precision, dataset, epochs=1, precision=precision, tta=False)
         losses[precision] = [line.loss for line in run.metrics().steps]

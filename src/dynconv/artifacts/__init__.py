@@ -1,1 +1,1 @@
-"""What is written and read: the weights file and the run directory, each with its version."""
+"""Reads and writes the weights file and the run directory, each with its format version."""

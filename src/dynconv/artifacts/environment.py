@@ -1,4 +1,4 @@
-"""What a run depends on besides its hyper-parameters: the machine, the software, the command."""
+"""Records what a run depends on besides its hyper-parameters: the machine, the software, the command."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MATTERING = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"}
 
 
 def environment(data_name: str, **launch: Any) -> Environment:
-    """That of this process; `launch` are the launch's own fields of `Environment`: data_source, device, compile."""
+    """The environment of this process; `launch` gives the fields data_source, device and compile of `Environment`."""
     return Environment(
         data=data_name,
         **launch,
@@ -43,7 +43,7 @@ def environment(data_name: str, **launch: Any) -> Environment:
 
 
 def command_line() -> str:
-    """The command that runs now, with the program's bare name."""
+    """The command line of this process, with the bare name of the program."""
     program = Path(sys.argv[0]).name
     return shlex.join(["dynconv" if program == "__main__.py" else program, *sys.argv[1:]])
 
@@ -63,7 +63,7 @@ def require_committed(*written: Path) -> None:
     """Refuses a measurement that no commit describes. Does nothing outside a checkout.
 
     Args:
-        written: the files that the measurement itself writes. Changes to them do not count.
+        written: the files that the measurement itself writes; changes to them do not count.
 
     Raises:
         DynconvError: the checkout has uncommitted changes.
@@ -71,13 +71,13 @@ def require_committed(*written: Path) -> None:
     if _in_checkout() and (changed := _changed(*written)):
         names = changed[0] + (f" and {len(changed) - 1} more" if changed[1:] else "")
         raise DynconvError(
-            f"uncommitted changes ({names}): no commit would describe what is measured; commit them, or give "
+            f"uncommitted changes ({names}): no commit would describe what is measured; commit them, or add "
             "--allow-uncommitted"
         )
 
 
 def _changed(*besides: Path) -> list[str]:
-    """Tracked files that differ from the commit, from the top of the checkout."""
+    """Tracked files that differ from the commit, as paths relative to the top of the checkout."""
     top = _git("rev-parse", "--show-toplevel") or "."
     outside = [f":(exclude,literal){path.resolve()}" for path in besides if path.resolve().is_relative_to(top)]
     found = _git("-C", top, "status", "--porcelain", "--untracked-files=no", "--", ".", *outside) or ""
@@ -85,7 +85,7 @@ def _changed(*besides: Path) -> list[str]:
 
 
 def _in_checkout() -> bool:
-    """False also where the package was installed into the checkout of another project."""
+    """Whether git tracks this package; False also if it is installed inside another project's checkout."""
     return bool(_git("ls-files", str(_PACKAGE)))
 
 

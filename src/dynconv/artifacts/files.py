@@ -1,4 +1,4 @@
-"""Atomic writes: a file is whole or not there."""
+"""Atomic writes: a file is either complete or absent."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dynconv.errors import DynconvError
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Has `write` fill a temporary file beside `path`, then renames it.
+    """Lets `write` fill a temporary file beside `path`, then renames it.
 
     Raises:
         DynconvError: the directory cannot be written, or the disk is full.

@@ -1,7 +1,7 @@
-"""Readers of format 1, that of the first release: its fields under their present names.
+"""Readers of format 1, the format of the first release: they rename its fields to their current names.
 
-Format 1 kept the arguments of the launch among the hyper-parameters, and the trainer's whole configuration in the
-weights file. A reader is given a plain tree and returns one of the present format.
+Format 1 kept the launch arguments among the hyper-parameters, and the trainer's whole configuration in the weights
+file. A reader takes a plain tree and returns one in the current format.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ _LAUNCH = ("run", "device", "compile")
 
 
 def config(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The hyper-parameters, and the arguments of the launch that stood among them: data, device, compile.
+    """The hyper-parameters, and the launch arguments that were among them: data, run, device, compile.
 
-    A tree that has none of format 1's names comes back as it is.
+    A tree without any of format 1's names is returned unchanged.
     """
     found = dict(tree)
     launch = {name: found.pop(name) for name in _LAUNCH if name in found}
@@ -34,12 +34,12 @@ def config(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def model(tree: dict[str, Any]) -> dict[str, Any]:
-    """The network's fields."""
+    """The fields of the network's description."""
     return {_RENAMED.get(name, name): value for name, value in tree.items()}
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:
-    """A network's state: its head was called classifier. Also that of an average, whose names begin with `module.`."""
+    """A network's state, whose head was called classifier; or an average's, whose names begin with `module.`."""
     return {_tensor(name): value for name, value in state.items()}
 
 

@@ -1,4 +1,4 @@
-"""predictions.npz: what a run's network says of each test image."""
+"""predictions.npz: a run's predictions for each test image."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dynconv.errors import DynconvError
 
 @dataclass(frozen=True)
 class Predictions:
-    """Of the N test images: labels int64 [N], probabilities float32 [N, classes], class names, data set's name."""
+    """For N test images: labels int64 [N], probabilities float32 [N, classes], class names, name of the data set."""
 
     labels: Tensor
     probabilities: Tensor
@@ -26,7 +26,7 @@ class Predictions:
 
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
-    """Writes the file, whole or not at all. Raises DynconvError where that is impossible."""
+    """Writes the file atomically. Raises DynconvError if it cannot be written."""
 
     def write(file: Path) -> None:
         with file.open("wb") as stream:
@@ -42,9 +42,9 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 
 
 def read_predictions(path: Path, advice: str) -> Predictions:
-    """What `write_predictions` wrote. Raises DynconvError, with `advice`, where it is missing or damaged."""
+    """Reads what `write_predictions` wrote. Raises DynconvError, with `advice`, if it is missing or damaged."""
     try:
-        # Opened here: np.load leaves the file that it opened itself open when it is damaged.
+        # Opened here because np.load does not close a file that it opened itself if the file is damaged.
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             whole_numbers = arrays["labels"].dtype.kind in "iu"
             labels = torch.from_numpy(arrays["labels"].astype(np.int64))
@@ -56,5 +56,5 @@ def read_predictions(path: Path, advice: str) -> Predictions:
     if not whole or int(labels.min()) < 0 or int(labels.max()) >= len(classes):
         raise DynconvError(f"{path}: labels, probabilities and classes do not fit together")
     if not whole_numbers or not probabilities.isfinite().all():
-        raise DynconvError(f"{path}: damaged: labels have to be whole numbers, probabilities finite")
+        raise DynconvError(f"{path}: damaged: labels must be whole numbers, probabilities must be finite")
     return Predictions(labels, probabilities, classes, data_name)

@@ -1,6 +1,6 @@
-"""What the files of a run directory hold, one model per kind of record. Whatever reads a run reads these.
+"""The content of the files in a run directory, one model per kind of record. All readers of runs use these models.
 
-They are written by training and may hold more than is named here: fields of later versions pass through.
+Training writes the files. They may hold more fields than these models name: fields of later versions pass through.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ Count = Annotated[int, Field(ge=0)]
 
 
 class Record(BaseModel):
-    """Numbers are finite, and text is no number."""
+    """A record whose numbers must be finite, and in which text is not accepted as a number."""
 
     model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False, extra="allow")
 
     def tree(self) -> dict[str, Any]:
-        """For JSON and YAML, with all that the file held."""
+        """The record as plain values for JSON and YAML, including all extra fields of the file."""
         return self.model_dump(mode="json")
 
 
 class Config(Record):
-    """config.yaml: the hyper-parameters. Named here is what readers use; `tree` has every one of them."""
+    """config.yaml: the hyper-parameters. The fields here are those that readers use; `tree` returns all of them."""
 
     model_config = ConfigDict(frozen=True, strict=False, allow_inf_nan=False, extra="allow")
 
@@ -47,8 +47,8 @@ class Environment(Record):
 
     Attributes:
         data: name of the data set.
-        data_source: where it came from, as `--data` takes it; a path is absolute.
-        device: as asked for; the summary has the one that was used.
+        data_source: where the data set came from, as a value for `--data`; a path is absolute.
+        device: the device as requested; the summary has the device that was used.
     """
 
     data: str
@@ -69,7 +69,10 @@ class Environment(Record):
 
 
 class Summary(Record):
-    """summary.json: the final figures. Accuracies are fractions; `seconds` are those of training steps and of all."""
+    """summary.json: the final figures.
+
+    Accuracies are fractions. `train_seconds` covers only training steps, `total_seconds` everything.
+    """
 
     preset: str
     data: str
@@ -95,12 +98,12 @@ class Summary(Record):
 
     @property
     def best_accuracy(self) -> float:
-        """With test-time augmentation if the run reports it."""
+        """The test accuracy, with test-time augmentation if the run reports it."""
         return self.test_accuracy if self.test_accuracy_tta is None else self.test_accuracy_tta
 
 
 class Line(Record):
-    """What every line of metrics.jsonl has. `step` counts the optimizer's steps so far."""
+    """The common fields of all lines of metrics.jsonl. `step` counts the optimizer's steps so far."""
 
     kind: str
     step: Count
@@ -108,7 +111,7 @@ class Line(Record):
 
 
 class StepLine(Line):
-    """After a step. `epoch` is a fraction; `seconds` are those of training so far."""
+    """Written after a step. `epoch` is a fraction; `seconds` is the training time so far."""
 
     kind: Literal["step"] = "step"
     epoch: float
@@ -120,7 +123,7 @@ class StepLine(Line):
 
 
 class EpochLine(Line):
-    """After an epoch. Training figures are those of the augmented images as they were trained on."""
+    """Written after an epoch. Training figures are measured on the augmented training batches."""
 
     kind: Literal["epoch"] = "epoch"
     epoch: int
@@ -138,20 +141,20 @@ class EpochLine(Line):
 
 
 class WarningLine(Line):
-    """Something that whoever reads the run should know."""
+    """A warning for readers of the run."""
 
     kind: Literal["warning"] = "warning"
     text: str
 
 
 LINES: dict[str, type[Line]] = {"step": StepLine, "epoch": EpochLine, "warning": WarningLine}
-"""The model of each kind of line. Lines of other kinds, of a later version, are passed over."""
+"""The model of each kind of line. Lines of unknown kinds, from a later version, are skipped."""
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
 def read_record(model: type[AnyRecord], content: Any, where: str, advice: str = "") -> AnyRecord:
-    """`content` as a record. Raises DynconvError: `where`, the first thing that is wrong, `advice`."""
+    """`content` as a record. Raises DynconvError with `where`, the first problem, and `advice`."""
     try:
         return model.model_validate(content)
     except ValidationError as error:

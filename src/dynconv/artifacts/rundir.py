@@ -1,12 +1,12 @@
-"""The run directory: its files and who writes them. It is all that anything after training needs.
+"""The run directory and its files. Everything after training reads only this directory.
 
 config.yaml          every hyper-parameter, and the format of the directory (`FORMAT`)
-environment.json     versions, processor, threads, git commit, command, where the data came from
-metrics.jsonl        one record a line, see `records`
+environment.json     versions, processor, threads, git commit, command, source of the data
+metrics.jsonl        one record per line, see `records`
 weights.safetensors  the final weights, see `weights`
-state.pt             everything to resume from, after each epoch, see `state`
-predictions.npz      of the test set, see `predictions`
-summary.json         final figures; written last, so its presence says that the run has ended
+state.pt             everything needed to resume, written after each epoch, see `state`
+predictions.npz      predictions for the test set, see `predictions`
+summary.json         final figures; written last, so its presence means that the run has ended
 tensorboard/         event files
 report/              the page about the run and its plots, see dynconv.report
 """
@@ -45,10 +45,10 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Metrics:
-    """What metrics.jsonl holds, in order.
+    """The content of metrics.jsonl, in order.
 
     Attributes:
-        damaged: what is wrong with each line that is a record but not a whole one.
+        damaged: an error message for each line that is a record but incomplete or invalid.
     """
 
     steps: list[StepLine]
@@ -58,7 +58,7 @@ class Metrics:
 
 
 class RunDir:
-    """One run's directory. Made by `create` or `open`."""
+    """The directory of one run. Use `create` or `open` to get one."""
 
     def __init__(self, path: Path, config: Config, launch: Mapping[str, Any] | None = None) -> None:
         self.path = path
@@ -66,17 +66,17 @@ class RunDir:
         self.weights = path / "weights.safetensors"
         self.state = path / "state.pt"
         self.tensorboard = path / "tensorboard"
-        self._launch = launch or {}  # of format 1, which kept it in config.yaml
+        self._launch = launch or {}  # from format 1, which kept it in config.yaml
 
     @classmethod
     def create(cls, path: Path | None, config: Mapping[str, Any], environment: Environment) -> RunDir:
-        """Makes the directory `path`, by default runs/<time>-<preset>-<data>-seed<seed>.
+        """Creates the directory `path`, by default runs/<time>-<preset>-<data>-seed<seed>.
 
         Args:
             config: every hyper-parameter, as a tree.
 
         Raises:
-            DynconvError: it exists and is not empty, or cannot be made. A run is never overwritten.
+            DynconvError: the directory exists and is not empty, or cannot be created. A run is never overwritten.
         """
         record = read_record(Config, config, "config")
         folder = path or Path("runs")
@@ -89,7 +89,7 @@ class RunDir:
                     f"{folder}: exists and is not empty; choose another --run, or continue it with --resume {folder}"
                 )
         except OSError as error:
-            raise DynconvError(f"{folder}: cannot be made ({error.strerror}); choose another --run") from error
+            raise DynconvError(f"{folder}: cannot be created ({error.strerror}); choose another --run") from error
         run = cls(folder, record)
         text = yaml.safe_dump({"format": FORMAT, **record.tree()}, sort_keys=False)
         run._write_text("config.yaml", f"# data: {environment.data}\n{text}")
@@ -101,19 +101,19 @@ class RunDir:
         """Opens a run of format 1 or 2.
 
         Raises:
-            DynconvError: `path` is no run directory, its configuration is damaged, or it is of a newer format.
+            DynconvError: `path` is not a run directory, its configuration is damaged, or its format is newer.
         """
         file = path / "config.yaml"
         try:
             tree = yaml.safe_load(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise DynconvError(
-                f"{path}: is no run directory (no readable config.yaml); `dynconv runs` lists runs"
+                f"{path}: not a run directory (no readable config.yaml); `dynconv runs` lists runs"
             ) from error
         except (yaml.YAMLError, ValueError, RecursionError) as error:
             raise DynconvError(f"{file}: damaged ({str(error).splitlines()[0]})") from error
         if not isinstance(tree, dict) or not isinstance(tree.get("format", 1), int):
-            raise DynconvError(f"{file}: damaged (it does not hold fields)")
+            raise DynconvError(f"{file}: damaged (it contains no fields)")
         format_ = tree.pop("format", 1)
         if format_ > FORMAT:
             raise DynconvError(
@@ -124,19 +124,19 @@ class RunDir:
 
     @classmethod
     def reopen(cls, path: Path) -> RunDir:
-        """Opens a run to continue it. Raises DynconvError also where it has finished."""
+        """Opens a run to continue it. Raises DynconvError as `open` does, and if the run has finished."""
         run = cls.open(path)
         summary = run.summary()
         if summary and summary.finished:
             raise DynconvError(
-                f"{path}: this run has finished, there is nothing to resume; `dynconv train` starts another"
+                f"{path}: this run has finished, so there is nothing to resume; `dynconv train` starts another"
             )
         return run
 
     # ------------------------------------------------------------------------------------------------ metrics
 
     def append(self, line: Line) -> None:
-        """Adds one line to metrics.jsonl. Raises DynconvError where the disk is full."""
+        """Appends one line to metrics.jsonl. Raises DynconvError if it cannot be written, as on a full disk."""
         file = self.path / "metrics.jsonl"
         content = line.model_dump(mode="json", exclude_none=True)
         try:
@@ -146,10 +146,10 @@ class RunDir:
             raise cannot_go_on(file, error) from error
 
     def metrics(self) -> Metrics:
-        """The records of metrics.jsonl; a last line that was cut off is left out.
+        """The records of metrics.jsonl; an incomplete last line is skipped.
 
         Raises:
-            DynconvError: the file cannot be read, or a line of it is no record at all.
+            DynconvError: the file cannot be read, or one of its lines is not a record at all.
         """
         found = Metrics([], [], [], [])
         lists: dict[type[Line], list[Any]] = {
@@ -166,7 +166,7 @@ class RunDir:
         return found
 
     def rewind(self, step: int) -> None:
-        """Drops what a resumed run makes again: the records of steps after `step`, and the summary."""
+        """Removes what a resumed run writes again: the records of steps after `step`, and the summary."""
         kept = [content for _, content in self._lines() if content["step"] <= step]
         self._write_text("metrics.jsonl", "".join(json.dumps(content) + "\n" for content in kept))
         (self.path / "summary.json").unlink(missing_ok=True)
@@ -194,7 +194,7 @@ class RunDir:
 
     @cached_property
     def environment(self) -> Environment:
-        """environment.json. Raises DynconvError where it is missing or damaged."""
+        """The content of environment.json. Raises DynconvError if it is missing or damaged."""
         file = self.path / "environment.json"
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
@@ -210,7 +210,7 @@ class RunDir:
         self._write_text("summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
     def summary(self) -> Summary | None:
-        """summary.json, or None where the run has not ended. Raises DynconvError where it is damaged."""
+        """The content of summary.json; None if the run has not ended. Raises DynconvError if it is damaged."""
         file = self.path / "summary.json"
         advice = f"; `dynconv evaluate {self.path}` measures the accuracy again"
         try:
@@ -226,7 +226,7 @@ class RunDir:
         write_predictions(self.path / "predictions.npz", predictions)
 
     def predictions(self) -> Predictions:
-        """predictions.npz. Raises DynconvError where it is missing or damaged."""
+        """The content of predictions.npz. Raises DynconvError if it is missing or damaged."""
         return read_predictions(self.path / "predictions.npz", f"`dynconv evaluate {self.path}` predicts again")
 
     def _write_text(self, name: str, text: str) -> None:
@@ -234,7 +234,7 @@ class RunDir:
 
 
 def cannot_go_on(file: Path, error: OSError) -> DynconvError:
-    """The line that ends a training whose record cannot be written."""
+    """The error that ends training if a record cannot be written."""
     return DynconvError(
         f"{file}: cannot be written ({_reason(error)}); free some space, then continue with --resume {file.parent}"
     )
@@ -245,7 +245,7 @@ def _reason(error: OSError | UnicodeDecodeError) -> str:
 
 
 def _make_fresh(folder: Path, name: str) -> Path:
-    """Makes folder/<time>-<name>, or one with a number where another process has just made that."""
+    """Creates folder/<time>-<name>, with a number added if another process has just created that."""
     stamp = time.strftime("%Y%m%d-%H%M%S")
     folder.mkdir(parents=True, exist_ok=True)
     path, suffix = folder / f"{stamp}-{name}", 1

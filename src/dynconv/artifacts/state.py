@@ -1,4 +1,4 @@
-"""The state of training, `state.pt` of a run: all that is needed to go on training. Nothing of it is unpickled."""
+"""The training state, `state.pt` of a run: all that is needed to continue training. It is read without unpickling."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FORMAT = 2
 
 
 def save_state(path: Path, state: dict[str, Any]) -> None:
-    """Writes the full state of training: tensors, numbers, strings, and lists and dicts of them."""
+    """Writes the full training state: tensors, numbers, strings, and lists and dicts of them."""
 
     def write(file: Path) -> None:
         with file.open("wb") as stream:  # given a path, torch reports a full disk as a RuntimeError
@@ -25,7 +25,7 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Reads a state of format 1 or 2.
+    """Reads a training state of format 1 or 2.
 
     Raises:
         DynconvError: the file is missing, damaged, or of a newer format.
@@ -36,7 +36,7 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can fail in any way
         raise DynconvError(f"{path}: missing or damaged ({type(error).__name__}); start the run again") from error
     if format_ > FORMAT:
-        raise DynconvError(f"{path}: of format {format_}, newer than this dynconv can read; upgrade dynconv")
+        raise DynconvError(f"{path}: has format {format_}, newer than this dynconv can read; upgrade dynconv")
     if format_ == 1:
         for name in ("net", "average"):
             if state.get(name):

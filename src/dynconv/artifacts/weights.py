@@ -1,13 +1,14 @@
-"""The weights file: all that is needed to use a network, `weights.safetensors` of a run. Nothing of it is unpickled.
+"""The weights file, `weights.safetensors` of a run: all that is needed to use a network. Reading it never unpickles.
 
 A safetensors file with a JSON header under the key `dynconv`:
 
     format      2; see `load_weights` for what is read
     model       the network (ModelConfig)
-    classes     names, in the order of the logits
-    data        name of the data set that it was trained on
-    provenance  where the weights come from, free text for people; no reader looks into it
-    version     of dynconv that wrote it
+    classes     class names, in the order of the logits
+    data        name of the data set that the network was trained on
+    precision   the precision to compute in: fp32, bf16, or auto, whichever is fast on the processor
+    provenance  where the weights come from, as free text; never parsed
+    version     version of dynconv that wrote the file
 
 The preprocessing is part of the network (its input transform's buffers), so it is among the tensors.
 """
@@ -19,7 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import safetensors
 from pydantic import ValidationError
@@ -34,25 +35,30 @@ from dynconv.validation import check_class_names
 
 FORMAT = 2
 
+Precision = Literal["auto", "fp32", "bf16"]
+"""The precision to compute a network in; auto: bf16 if the processor multiplies it natively, else fp32."""
+
 
 @dataclass(frozen=True)
 class Weights:
-    """A weights file's content: the network's state and description, class names, data set's name, free provenance."""
+    """The content of a weights file; see the docstring of this module."""
 
     state: Mapping[str, Tensor]
     model: ModelConfig
     classes: tuple[str, ...]
     data_name: str
     provenance: str = ""
+    precision: Precision = "auto"
 
 
 def save_weights(path: Path, weights: Weights) -> None:
-    """Writes the file, whole or not at all. Raises DynconvError where that is impossible."""
+    """Writes the file atomically. Raises DynconvError if it cannot be written."""
     header = {
         "format": FORMAT,
         "model": weights.model.model_dump(mode="json"),
         "classes": weights.classes,
         "data": weights.data_name,
+        "precision": weights.precision,
         "provenance": weights.provenance,
         "input": "RGB, [N, 3, H, W], uint8 or in [0, 1]; standardised and whitened by the network itself",
         "version": version("dynconv"),
@@ -63,15 +69,16 @@ def save_weights(path: Path, weights: Weights) -> None:
 
 
 def load_weights(path: Path) -> Weights:
-    """Reads a file of format 1 or 2.
+    """Reads a weights file of format 1 or 2.
 
     Raises:
-        DynconvError: the file is missing, truncated, not ours, of a newer format, or its class names cannot be used.
+        DynconvError: the file is missing, truncated, not written by dynconv, of a newer format, or its class names are
+            invalid.
     """
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, this is no dict
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except FileNotFoundError as error:
         raise DynconvError(f"{path}: does not exist; name a run directory or a weights file") from error
     except (safetensors.SafetensorError, OSError) as error:
@@ -90,10 +97,10 @@ def load_weights(path: Path) -> Weights:
         field = ".".join(["model", *map(str, first["loc"])])
         raise DynconvError(
             f"{path}: describes a network that dynconv {version('dynconv')} does not know ({field}: {first['msg']}); "
-            "it may be of a newer version"
+            "a newer version may have written it"
         ) from error
     except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise DynconvError(f"{path}: not a weights file of dynconv; take the weights.safetensors of a run") from error
+        raise DynconvError(f"{path}: not a weights file of dynconv; use the weights.safetensors of a run") from error
 
 
 def _read_1(header: dict[str, Any], state: dict[str, Tensor]) -> Weights:
@@ -101,12 +108,14 @@ def _read_1(header: dict[str, Any], state: dict[str, Tensor]) -> Weights:
     config = header["config"]
     model = ModelConfig.model_validate(format_1.model(config["model"]))
     provenance = f"trained by dynconv {header.get('version', '?')} with {json.dumps(config)}"
-    return Weights(format_1.tensors(state), model, _classes(header), str(header["data"]), provenance)
+    precision = _precision(config)
+    return Weights(format_1.tensors(state), model, _classes(header), str(header["data"]), provenance, precision)
 
 
 def _read_2(header: dict[str, Any], state: dict[str, Tensor]) -> Weights:
     model = ModelConfig.model_validate(header["model"])
-    return Weights(state, model, _classes(header), str(header["data"]), str(header.get("provenance", "")))
+    provenance = str(header.get("provenance", ""))
+    return Weights(state, model, _classes(header), str(header["data"]), provenance, _precision(header))
 
 
 def _classes(header: dict[str, Any]) -> tuple[str, ...]:
@@ -114,6 +123,13 @@ def _classes(header: dict[str, Any]) -> tuple[str, ...]:
     if not isinstance(classes, list):
         raise TypeError("classes: not a list")
     return tuple(classes)
+
+
+def _precision(fields: dict[str, Any]) -> Precision:
+    found = fields.get("precision", "auto")
+    if found not in ("auto", "fp32", "bf16"):
+        raise ValueError(f"precision: {found!r} is none of auto, fp32, bf16")
+    return cast(Precision, found)
 
 
 _READERS = {1: _read_1, 2: _read_2}

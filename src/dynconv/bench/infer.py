@@ -1,4 +1,4 @@
-"""Images per second of a network on the CPU: torch as it is and compiled, onnxruntime in float32 and in int8."""
+"""Inference throughput on the CPU in images per second: eager torch, compiled torch, and ONNX in float32 and int8."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from dynconv.model.tta import batched_logits
 logger = logging.getLogger(__name__)
 
 LEAST = 64
-"""Images that each method classifies in its turn, in as many calls as that takes."""
+"""Images that each method classifies per turn, at least, in as many calls as that takes."""
 
 
 def measure_infer(predictor: Predictor, batch: int, rounds: int) -> dict[str, Any]:
-    """From uint8 images to logits, one by one and in batches: the median of several rounds, after one to warm up.
+    """Times uint8 images to logits, one at a time and in batches: the median of several rounds after a warm-up round.
 
-    On generated images, also to quantise: neither changes the time.
+    The images, those for quantisation included, are generated; their content does not affect the time.
 
     Raises:
         DynconvError: the packages for ONNX are not installed.
@@ -55,13 +55,13 @@ def measure_infer(predictor: Predictor, batch: int, rounds: int) -> dict[str, An
 
 def _methods(net: Net, images: Tensor) -> dict[str, Callable[[Tensor], object]]:
     methods: dict[str, Callable[[Tensor], object]] = {"torch eager": partial(batched_logits, net)}
-    methods["torch eager"](images[:1])  # loads the CPU operator, which is not to happen while the network is compiled
+    methods["torch eager"](images[:1])  # loads the CPU operator, which must not happen during compilation
     compiled = partial(batched_logits, torch.compile(net, dynamic=False))  # type: ignore[arg-type]
     try:
-        with warnings.catch_warnings(action="ignore"):  # of the operator that could not be compiled either
+        with warnings.catch_warnings(action="ignore"):  # the operator could not be compiled either, and warns
             compiled(images[:1])
         methods["torch compiled"] = compiled
-    except torch._dynamo.exc.BackendCompilerFailed as error:  # there is no C++ compiler
+    except torch._dynamo.exc.BackendCompilerFailed as error:  # no C++ compiler
         logger.warning("torch compiled: not measured: %s", str(error).strip().splitlines()[0])
     whole = onnx_file.convert(export.trace(net, images, "nchw"))
     methods["onnxruntime float32"] = onnx_file.runner(whole)

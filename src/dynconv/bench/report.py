@@ -83,7 +83,8 @@ def plot(cells: list[dict[str, Any]], path: Path) -> None:
     names = list(dict.fromkeys(f"{cell['shape']} ({cell['set']})" for cell in cells))
     for axes, (experts, dtype) in zip(all_axes, panels, strict=True):
         chosen = [cell for cell in cells if (cell["experts"], cell["dtype"]) == (experts, dtype)]
-        for method, colour in _COLOURS.items():
+        for method in ("auto", *BASELINES[1:], *ALGORITHMS):
+            colour = _COLOURS.get(method, "#444444")  # of an algorithm that was added since
             points = []
             for cell in chosen:
                 name = cell["auto"]["training"] if method == "auto" else method

@@ -1,4 +1,4 @@
-"""Requests per second and latency of `dynconv serve`, with batches and with one image at a time."""
+"""Requests per second and latency of `dynconv serve`, with batching and without."""
 
 from __future__ import annotations
 
@@ -22,18 +22,22 @@ from dynconv.errors import DynconvError
 
 CONCURRENCY = (1, 8, 64)
 SECONDS = 2.0
-"""Of each measurement."""
+"""Length of each measurement."""
 HANDLINGS = {"batches": (), "one at a time": ("--max-batch", "1", "--max-delay-ms", "0")}
 
 
 def measure_serve(model: Path, rounds: int) -> list[dict[str, Any]]:
-    """By handling and number of clients: requests/s, the median of the rounds, and p50 and p99 in ms over all requests.
+    """Loads a server with and without batching, in turns, from several numbers of clients.
 
-    Each client sends one PNG of 32x32 pixels, waits for the answer, and sends the next, over the loopback. Clients
-    run in this process, on the same cores as the server. The handlings take turns.
+    Each client sends a PNG of 32x32 pixels over the loopback interface, waits for the answer, and sends the next.
+    Clients run in this process, on the same cores as the server.
+
+    Returns:
+        One record per handling and number of clients: requests per second, the median over the rounds, and the 50th and
+        99th percentile of the latency in ms, over all requests.
 
     Raises:
-        DynconvError: a server does not start, or answers other than 200.
+        DynconvError: a server does not start, or answers with a status other than 200.
     """
     request = _request()
     with contextlib.ExitStack() as stack:
@@ -42,7 +46,7 @@ def measure_serve(model: Path, rounds: int) -> list[dict[str, Any]]:
         for turn in range(rounds + 1):
             for (name, clients), latencies in taken.items():
                 found = asyncio.run(_load(urls[name], request, clients, SECONDS if turn else SECONDS / 4))
-                if turn:  # the first warms up
+                if turn:  # the first round warms up
                     latencies.append(found)
     return [
         {
@@ -72,7 +76,7 @@ def _request() -> bytes:
 
 @contextlib.contextmanager
 def _server(model: Path, words: tuple[str, ...]) -> Iterator[str]:
-    """The URL of a server of its own process."""
+    """The URL of a server in a process of its own."""
     process = subprocess.Popen(
         [sys.executable, "-m", "dynconv", "serve", str(model), "--port", "0", *words],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
@@ -89,7 +93,7 @@ def _server(model: Path, words: tuple[str, ...]) -> Iterator[str]:
 
 
 async def _load(url: str, request: bytes, clients: int, seconds: float) -> list[float]:
-    """Seconds of each answer to `clients` that ask without a pause."""
+    """Latency in seconds of every request, from `clients` that send one after another without a pause."""
     latencies: list[float] = []
     address, end = urlsplit(url), time.perf_counter() + seconds
 

@@ -1,4 +1,4 @@
-"""The convolutions to measure: those of our presets, of ResNet-18, and a row of smaller and smaller maps."""
+"""The convolutions to measure: those of the presets and of ResNet-18, and a series of ever smaller maps."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Shape:
 
 SETS = ("quick", "standard", "resnet18-32", "resnet18-56", "maps")
 MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4))
-"""Channels in and out and side of `maps`: 3x3 at stride 1, from many pixels and few channels to the reverse."""
+"""The shapes of `maps`, 3x3 at stride 1: channels in, channels out and side, from large maps to deep ones."""
 
 
 def shapes(name: str, models: Mapping[str, ModelConfig]) -> list[Shape]:

@@ -1,4 +1,4 @@
-"""Images per second of a network in training: by each algorithm for all its layers, and by its number of experts."""
+"""Training throughput of a network in images per second, by algorithm and by number of experts."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from dynconv.model.net import Net
 
 @dataclass(frozen=True)
 class Recipe:
-    """What training does with a network, as far as the cost of a step depends on it.
+    """The parts of a preset that determine what a training step costs.
 
     Attributes:
-        name: of the preset.
+        name: the preset's name.
         model: its network.
-        image_size: side of its images, in pixels.
-        optimizers: makes those of a network.
+        image_size: side of the training images, in pixels.
+        optimizers: builds the optimizers of a network.
     """
 
     name: str
@@ -43,11 +43,14 @@ def measure_step(
     batch: int,
     rounds: int,
 ) -> dict[str, Any]:
-    """Forward, loss, backward and the optimizers' step, on random images on this machine's CPU.
+    """Times a whole training step (forward, loss, backward, optimizers) on random images on the CPU.
 
-    Returns images per second by type of numbers: of every algorithm that can compute all layers, with the experts of
-    the recipe, and of `auto` for each number of experts. The methods take turns, each round begun by another; medians.
-    What is hopelessly slow is measured once, after a step to warm up.
+    Methods take turns, and each round starts with a different one. A method far slower than the best is timed once,
+    after one warm-up step.
+
+    Returns:
+        The median images per second by dtype: under "algorithms" for each algorithm that can compute every layer, with
+        the recipe's number of experts; under "experts" for `auto` with each number of experts.
     """
     image_size = recipe.image_size
     torch.manual_seed(0)
@@ -89,7 +92,7 @@ class _Training:
         self.layers = [layer for layer in self.net.modules() if isinstance(layer, DynamicConv2d)]
 
     def can_compute(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> bool:
-        """Whether the algorithm is one for all layers."""
+        """Whether the algorithm can compute every layer."""
         try:
             self.seconds(images, labels, dtype, algorithm)
         except ValueError:
@@ -97,7 +100,7 @@ class _Training:
         return True
 
     def seconds(self, images: torch.Tensor, labels: torch.Tensor, dtype: str, algorithm: str) -> float:
-        """Of one step."""
+        """Duration of one step."""
         for layer in self.layers:
             layer.algorithm = algorithm
         began = time.perf_counter()

@@ -1,1 +1,1 @@
-"""The command `dynconv`: one file a verb."""
+"""The command `dynconv`: one file per subcommand."""

@@ -25,10 +25,10 @@ from dynconv.training.presets import PRESETS
 
 class BenchArguments(Arguments):
     """`layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
-    libraries, forward and with gradients, and the memory. `step` is a training step, `predict` goes from PNG files to
-    classes, `infer` runs a network in torch, eager and compiled, and in onnxruntime, in float32 and int8. `serve`
-    measures requests/s and latency with batches and with one image at a time, at 1, 8 and 64 clients. Leave the
-    machine alone meanwhile.
+    libraries: time, forward and with gradients, and memory. `step` times a training step, `predict` the way from PNG
+    files to classes. `infer` runs a network in torch, eager and compiled, and in onnxruntime, in float32 and int8.
+    `serve` measures requests/s and latency with batches and with one image at a time, with 1, 8 and 64 clients. Do not
+    use the machine for anything else meanwhile.
     """
 
     what: Annotated[
@@ -46,23 +46,23 @@ class BenchArguments(Arguments):
     experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
     """layer, step: numbers of experts."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
-    """layer, step: types of numbers; bfloat16 is autocast's in a step."""
+    """layer, step: number types; in a step, bfloat16 means autocast."""
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
     model: Path = Path("standard")
-    """predict, infer, serve: run directory, weights file, or standard, the weights that come with the package."""
+    """predict, infer, serve: run directory, weights file, or standard for the packaged weights."""
     batch: Annotated[int, Field(ge=1)] = 32
-    """layer, step, infer: images. `infer` measures one image, too."""
+    """layer, step, infer: images per batch. `infer` also measures a batch of one image."""
     rounds: Annotated[int, Field(ge=1)] = 5
-    """How often each method takes its turn; the median counts."""
+    """Number of rounds in which each method is timed once; the median is reported."""
     output: Path | None = None
     """JSON file for the figures; `layer` adds to what the file already holds, and draws a plot beside it."""
     allow_uncommitted: bool = False
-    """Write --output although the checkout has uncommitted changes, so that no commit describes what was measured."""
+    """Write --output even if the checkout has uncommitted changes, so that no commit describes what was measured."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Measures; prints tables, and writes JSON and a plot where asked to."""
+    """Measures, prints tables, and writes JSON and a plot if requested."""
     arguments = parse(BenchArguments, words, "bench")
     show_messages()
     recipes = {name: _recipe(name, preset()) for name, preset in PRESETS.items()}

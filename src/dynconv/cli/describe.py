@@ -11,7 +11,7 @@ from dynconv.model.describe import describe
 
 
 def run(words: Sequence[str]) -> int:
-    """Prints the table of a network."""
+    """Prints a network as a table."""
     config = parse_training(DescribeArguments, words, "describe").settings
     Console().print(describe(config.preset, config.model, also=config.image_sizes), highlight=False)
     return 0

@@ -12,12 +12,12 @@ from dynconv.doctor import examine, report
 
 
 class DoctorArguments(Arguments):
-    """With what to do about it."""
+    """Prints one finding per line, then advice."""
 
 
 def run(words: Sequence[str]) -> int:
     """Prints what was found on this machine and what to do about it."""
     parse(DoctorArguments, words, "doctor")
     show_messages()
-    Console().print(report(examine()), highlight=False, soft_wrap=True)  # one finding a line
+    Console().print(report(examine()), highlight=False, soft_wrap=True)  # one finding per line
     return 0

@@ -18,14 +18,14 @@ from dynconv.inference.predictor import Predictor
 
 
 class EvaluateArguments(Arguments):
-    """Also per class, and which class is taken for which."""
+    """Includes the figures of each class, and which classes are mistaken for which."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory or weights file."""
     data: str | None = None
-    """cifar10, shapes, auto or a path. Default: the data that it was trained on."""
+    """cifar10, shapes, auto or a path. Default: the data that the network was trained on."""
     split: Literal["test", "train", "validation"] = "test"
-    """Which images. validation: those that the run held out."""
+    """Images to evaluate on. validation: the run's hold-out set."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print the figures as JSON."""
 

@@ -22,16 +22,16 @@ logger = logging.getLogger(__name__)
 
 
 class ExplainArguments(Arguments):
-    """Prediction, each block's routing weights, and which pixels counted."""
+    """Shows the prediction, each block's routing weights, and which pixels mattered."""
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory or weights file."""
     images: Annotated[Positional[tuple[Path, ...]], Field(min_length=1), tyro.conf.arg(metavar="IMAGE ...")]
     """Image files."""
     output: Path = Path()
-    """Folder for a picture of each explanation, <image>-explained.png; what is there already stays."""
+    """Folder for a picture of each explanation, <image>-explained.png; existing files are kept."""
     data: str | None = None
-    """Where the class means come from. Default: the data that it was trained on."""
+    """Data set for the class means. Default: the data that the network was trained on."""
 
 
 def run(words: Sequence[str]) -> int:

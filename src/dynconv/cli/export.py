@@ -19,22 +19,24 @@ from dynconv.inference.predictor import Predictor
 
 
 class ExportArguments(Arguments):
-    """uint8 images in, logits and probabilities out, for any number of images at once. Before the file is kept,
-    its outputs are compared with the network's on real images.
+    """The file takes any number of uint8 images and returns logits and probabilities. It is kept only if its outputs
+    on real images agree with the network's.
     """
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run directory, weights file, or standard: the weights that come with the package."""
+    """Run directory, weights file, or standard for the packaged weights."""
     format: Literal["onnx", "pt2"] = "onnx"
     """onnx: for onnxruntime and others. pt2: for torch.export.load."""
     layout: Literal["nhwc", "nchw"] = "nhwc"
     """Axes of the images: [N, H, W, 3], as image libraries give them, or [N, 3, H, W]."""
     int8: bool = False
-    """Quantise the convolutions, on 512 training images; measures the accuracy before and after. Of onnx."""
+    """Quantise the convolutions, calibrated on 512 training images; measures the accuracy before and after. Needs
+    --format onnx."""
     output: Path | None = None
-    """File to write. Default: model.onnx (model-int8.onnx, model.pt2) in the run; of weights, their name, here."""
+    """File to write. Default: model.onnx (model-int8.onnx, model.pt2) in the run directory; for a weights file, a file
+    of its name in the current directory."""
     data: str | None = None
-    """Images to check on: cifar10, shapes, auto or a path. Default: the data that it was trained on."""
+    """Images for the check: cifar10, shapes, auto or a path. Default: the data that the network was trained on."""
 
     @model_validator(mode="after")
     def _int8_is_onnx(self) -> Self:
@@ -44,16 +46,16 @@ class ExportArguments(Arguments):
 
 
 def run(words: Sequence[str]) -> int:
-    """Writes the file; prints how it compares with the network, and its path."""
+    """Writes the file, and prints how it compares with the network, then its path."""
     arguments = parse(ExportArguments, words, "export")
     show_messages()
     path = target(arguments.run, arguments.format, arguments.int8, arguments.output)
     if arguments.format == "onnx":
-        onnx_file.need()  # said before the work, not after it
+        onnx_file.need()  # reports missing packages before the work, not after it
     predictor = Predictor.load(arguments.run, device="cpu")
     dataset = load_dataset(predictor, arguments.data)
     written = export(predictor, dataset, path, arguments.format, arguments.layout, int8=arguments.int8)
-    print(f"largest difference from the network, of a probability: {written.difference:.2g}, for 1 and for 7 images")
+    print(f"largest difference of a probability from the network's: {written.difference:.2g}, for 1 and for 7 images")
     if written.accuracies:
         print("accuracy on {}: {:.2%} in float32, {:.2%} in int8".format(dataset.name, *written.accuracies))
     print(written.path)

@@ -1,6 +1,6 @@
 """The command `dynconv`. Results go to standard output, messages to standard error.
 
-Every verb is a module of this package that is imported when it is called.
+Each subcommand is a module of this package and is imported only when it is called.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from dynconv.cli.verbs import VERBS
 from dynconv.errors import DynconvError
 
 _LIST = "\n".join(f"  {usage:39s} {text}" for usage, text in VERBS.values())
-USAGE = f"""usage: dynconv VERB ...
+USAGE = f"""usage: dynconv COMMAND ...
 
 Train and use image classifiers with dynamic convolutions.
 
 {_LIST}
 
-  dynconv VERB --help                     all options of a verb
+  dynconv COMMAND --help                  all options of a command
   dynconv --version
 
 examples:
-  dynconv train quick                               CIFAR-10; downloads it if it is not found
-  dynconv train quick --data shapes                 the generated set, no download
+  dynconv train quick                               on CIFAR-10; downloads it if it is not found
+  dynconv train quick --data shapes                 on the generated set; no download
   dynconv train standard --model.experts 2 --seed 3
   dynconv train --config run.yaml --data ~/cifar-10-batches-py
   dynconv train --resume runs/20250101-120000-quick-cifar10-seed0
@@ -36,9 +36,9 @@ exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong 
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Runs the verb that `words` (default: the command line) begin with; returns the exit code."""
-    # torch takes large blocks in large pages then. It looks once, at its first allocation. A training step on a CPU
-    # spends a tenth of its time on page faults otherwise.
+    """Runs the subcommand that `words` (default: the command line) begin with; returns the exit code."""
+    # Makes torch allocate large blocks in huge pages; it reads the variable once, at its first allocation. Without
+    # this, a training step on a CPU spends a tenth of its time on page faults.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     try:
         code = _run(sys.argv[1:] if words is None else words)
@@ -50,7 +50,7 @@ def main(words: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("dynconv: interrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever read the output has seen enough, as in `dynconv runs | head`
+    except BrokenPipeError:  # the reader of the output has stopped reading, as in `dynconv runs | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
 
@@ -64,15 +64,15 @@ def _run(words: Sequence[str]) -> int:
         return 0
     if words[0] not in VERBS:
         close = difflib.get_close_matches(words[0], VERBS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(VERBS)}"
-        raise DynconvError(f"no verb {words[0]!r}; {hint}")
+        hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
+        raise DynconvError(f"no command {words[0]!r}; {hint}")
     _never_fail_to_print()
     code: int = importlib.import_module(f"dynconv.cli.{words[0]}").run(words[1:])
     return code
 
 
 def _never_fail_to_print() -> None:
-    """Has what an output cannot encode, such as a file's name in another encoding, printed as an escape."""
+    """Makes the output streams print what they cannot encode, such as a file name in another encoding, as escapes."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

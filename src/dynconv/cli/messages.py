@@ -1,4 +1,4 @@
-"""Where the messages of the package's loggers go in the command: to standard error, past no progress bar."""
+"""Prints the messages of the package's loggers on standard error, without breaking a progress bar."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from rich.console import Console
 
 
 class _Handler(logging.Handler):
-    """Prints a message as it is, a warning marked as one. Through rich, whose live lines it does not break."""
+    """Prints messages unchanged, marking warnings and errors; prints through rich to keep its live lines intact."""
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _Handler(logging.Handler):
 
 
 def show_messages() -> Console:
-    """Has the messages printed from now on; returns the console that they share with a progress bar."""
+    """Prints all messages from now on; returns the console that they share with a progress bar."""
     console = Console(stderr=True, highlight=False)
     logger = logging.getLogger("dynconv")
     for handler in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:

@@ -1,7 +1,7 @@
-"""The words after a verb -> a pydantic model of its arguments, or one line why not.
+"""The words after a subcommand -> a pydantic model of its arguments, or a one-line error.
 
-tyro splits the words and writes `--help`; pydantic alone converts and judges the values, so that a value from
-the command line and one from a YAML file are answered in the same words.
+tyro splits the words and writes `--help`; only pydantic converts and validates the values, so that a value from
+the command line and one from a YAML file get the same error message.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 class Arguments(BaseModel):
-    """What a verb takes; the class's docstring goes into the verb's help, the text under a field the option's."""
+    """The arguments of a subcommand. Its help shows the class's docstring, and under each option the field's text."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
 
 
 def parse(model: type[Model], words: Sequence[str], verb: str) -> Model:
-    """The values of `words`; prints help and raises SystemExit(0) where they ask for it.
+    """The values of `words`; prints help and raises SystemExit(0) if they ask for it.
 
     Raises:
-        DynconvError: an unknown option, or a value that its field does not take.
+        DynconvError: an unknown option, or a value that its field does not accept.
     """
     tree, unknown = read_words(model, words, verb)
     refuse_unknown(unknown, model)
@@ -53,13 +53,13 @@ def parse(model: type[Model], words: Sequence[str], verb: str) -> Model:
 
 
 def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
-    """Raises DynconvError where there are words that no argument takes, naming the nearest option."""
+    """Raises DynconvError if `unknown` holds any word; the error names the nearest option."""
     if not unknown:
         return
     word = next((word for word in unknown if word.startswith("-")), None)
     if word is None:
         raise DynconvError(f"unexpected argument {unknown[0]!r}")
-    # What a verb embeds has no name of its own on the command line.
+    # Embedded models have no name of their own on the command line.
     names = [name.removeprefix("settings.").removeprefix("launch.") for name in field_names(model)]
     flags = [f"--{name.replace('_', '-')}" for name in names]
     raise DynconvError(f"no option {word}{did_you_mean(word.partition('=')[0], flags)}")
@@ -71,7 +71,7 @@ def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
 def read_words(
     model: type[BaseModel], words: Sequence[str], verb: str, **defaults: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """The words as a tree of strings, with the defaults where there are none; the words not understood."""
+    """The words as a tree of strings, with defaults for absent ones; and the words that were not understood."""
     said = io.StringIO()
     fields = model.model_fields.items()
     default = {name: field.get_default() for name, field in fields if not field.is_required()}
@@ -89,7 +89,7 @@ def read_words(
     except SystemExit as stop:
         if not stop.code:
             raise
-        # What tyro itself objects to, such as an option without its value: the lines of its box as one.
+        # tyro's own errors, such as an option without its value: joins the lines of its box into one.
         lines = [line.strip("│╭╮╰╯─ ") for line in said.getvalue().splitlines()[1:]]
         raise DynconvError(" ".join(lines[: lines.index("")] if "" in lines else lines)) from None
     tree, unknown = answer
@@ -98,7 +98,7 @@ def read_words(
 
 
 def _registry() -> ConstructorRegistry:
-    """Lets tyro pass the words on as they are, for pydantic to judge."""
+    """Makes tyro pass the words on unchanged, for pydantic to validate."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -113,10 +113,10 @@ def _registry() -> ConstructorRegistry:
         default = info.default if isinstance(info.default, dict) else dict(info.default)
         fields = []
         for name, field in info.type.model_fields.items():
-            if name == "preset" and "seed" in info.type.model_fields:  # of TrainConfig; it is given by position
+            if name == "preset" and "seed" in info.type.model_fields:  # TrainConfig's; it is a positional argument
                 continue
             value, kind = default.get(name), hints[name]
-            if value is None:  # no "(default: None)", and pydantic says what is missing
+            if value is None:  # no "(default: None)"; pydantic reports what is missing
                 bare, *marks = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
                 kind = Annotated[(bare | None, *marks, tyro.conf.arg(help_behavior_hint=""))]
             fields.append(StructFieldSpec(name, kind, value, " ".join((field.description or "").split())))
@@ -132,7 +132,7 @@ def _tree(**values: Any) -> dict[str, Any]:
 def _words(kind: Any) -> PrimitiveConstructorSpec[Any] | None:
     several = typing.get_origin(kind) is tuple
     item = typing.get_args(kind)[0] if several else kind
-    while typing.get_origin(item) in (Annotated, typing.Union, types.UnionType):  # of int | None: int
+    while typing.get_origin(item) in (Annotated, typing.Union, types.UnionType):  # int | None -> int
         item = typing.get_args(item)[0]
     if typing.get_origin(item) is Literal:
         metavar = "{" + ",".join(map(str, typing.get_args(item))) + "}"

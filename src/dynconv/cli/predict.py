@@ -26,24 +26,24 @@ logger = logging.getLogger(__name__)
 
 
 class PredictArguments(Arguments):
-    """Prints a table, or with --json one line per image as it is done. The exit code is 1 if some images could
-    not be read; the others are classified all the same.
+    """Prints a table, or with --json one line per image as soon as it is classified. If some images cannot be read, the
+    others are still classified, and the exit code is 1.
     """
 
     images: Annotated[Positional[tuple[str, ...]], Field(min_length=1), tyro.conf.arg(metavar="IMAGE|FOLDER|- ...")]
     """Image files; folders, searched for images; - for an image on standard input."""
     model: Path = Path("standard")
-    """Run directory, weights file, or standard: the weights that come with the package, trained on CIFAR-10."""
+    """Run directory, weights file, or standard for the packaged weights, trained on CIFAR-10."""
     top: Annotated[int, Field(ge=1)] = 3
-    """Classes shown of each image."""
+    """Number of classes to show per image."""
     tta: bool = False
-    """Average over six views of each image: more accurate, six times as slow."""
+    """Test-time augmentation: average over six views of each image; more accurate, six times as slow."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
-    """Print one JSON object a line: image, and class, probability, top; or error."""
+    """Print one JSON object per line: image, and class, probability, top; or error."""
     csv: bool = False
-    """Print comma-separated values: image, class, probability, and so on for --top classes."""
+    """Print comma-separated values: image, then class and probability of each of the --top classes."""
     copy_to: Path | None = None
-    """Folder to copy each image into, under a folder with the name of its class. Nothing there is overwritten."""
+    """Copy each image into this folder, into a subfolder named after its class. Nothing is overwritten."""
 
     @model_validator(mode="after")
     def _one_format(self) -> Self:
@@ -53,7 +53,7 @@ class PredictArguments(Arguments):
 
 
 def run(words: Sequence[str]) -> int:
-    """Prints the classes of each batch of images as it is done, and which images could not be read."""
+    """Prints the classes of the images batch by batch, and which images could not be read."""
     arguments = parse(PredictArguments, words, "predict")
     console = show_messages()
     predictor = Predictor.load(arguments.model)
@@ -77,7 +77,7 @@ def run(words: Sequence[str]) -> int:
 
 
 def _shown(outcomes: Iterable[Outcome], total: int, console: Console) -> Iterable[Outcome]:
-    """With a progress bar on standard error for long lists, if that is a terminal and standard output is not."""
+    """Shows a progress bar on standard error for long lists, if that is a terminal and standard output is not."""
     if total <= EVAL_BATCH or not console.is_terminal or sys.stdout.isatty():
         yield from outcomes
         return

@@ -11,11 +11,11 @@ from dynconv.training.presets import PRESETS
 
 
 class PresetsArguments(Arguments):
-    """Each with its command, machine, time and accuracy."""
+    """Shows each with its command, machine, time and accuracy."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Prints the presets, each with what its docstring says of machine, time and accuracy."""
+    """Prints each preset with its docstring: machine, time and accuracy."""
     parse(PresetsArguments, words, "presets")
     for name, preset in PRESETS.items():
         print(f"{name}\n{textwrap.indent(inspect.getdoc(preset) or '', '  ')}\n")

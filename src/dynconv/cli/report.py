@@ -18,14 +18,14 @@ from dynconv.validation import field_descriptions
 
 
 class ReportArguments(Arguments):
-    """One self-contained page, and its plots as PNG and SVG."""
+    """Writes one self-contained page, and its plots as PNG and SVG."""
 
     runs: Annotated[Positional[tuple[Path, ...]], Field(min_length=1), tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories."""
     output: Path | None = None
-    """Folder for the page and the plots. Default: report/ in the run, or beside the runs where there are several."""
+    """Folder for the page and the plots. Default: report/ in the run, or beside the runs if there are several."""
     data: str | None = None
-    """Of one run: cifar10, shapes, auto or a path. Default: the data that it was trained on."""
+    """For a single run: cifar10, shapes, auto or a path. Default: the data that the network was trained on."""
 
 
 def run(words: Sequence[str]) -> int:

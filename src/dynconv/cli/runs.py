@@ -17,7 +17,7 @@ from dynconv.report.runs import runs_table
 
 
 class RunsArguments(Arguments):
-    """Damaged runs are listed as such."""
+    """Damaged runs are listed as damaged."""
 
     folder: Annotated[Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("runs")
     """Folder that holds the run directories."""
@@ -27,6 +27,6 @@ def run(words: Sequence[str]) -> int:
     """Prints the table of the runs in a folder."""
     arguments = parse(RunsArguments, words, "runs")
     show_messages()
-    # One line a run for whatever reads this through a pipe.
+    # One line per run for whatever reads this through a pipe.
     Console(width=None if sys.stdout.isatty() else 200).print(runs_table(arguments.folder))
     return 0

@@ -15,41 +15,42 @@ from dynconv.cli.parse import Arguments, parse
 
 
 class ServeArguments(Arguments):
-    """The page is at /, the interface for programs is described at /docs. The environment variable
-    DYNCONV_API_KEY sets a key that clients must send. Ctrl-C finishes the requests that were accepted.
+    """The web page is at /, the description of the API at /docs. The environment variable DYNCONV_API_KEY sets a key
+    that clients must send. Ctrl-C stops the server after it has answered all accepted requests.
     """
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="[RUN]")] = Path("standard")
-    """Run directory, weights file, or standard: the weights that come with the package, trained on CIFAR-10."""
+    """Run directory, weights file, or standard for the packaged weights, trained on CIFAR-10."""
     host: str = "127.0.0.1"
-    """Address to listen at. The default is reached from this machine only, 0.0.0.0 from everywhere."""
+    """Address to listen on. The default serves this machine only; 0.0.0.0 serves all networks of the machine."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000
-    """Port to listen at; 0 for any that is free."""
+    """Port to listen on; 0 for any free port."""
     data: str | None = None
-    """Where the class means of the routing come from. Default: the data that it was trained on, where it is to hand."""
+    """Data set for the mean routing weights of each class. Default: the data that the network was trained on, if found
+    here."""
     max_batch: Annotated[int, Field(ge=1)] = 64
-    """Images that the network computes at once, at most."""
+    """Maximum number of images in one batch."""
     max_delay_ms: Annotated[float, Field(ge=0, le=1000)] = 5.0
-    """How long an image waits for others to join its batch, at most."""
+    """Maximum time in milliseconds that an image waits for others to join its batch."""
     queue: Annotated[int, Field(ge=1)] = 128
-    """Requests under way, at most; more are answered 503."""
+    """Maximum number of requests in progress; further ones get status 503."""
     max_body_mb: Annotated[float, Field(gt=0, le=1024)] = 8.0
-    """Size of a request's body, at most."""
+    """Maximum size of a request's body, in megabytes."""
     max_images: Annotated[int, Field(ge=1)] = 16
-    """Images in a request, at most."""
+    """Maximum number of images in a request."""
     max_megapixels: Annotated[float, Field(gt=0, le=89)] = 25.0
-    """Size of an image, at most."""
+    """Maximum size of an image, in megapixels."""
     timeout: Annotated[int, Field(ge=1)] = 30
-    """Seconds for a request to arrive, and again for it to be answered."""
+    """Seconds allowed for a request to arrive, and again for its answer."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Prints the URL once requests are answered; returns when it is told to stop and has finished them."""
+    """Prints the URL once the server answers requests; returns when it was told to stop and has finished them."""
     arguments = parse(ServeArguments, words, "serve")
     show_messages()
 
     from dynconv.serve.limits import Limits
-    from dynconv.serve.server import serve  # says which packages are missing
+    from dynconv.serve.server import serve  # reports which packages are missing
 
     limits = Limits(
         max_batch=arguments.max_batch,

@@ -1,4 +1,4 @@
-"""Hyper-parameters and launch from the command line: a preset, a YAML file's fields over it, the words over both."""
+"""Hyper-parameters and launch arguments: a preset, overridden by a YAML file, overridden by the command line."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ DEFAULT_PRESET = "quick"
 
 
 class DescribeArguments(Arguments):
-    """Every hyper-parameter can be set; most matter only to `train`."""
+    """You can set every hyper-parameter; most matter only to `train`."""
 
     preset: Annotated[Positional[str | None], tyro.conf.arg(metavar="[PRESET]")] = None
-    """Recipe to start from: one of those that `dynconv presets` lists. Default: quick."""
+    """Recipe to start from: one that `dynconv presets` lists. Default: quick."""
     config: Path | None = None
-    """YAML file with fields to set; applied over the preset, under the command line."""
+    """YAML file with fields to set; it overrides the preset, and the command line overrides it."""
     settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = TrainConfig()
 
 
@@ -37,8 +37,8 @@ class TrainArguments(DescribeArguments):
     """The run's path is the last line on standard output. Defaults are those of the preset."""
 
     resume: Path | None = None
-    """Run to continue where it stopped, with its own hyper-parameters; only --data, --device and --compile may be
-    given besides."""
+    """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device and
+    --compile."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
 
 
@@ -46,14 +46,14 @@ Training = TypeVar("Training", bound=DescribeArguments)
 
 
 def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Training:
-    """`settings` are the preset's, then the file's fields, then those of the command line; so is `launch`.
+    """The arguments: `settings` and `launch` come from the preset, then the file, then the command line.
 
-    With --resume both are the run's, and only the launch can be changed.
+    With --resume, both come from the run, and only the launch can be changed.
 
     Raises:
-        DynconvError: an unknown option, a value that its field does not take, no such preset, file or run.
+        DynconvError: an unknown option, a value that its field does not accept, or no such preset, file or run.
     """
-    # Preset, file and run come first: they give the defaults that the command line and its help start from.
+    # Read preset, file and run first: they give the defaults that the command line and its help start from.
     first, _ = read_words(model, [word for word in words if word not in ("-h", "--help")], verb)
     resumed = first.get("resume")
     base, launch = _of_run(Path(resumed)) if resumed else load_config(first["preset"], first["config"])
@@ -65,14 +65,14 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
         tree["launch"] = validate(Launch, {name: value for name, value in tree["launch"].items() if value is not None})
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(
-            "--resume takes its hyper-parameters from the run; only --data, --device and --compile may be given besides"
+            "--resume takes its hyper-parameters from the run; you may add only --data, --device and --compile"
         )
     return validate(model, {**tree, "settings": config})
 
 
 def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
     if not (path / "config.yaml").exists():
-        raise DynconvError(f"{path}: is not a run that can be resumed: it has no config.yaml")
+        raise DynconvError(f"{path}: not a run that can be resumed: it has no config.yaml")
     run = RunDir.open(path)
     about = run.environment
     launch = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
@@ -80,9 +80,9 @@ def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
 
 
 def load_config(preset: str | None, file: str | Path | None = None) -> tuple[TrainConfig, Launch]:
-    """A preset with a YAML file's fields over it, and the launch that the file asks for.
+    """A preset overridden by a YAML file, and the launch arguments that the file contains.
 
-    The preset may stand in the file; without any it is `quick`. The config.yaml of a run of any format is such a file.
+    The file may name the preset; the default is `quick`. The config.yaml of a run of any format is such a file.
 
     Raises:
         DynconvError: no such preset, no such file, or a field in it that does not exist or has a wrong value.
@@ -93,7 +93,7 @@ def load_config(preset: str | None, file: str | Path | None = None) -> tuple[Tra
     fields, launch = format_1.config(fields)
     name = str(preset or fields.get("preset") or DEFAULT_PRESET)
     if name not in (*PRESETS, "custom"):
-        raise DynconvError(f"{'' if preset else where}no preset {name!r}; there are {', '.join(PRESETS)}")
+        raise DynconvError(f"{'' if preset else where}no preset {name!r}; choose one of {', '.join(PRESETS)}")
     base = PRESETS[name]() if name in PRESETS else TrainConfig()
     tree = _merge(base.model_dump(), {**fields, "preset": name})
     asked = {name: value for name, value in launch.items() if value is not None}

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 def run(words: Sequence[str]) -> int:
-    """Trains, and prints the accuracy, what to do next and, last, the run's path."""
+    """Trains a network; prints the accuracy, the next steps and, last, the run's path."""
     arguments = parse_training(TrainArguments, words, "train")
     with Progress(show_messages()) as progress:
         if arguments.resume:
@@ -59,7 +59,7 @@ def _print_next(outcome: Outcome) -> None:
 
 
 def _report_of(run: Path, dataset: Dataset) -> Path | None:
-    """The page about a run that has just ended. The run is whole without it."""
+    """Writes the page about a run that has just ended. The run is complete without it."""
     logger.info("writing the report")
     try:
         return write_report([run], dataset=dataset, meanings=field_descriptions(TrainConfig))
@@ -69,7 +69,7 @@ def _report_of(run: Path, dataset: Dataset) -> Path | None:
 
 
 def _curves_of(run: Path) -> None:
-    """The plots of a run whose user interrupted it, and does not want to wait for the page."""
+    """Writes only the plots: the user interrupted the run and does not want to wait for the page."""
     try:
         write_curves(run)
     except DynconvError as error:

@@ -1,6 +1,6 @@
 """bytes -> uint8 tensors -> augmented batches."""
 
-# Imported because they register themselves, in this order: see `registry.NAMED` and `registry.FORMS`.
+# These modules register themselves when imported, in this order: see `registry.NAMED` and `registry.FORMS`.
 from dynconv.data import cifar10, arrays, folder, download, shapes  # noqa: F401, I001
 from dynconv.data.dataset import DataError, Dataset, Split, hold_out
 from dynconv.data.find import at_hand, found_at, load

@@ -1,7 +1,7 @@
-"""Named members of a tar archive, plain or gzipped, within stated memory.
+"""Reads named members of a tar archive, plain or gzipped, with bounded memory.
 
-Headers are walked here rather than by `tarfile`, which reads long names and pax records whole, whatever size they claim
-or have, and remembers every member. At most the wanted members, `LARGEST_MEMBER` each, and a few megabytes are held.
+This module parses headers itself because `tarfile` reads long names and pax records whole, whatever size they claim or
+have, and remembers every member. Memory holds at most the wanted members, `LARGEST_MEMBER` each, and a few megabytes.
 Nothing is unpacked to disk, so a member named `../x` could do no harm; it is refused all the same.
 """
 
@@ -18,19 +18,19 @@ from dynconv.data.dataset import DataError
 from dynconv.validation import escaped
 
 LARGEST_MEMBER = 40 << 20
-"""Bytes; an official batch has 31 million."""
+"""Maximum bytes of a member; an official batch has 31 million."""
 LARGEST_ARCHIVE = 1 << 30
-"""Bytes once unpacked; the official archive has 186 million."""
+"""Maximum bytes once unpacked; the official archive has 186 million."""
 _LARGEST_RECORD = 64 << 10  # bytes of a long name or of pax records; paths are shorter than 4 KiB
 _PIECE = 1 << 20
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _PAX_SOLARIS = b"L", b"K", b"x", b"g", b"X"
 
 
 def read(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
-    """The members whose base names are `wanted`, by these names.
+    """The contents of the members whose base names are in `wanted`, by base name.
 
     Raises:
-        DataError: damaged, not an archive, too large, unsafe, or without any wanted member.
+        DataError: the file is damaged, not an archive, too large, unsafe, or has none of the wanted members.
     """
     where, found = escaped(str(path)), dict[str, bytes]()
     try:
@@ -41,9 +41,9 @@ def read(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
             _walk(_Tar(where, stream), wanted, found)
     except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as error:
         reason = getattr(error, "strerror", None) or escaped(str(error)) or type(error).__name__
-        raise DataError(f"{where}: truncated or not an archive ({reason}); get it again") from error
+        raise DataError(f"{where}: truncated or not an archive ({reason}); download it again") from error
     if not found:
-        raise DataError(f"{where}: holds none of the wanted files ({', '.join(list(wanted)[:2])}, ...)")
+        raise DataError(f"{where}: contains none of the expected files ({', '.join(list(wanted)[:2])}, ...)")
     return found
 
 
@@ -56,7 +56,7 @@ class _Tar:
         self._total = 0
 
     def take(self, size: int) -> bytes:
-        """The next `size` bytes. EOFError where the archive ends before."""
+        """The next `size` bytes. Raises EOFError if the archive ends before them."""
         pieces = []
         while size:
             piece = self._some(size)
@@ -67,7 +67,7 @@ class _Tar:
         return b"".join(pieces)
 
     def skip(self, size: int) -> None:
-        """Passes over `size` bytes."""
+        """Skips `size` bytes."""
         while size:
             piece = self._some(size)
             if not piece:
@@ -88,7 +88,7 @@ class _Tar:
 
     def refused(self, what: str) -> DataError:
         """The error for an archive that is not the official one."""
-        return DataError(f"{self.where}: {what}; take the official archive")
+        return DataError(f"{self.where}: {what}; use the official archive")
 
 
 def _walk(tar: _Tar, wanted: Collection[str], found: dict[str, bytes]) -> None:
@@ -113,13 +113,13 @@ def _walk(tar: _Tar, wanted: Collection[str], found: dict[str, bytes]) -> None:
         if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
             shown = escaped(str(name))[:200]
             raise DataError(f"{tar.where}: holds '{shown}', a link or a path that leads outside; refused as unsafe")
-        if member.isdir():  # has no content, whatever size its header names
+        if member.isdir():  # has no content, whatever size its header claims
             continue
         if name.name not in wanted:
             tar.skip(member.size + padding)
             continue
         if name.name in found:
-            raise tar.refused(f"holds {name.name} twice")
+            raise tar.refused(f"contains {name.name} twice")
         if member.size > LARGEST_MEMBER:
             raise tar.refused(f"{name.name} has {member.size:,} bytes")
         found[name.name] = tar.take(member.size)
@@ -128,7 +128,7 @@ def _walk(tar: _Tar, wanted: Collection[str], found: dict[str, bytes]) -> None:
 
 
 def _pax_path(tar: _Tar, record: bytes) -> str | None:
-    """The path in pax records, `LENGTH KEY=VALUE\\n` each, if they name one."""
+    """The path in pax records, each `LENGTH KEY=VALUE\\n`; None if they contain none."""
     path = None
     while record:
         digits, _, _ = record[:10].partition(b" ")
@@ -140,5 +140,5 @@ def _pax_path(tar: _Tar, record: bytes) -> str | None:
         if key == b"path":
             path = value.decode("utf-8", "surrogateescape")
         elif key == b"size" or key.startswith(b"GNU.sparse"):
-            raise tar.refused("holds a sparse or very large member")
+            raise tar.refused("contains a sparse or very large member")
     return path

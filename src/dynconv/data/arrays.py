@@ -36,11 +36,11 @@ def find(path: Path) -> Path | None:
 def read(path: Path) -> Dataset:
     """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], and labels, whole numbers [N] or [N,1].
 
-    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are taken for CIFAR-10. Images
-    of another size are treated as in `data.image`.
+    Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are assumed to be CIFAR-10.
+    Images of another size are resized and cropped as described in `data.image`.
 
     Raises:
-        DataError: an array is missing, damaged or of another shape; names it.
+        DataError: an array is missing, damaged or of another shape; the error names it.
     """
     known = [name for names in _SPELLINGS for name in names]
     if path.is_file():
@@ -52,7 +52,7 @@ def read(path: Path) -> Dataset:
         if any(name in arrays for name in names):
             break
     else:
-        raise DataError(f"{where}: holds none of {', '.join(_SPELLINGS[0])}; give its arrays these names")
+        raise DataError(f"{where}: contains none of {', '.join(_SPELLINGS[0])}; give its arrays these names")
     if missing := [name for name in names if name not in arrays]:
         raise DataError(f"{where}: {', '.join(missing)} missing")
     parts = []
@@ -70,9 +70,9 @@ def read(path: Path) -> Dataset:
 
 def _images(where: str, array: np.ndarray) -> torch.Tensor:
     if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
-        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, need uint8 [N,H,W,3] or [N,3,H,W]")
+        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, must be uint8 [N,H,W,3] or [N,3,H,W]")
     if array.size == 0:
-        raise DataError(f"{where}: is {list(array.shape)}, holds no images")
+        raise DataError(f"{where}: has the shape {list(array.shape)} and contains no images")
     if array.shape[3] != 3:
         array = array.transpose(0, 2, 3, 1)
     count, height, width, _ = array.shape
@@ -87,7 +87,7 @@ def _images(where: str, array: np.ndarray) -> torch.Tensor:
 
 def _labels(where: str, array: np.ndarray, count: int) -> torch.Tensor:
     if array.dtype.kind not in "iu" or array.shape not in ((count,), (count, 1)):
-        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, need {count} whole numbers")
+        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, must be {count} whole numbers")
     if array.min() < 0 or array.max() > 65_535:
-        raise DataError(f"{where}: labels run from {array.min()} to {array.max()}, need 0 and up")
+        raise DataError(f"{where}: labels run from {array.min()} to {array.max()}, must run from 0 to at most 65535")
     return torch.from_numpy(array.reshape(-1).astype(np.int64))

@@ -1,10 +1,10 @@
-"""Augmentations: pure functions of a batch and of what was drawn for it, each registered by one factory.
+"""Augmentations: pure functions of a batch and of random draws, each registered by one factory.
 
-A factory is called once per epoch, in the order of the definitions below, and returns what to do to each batch, or None
-where the configuration switches it off. That order, and within it the order of the draws from the epoch's generator, is
-part of what a seed means: a new augmentation goes to the end of its stage, and draws nothing while it is off.
+A factory is called once per epoch, in the order of the definitions below, and returns the function to apply to each
+batch, or None if the configuration switches it off. What a seed means depends on that order and on the order of draws
+from the epoch's generator, so a new augmentation goes to the end of its stage and draws nothing while it is off.
 
-To add one: a field of `AugmentConfig` whose default is off, a factory here, and its test.
+To add one, write a field of `AugmentConfig` whose default is off, a factory here, and a test.
 
 Shape suffixes: N images, C channels, H x W spatial, K classes.
 """
@@ -24,12 +24,12 @@ from dynconv.validation import Frozen
 
 
 class AugmentConfig(Frozen):
-    """What is done to training images, at random."""
+    """Random changes to training images."""
 
     flip: Literal["alternating", "random", "none"] = "alternating"
-    """Horizontal flip. alternating: each image is flipped at random once, then in every other epoch."""
+    """Horizontal flip. alternating: flips images at random in the first epoch, then alternates from epoch to epoch."""
     translate: int = Field(2, ge=0, le=16)
-    """Largest shift in pixels, after reflection padding."""
+    """Maximum shift in pixels, with reflection padding."""
     cutout: int = Field(0, ge=0, le=32)
     """Side of the square that is blanked out, in pixels; 0 for none."""
     mixup: float = Field(0.0, ge=0)
@@ -44,7 +44,7 @@ class Batch:
 
     Attributes:
         images: uint8 [N,C,H,W] at the stage "pixels", then float32 in [0, 1].
-        target: int64 [N], or float32 [N,K] once mixed.
+        target: int64 [N], or float32 [N,K] after mixing.
         index: positions of the images in the split, int64 [N], in main memory.
     """
 
@@ -58,10 +58,11 @@ class Epoch:
     """What a factory knows about the epoch.
 
     Attributes:
-        number: from 0.
-        images: how many the split has.
+        number: number of the epoch, from 0.
+        seed: the run's seed.
+        images: number of images in the split.
         classes: K.
-        generator: the epoch's own; the source of everything random, unless it must agree between epochs.
+        generator: the epoch's own generator; the source of all randomness except what must agree between epochs.
     """
 
     number: int
@@ -78,7 +79,7 @@ Augmentation = Callable[[Batch], Batch]
 Factory = Callable[[AugmentConfig, Epoch], Augmentation | None]
 
 FACTORIES: list[tuple[Stage, Factory]] = []
-"""The registered augmentations, in the order in which they are called and applied."""
+"""The registered augmentations, in the order of their calls and application."""
 
 
 def augmentation(stage: Stage) -> Callable[[Factory], Factory]:
@@ -142,7 +143,7 @@ def cutout(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
 
 @augmentation("batch")
 def mix(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
-    """Mixes each image with another one of the batch: by mixup, by cutmix or, if both are on, by either at random."""
+    """Mixes each image with another image of the batch, by mixup or cutmix; if both are on, by either at random."""
     kinds = [kind for kind in ("mixup", "cutmix") if getattr(config, kind)]
 
     def augment(batch: Batch) -> Batch:
@@ -162,7 +163,7 @@ def mix(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
 
 
 def mirror(x_NCHW: Tensor, which_N: Tensor) -> Tensor:
-    """Mirrors the images where which_N is true, left to right."""
+    """Mirrors, left to right, the images for which which_N is true."""
     return torch.where(which_N[:, None, None, None], x_NCHW.flip(3), x_NCHW)
 
 
@@ -192,7 +193,7 @@ def blanked(x_NCHW: Tensor, centre_N2: Tensor, size: int) -> Tensor:
 
 
 def mixup(x_NCHW: Tensor, target_NK: Tensor, order_N: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """share * itself + (1 - share) * another image, and the targets alike. Zhang et al. 2018, arXiv 1710.09412."""
+    """share * image + (1 - share) * another image; the same for the targets. Zhang et al. 2018, arXiv 1710.09412."""
     return x_NCHW.lerp(x_NCHW[order_N], 1 - share), target_NK.lerp(target_NK[order_N], 1 - share)
 
 

@@ -1,9 +1,9 @@
-"""The pickles of CIFAR-10's python version, read without trusting them.
+"""Reads the pickles of CIFAR-10's python version without trusting them.
 
 An ordinary unpickler runs whatever code a file asks for, and even NumPy's own objects can crash the process when they
-are given a file's state. Here a file sees neither: in place of NumPy's functions it gets stand-ins that accept what
-the official files contain and raise ValueError otherwise, and the array is made from the checked bytes afterwards.
-The interpreter is the one written in Python, whose memory grows only with the file and the operations it counts.
+are given a file's state. Here, a file can access neither: in place of NumPy's functions it gets stand-ins that accept
+what the official files contain and raise ValueError otherwise; the array is made from the checked bytes afterwards.
+This module uses the unpickler written in Python, whose memory grows only with the file and the counted operations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dynconv.data.dataset import DataError
 from dynconv.validation import escaped
 
 _MOST_OPERATIONS = 400_000
-"""An official batch takes about 75,000."""
+"""Maximum number of operations; an official batch takes about 75,000."""
 _MOST_ENCODED = 64 << 20  # bytes that a file may have encoded from its strings; an official batch has 31 MB
 
 _DTYPE_STATE = (3, "|", None, None, None, -1, -1, 0)
@@ -31,10 +31,11 @@ def load(where: str, data: bytes) -> tuple[np.ndarray, list[int]]:
     """The images, uint8 [N, P], and the labels of one batch.
 
     Args:
-        where: the file, for messages.
+        where: the file's name in messages.
+        data: the file's content.
 
     Raises:
-        DataError: damaged, not a batch, or asking for anything that no batch needs.
+        DataError: the file is damaged, is not a batch, or asks for anything that no batch needs.
     """
     try:
         batch = _Unpickler(where, data).load()
@@ -47,14 +48,14 @@ def load(where: str, data: bytes) -> tuple[np.ndarray, list[int]]:
     images, labels = batch["data"], batch["labels"]
     if not isinstance(images, _Array) or images.value is None:
         found = "an empty array" if isinstance(images, _Array) else type(images).__name__
-        raise DataError(f"{where}: images are {found}, need an array of uint8")
+        raise DataError(f"{where}: images are {found}, must be an array of uint8")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels are not a list of whole numbers")
     return images.value, labels
 
 
 class _StandIn:
-    """What a pickle gets in place of a function; it can be called, and takes no state."""
+    """What a pickle gets in place of a function; it can be called but accepts no state."""
 
     __slots__ = ("_call",)
 
@@ -69,7 +70,7 @@ class _StandIn:
 
 
 class _Type:
-    """Uint8, the one type."""
+    """The only type, uint8."""
 
     __slots__ = ()
 
@@ -97,14 +98,14 @@ class _Array:
         if not isinstance(content, bytes) or not isinstance(shape, tuple) or self.value is not None:
             raise ValueError("not the content of an array")
         if any(type(side) is not int or side < 0 for side in shape) or math.prod(shape) != len(content):
-            raise ValueError("a shape that is not the content's")
+            raise ValueError("a shape that does not match the content")
         flat = np.frombuffer(content, np.uint8)
         self.value = (flat.reshape(shape[::-1]).T if fortran else flat.reshape(shape)).copy()
 
 
 def _type(code: object, *_: object) -> _Type:
     if code != "u1":
-        raise ValueError("an array of another type than uint8")
+        raise ValueError("an array of a type other than uint8")
     return _Type()
 
 
@@ -113,7 +114,7 @@ def _refuse(*_: object) -> object:
 
 
 _NOT_NEEDED = (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
-"""A bytearray reserves whatever length the file claims; sets hash what they hold, like the keys of a dict."""
+"""A bytearray reserves whatever length the file claims; sets hash their items, like the keys of a dict."""
 
 
 def _keys(code: int, stack: list[Any]) -> list[Any]:
@@ -128,13 +129,13 @@ def _counted(code: int, operation: Callable[[Any], None]) -> Callable[[Any], Non
         unpickler.count()
         # Python hashes nested tuples without a limit: a few hundred thousand levels exhaust the stack of the process.
         if any(not isinstance(key, (str, bytes)) for key in _keys(code, unpickler.stack)):
-            raise ValueError("a key that is no string")
+            raise ValueError("a key that is not a string")
         operation(unpickler)
 
     return run
 
 
-class _Unpickler(pickle._Unpickler):  # the one in Python; the one in C has no limits
+class _Unpickler(pickle._Unpickler):  # the Python version; the C version has no limits
     """Admits lists, dicts, strings, numbers and the stand-ins, and counts operations."""
 
     stack: list[Any]  # what follows the last mark; typeshed does not know it
@@ -179,7 +180,7 @@ class _Unpickler(pickle._Unpickler):  # the one in Python; the one in C has no l
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        """Refused."""
+        """Raises DataError, because no CIFAR-10 file needs this."""
         raise DataError(f"{self._where}: refers to outside objects, which no CIFAR-10 file does; refused as unsafe")
 
     def _encode(self, text: object, encoding: object) -> bytes:

@@ -27,10 +27,10 @@ def resize(x_NCHW: Tensor, size: int) -> Tensor:
 def training_batches(
     split: Split, classes: int, augment: AugmentConfig, batch_size: int, image_size: int, epoch: int, seed: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """An epoch's augmented batches: images float32 [N,3,size,size] in [0,1]; int64 targets [N], or [N,K] if mixed.
+    """Yields an epoch's augmented batches: float32 images [N,3,size,size] in [0,1]; int64 targets [N], or mixed [N,K].
 
-    All randomness is seeded by (seed, epoch), so an epoch is the same after a resume. Images that do not fill a last
-    batch are left out, different ones in each epoch.
+    All randomness is seeded by (seed, epoch), so an epoch is the same after a resume. Images left over after the last
+    full batch are skipped; they differ from epoch to epoch.
     """
     count, device = len(split.labels), split.images.device
     batch_size = min(batch_size, count)

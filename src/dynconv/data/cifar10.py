@@ -26,11 +26,11 @@ _PIXELS = 3 * 32 * 32
 _PER_FILE = 10_000
 
 Read = Callable[[str], bytes]
-"""From the name of a batch file to its bytes; KeyError if there is none."""
+"""Maps the name of a batch file to its bytes; raises KeyError if there is none."""
 
 
 def find(path: Path) -> Path | None:
-    """Where under `path` an official layout lies: a folder of batches or an archive. None if there is none."""
+    """The folder of batches or the archive in an official layout at or under `path`; None if there is none."""
     if path.is_file():
         return path if path.name.endswith((".tar.gz", ".tgz", ".tar")) else None
     for folder in (path, path / PYTHON_FOLDER, path / BINARY_FOLDER):
@@ -44,7 +44,7 @@ def read(path: Path) -> Dataset:
     """Reads what `find` found.
 
     Raises:
-        DataError: a batch is missing, truncated, or not what the official files contain; names the file.
+        DataError: a batch is missing, truncated, or not what the official files contain; the error names the file.
     """
     if path.is_file():
         members = archive.read(path, (*PYTHON_FILES, *BINARY_FILES))
@@ -57,14 +57,14 @@ def read(path: Path) -> Dataset:
 
         def get(name: str) -> bytes:
             if (size := (path / name).stat().st_size) > archive.LARGEST_MEMBER:
-                raise DataError(f"{escaped(str(path / name))}: has {size:,} bytes; take the official files")
+                raise DataError(f"{escaped(str(path / name))}: has {size:,} bytes; use the official files")
             return (path / name).read_bytes()
 
         names = {entry.name for entry in path.iterdir() if entry.is_file()}
     binary = not names & set(PYTHON_FILES)
     files, decode = (BINARY_FILES, _decode_binary) if binary else (PYTHON_FILES, _decode_python)
     if missing := [name for name in files if name not in names]:
-        raise DataError(f"{escaped(str(path))}: {', '.join(missing)} missing; copy the data set again, whole")
+        raise DataError(f"{escaped(str(path))}: {', '.join(missing)} missing; copy the whole data set again")
     images, labels = [], []
     for name in files:
         where = escaped(f"{path}/{name}")
@@ -81,7 +81,7 @@ def read(path: Path) -> Dataset:
 def _decode_python(where: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:
     images, labels = batch_pickle.load(where, data)
     if images.shape != (_PER_FILE, _PIXELS):
-        raise DataError(f"{where}: images are uint8 {list(images.shape)}, need uint8 [{_PER_FILE}, {_PIXELS}]")
+        raise DataError(f"{where}: images are uint8 {list(images.shape)}, must be uint8 [{_PER_FILE}, {_PIXELS}]")
     return images, _checked_labels(where, labels)
 
 
@@ -97,7 +97,7 @@ def _checked_labels(where: str, labels: Sequence[int]) -> np.ndarray:
     if len(labels) != _PER_FILE:
         raise DataError(f"{where}: has {len(labels)} labels, needs {_PER_FILE}")
     if min(labels) < 0 or max(labels) > 9:
-        # Clipped: a whole number of a pickle may have more digits than Python prints.
+        # Clipped because an integer in a pickle may have more digits than Python prints.
         lowest, highest = (max(-(10**9), min(label, 10**9)) for label in (min(labels), max(labels)))
-        raise DataError(f"{where}: labels run from {lowest} to {highest}, need 0 to 9")
+        raise DataError(f"{where}: labels run from {lowest} to {highest}, must run from 0 to 9")
     return np.array(labels, np.int64)

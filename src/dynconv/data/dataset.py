@@ -20,7 +20,7 @@ class DataError(DynconvError):
 
 @dataclass(frozen=True)
 class Split:
-    """images uint8 [N, 3, H, W]; labels int64 [N]."""
+    """Images uint8 [N, 3, H, W] and their labels int64 [N]."""
 
     images: Tensor
     labels: Tensor
@@ -34,9 +34,9 @@ class Split:
             )
 
     def sample(self, count: int, seed: int = 0) -> Split:
-        """`count` images at random, without replacement and in random order; all of them if there are fewer.
+        """`count` random images without replacement, in random order; all images if there are fewer.
 
-        Splits may be sorted by class, so their first images are no sample. The global generator is left alone.
+        Splits may be sorted by class, so their first images are not a random sample. Does not use the global generator.
         """
         chosen = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed))[:count]
         chosen = chosen.to(self.labels.device)
@@ -48,10 +48,10 @@ class Dataset:
     """A training and a test split of images of one size.
 
     Attributes:
-        name: of a registered data set, or of the folder or file that it was read from.
-        classes: unique names that can be shown; a label is an index into them.
-        origin: the absolute path that it was read from, or a few words if it was not read from disk.
-        validation: training images that are held out, if any.
+        name: name of a registered data set, or of the folder or file that it was read from.
+        classes: unique, printable names; a label is an index into them.
+        origin: the absolute path that it was read from, or a short description if it was not read from disk.
+        validation: the hold-out set of training images, if any.
     """
 
     name: str
@@ -70,12 +70,12 @@ class Dataset:
             if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
                 raise DataError(
                     f"{self.origin}: {split_name} labels run from {int(labels.min())} to {int(labels.max())}, "
-                    f"need 0 to {len(self.classes) - 1}"
+                    f"must run from 0 to {len(self.classes) - 1}"
                 )
 
 
 def require_class_names(classes: object, where: str) -> None:
-    """`check_class_names` for data: raises DataError."""
+    """Checks class names as `check_class_names` does, but raises DataError."""
     try:
         check_class_names(classes, where)
     except DynconvError as error:
@@ -83,7 +83,7 @@ def require_class_names(classes: object, where: str) -> None:
 
 
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
-    """Moves `count` training images into `validation`: the same number of each class, to within one, drawn by `seed`.
+    """Moves `count` random training images into `validation`: the same number of each class, to within one.
 
     Raises:
         DataError: a class has too few training images.
@@ -97,7 +97,7 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
         wanted = share + (label in lucky)
         if wanted >= len(members):
             raise DataError(
-                f"holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; take fewer"
+                f"holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; use fewer"
             )
         chosen[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
     train, validation = (Split(dataset.train.images[which], labels[which]) for which in (~chosen, chosen))

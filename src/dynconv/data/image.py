@@ -1,9 +1,9 @@
 """Any picture -> RGB pixels of the network's size. Class folders, arrays, `predict` and the server all use this.
 
-- EXIF orientation is applied. An animation counts as its first frame.
+- EXIF orientation is applied. Only the first frame of an animation is used.
 - Transparent parts become white; grey, palette and CMYK images become RGB; 16 bits are scaled to 8.
-- An image of another size than 32x32 is resized so that its shorter side has 32 pixels (bilinear, anti-aliased), and
-  its centre is cut out.
+- An image that is not 32x32 is resized so that its shorter side has 32 pixels (bilinear, anti-aliased), and cropped at
+  the centre.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from dynconv.validation import escaped
 
 SIZE = 32
 _ORDINARY = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
-"""Formats of stills, as Pillow names them. It also reads videos, documents and scientific data."""
+"""Formats of still images, as Pillow names them. Pillow also reads videos, documents and scientific data."""
 
 ENDINGS = frozenset(ending for ending, form in Image.registered_extensions().items() if form in _ORDINARY)
-"""Endings, in lower case, of the files that count as images when a folder is searched: .png, .jpg, .tiff and so on."""
+"""Lower-case extensions of files that count as images when a folder is searched: .png, .jpg, .tiff and so on."""
 
 
 def read_image(
@@ -34,13 +34,13 @@ def read_image(
     formats: tuple[str, ...] | None = None,
     max_pixels: int | None = None,
 ) -> np.ndarray:
-    """One image file as uint8 [32, 32, 3].
+    """Reads one image file as uint8 [32, 32, 3].
 
     Args:
         source: a path, or an open file.
-        name: what an error calls it; by default the path.
-        formats: the ones that are read, as Pillow names them; by default all that it knows.
-        max_pixels: refuses an image whose header claims more; by default Pillow's limit.
+        name: the name in error messages; by default the path.
+        formats: the accepted formats, as Pillow names them; by default all that it knows.
+        max_pixels: refuses an image whose header claims more pixels; by default Pillow's limit.
 
     Raises:
         DataError: not an image, damaged, or so large that decoding it could exhaust the memory.
@@ -55,12 +55,12 @@ def read_with_size(
     formats: tuple[str, ...] | None = None,
     max_pixels: int | None = None,
 ) -> tuple[np.ndarray, tuple[int, int]]:
-    """What `read_image` gives, and the width and height of the file's image."""
+    """Reads as `read_image` does; also returns the width and height of the image in the file."""
     name = escaped(name or str(source))
     try:
         with _open(source, formats) as file:
             if file.format == "EPS":  # Pillow hands it to Ghostscript, whatever the ending of the file
-                raise DataError(f"{name}: is PostScript, which only another program can draw; save it as PNG")
+                raise DataError(f"{name}: is PostScript, which only another program can render; save it as PNG")
             if file.mode == "F":
                 raise DataError(f"{name}: has floating-point pixels of unknown range; save it with 8 or 16 bits")
             if max_pixels and file.width * file.height > max_pixels:
@@ -71,8 +71,8 @@ def read_with_size(
         raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
     except DataError:
         raise
-    except Exception as error:  # Pillow's decoders raise what they please: struct.error of a damaged EXIF, for one
-        if isinstance(error, OSError) and error.strerror:  # the system's, not Pillow's
+    except Exception as error:  # Pillow's decoders can raise anything, such as struct.error for a damaged EXIF
+        if isinstance(error, OSError) and error.strerror:  # from the system, not from Pillow
             raise DataError(f"{name}: cannot be read ({error.strerror})") from error
         raise DataError(f"{name}: damaged, or not an image; remove or replace it") from error
 
@@ -114,10 +114,10 @@ def _stored_mode(image: Image.Image) -> str:
 
 
 def _with_eight_bits(image: Image.Image, stored: str) -> Image.Image:
-    """Scales grey of 16 or 32 bits, which convert() would cut off at 255, and the colour that a PNG makes transparent.
+    """Scales 16-bit or 32-bit grey, which convert() would clip at 255, and the colour that a PNG makes transparent.
 
-    Pillow gives that colour as the file stores it, also where it scales the pixels themselves to 8 bits. Colours that
-    agree in their upper 8 bits are one colour then.
+    Pillow returns that colour as the file stores it, even if it scales the pixels themselves to 8 bits. Colours that
+    agree in their upper 8 bits then count as the same colour.
     """
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
@@ -132,6 +132,6 @@ def _with_eight_bits(image: Image.Image, stored: str) -> Image.Image:
         scaled = tuple(value >> 8 for value in clear)
     else:
         return image
-    image = image.copy()  # it may be the caller's
+    image = image.copy()  # the original may belong to the caller
     image.info["transparency"] = scaled
     return image

@@ -1,7 +1,7 @@
-"""Numeric arrays in `.npy` files and `.npz` archives, read within a bound that their size on disk sets.
+"""Reads numeric arrays from `.npy` files and `.npz` archives, with memory bounded by their size on disk.
 
-A header of 128 bytes can claim 10^12 images, and a megabyte of deflated zeros holds a gigabyte. So what a header claims
-is compared with what is there before memory is taken, and an archive may not expand without limit. Objects, which
+A header of 128 bytes can claim 10^12 images, and a megabyte of deflated zeros holds a gigabyte. The header is therefore
+checked against the actual size before memory is allocated, and the expansion of an archive is limited. Objects, which
 NumPy would unpickle, are refused.
 """
 
@@ -20,15 +20,15 @@ from dynconv.data.dataset import DataError
 from dynconv.validation import escaped
 
 FREE = 256 << 20
-"""Bytes of arrays that any file may hold; 83,000 images of 32x32."""
+"""Bytes of arrays that any file may hold: 83,000 images of 32x32."""
 LARGEST = 4 << 30
-"""Bytes of one array, wherever it is; 1.4 million images of 32x32. A file with a hole takes no place on the disk."""
+"""Maximum bytes of one array in any file: 1.4 million images of 32x32. A sparse file takes no space on disk."""
 EXPANSION = 100
-"""Beyond `FREE`, how many times its size on disk a file may expand; photographs deflate to a half, drawings to 1/20."""
+"""Maximum expansion relative to the size on disk, beyond `FREE`; photographs deflate to 1/2, drawings to 1/20."""
 
 
 def load(path: Path) -> np.ndarray:
-    """The array of a `.npy` file. Raises DataError: damaged, not of numbers, or its header claims too much."""
+    """The array in a `.npy` file. Raises DataError if it is damaged, not numeric, or its header claims too much."""
     where = escaped(str(path))
     try:
         with path.open("rb") as file:
@@ -40,7 +40,7 @@ def load(path: Path) -> np.ndarray:
 
 
 def load_archive(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """Those arrays of a `.npz` file that have one of `names`. Raises DataError as `load` does."""
+    """The arrays in a `.npz` file whose names are in `names`, by name. Raises DataError as `load` does."""
     where = escaped(str(path))
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -53,11 +53,11 @@ def load_archive(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
                     raise ValueError(f"{name} is compressed in a way that NumPy does not write")
                 with archive.open(member) as file:
                     arrays[name] = _read(file, member.file_size)
-                    while file.read(1 << 20):  # to the checksum, at its end
+                    while file.read(1 << 20):  # up to the checksum at the end
                         pass
     except DataError:
         raise
-    except Exception as error:  # zipfile, zlib and NumPy all have exceptions of their own
+    except Exception as error:  # zipfile, zlib and NumPy each raise their own exceptions
         raise DataError(f"{where}: truncated or not an .npz of numbers ({_reason(error)}); save it again") from error
     return arrays
 
@@ -67,15 +67,15 @@ def check_expansion(where: str, expanded: int, size: int) -> None:
     if expanded > max(FREE, EXPANSION * size):
         raise DataError(
             f"{where}: would expand from {size:,} to {expanded:,} bytes, more than {EXPANSION} times its size; "
-            "if it is meant, save it as .npy files of 32x32 images"
+            "if this is intended, save it as .npy files of 32x32 images"
         )
 
 
 def _read(file: IO[bytes], size: int) -> np.ndarray:
-    """The array in the `size` bytes of `file`. Raises ValueError, and whatever NumPy raises of a damaged header."""
+    """The array in the `size` bytes of `file`. Raises ValueError, or whatever NumPy raises for a damaged header."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
-        raise ValueError(f"version {version[0]}.{version[1]} of the format, which no array of numbers needs")
+        raise ValueError(f"version {version[0]}.{version[1]} of the format, which no numeric array needs")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
     if dtype.kind not in "biuf":

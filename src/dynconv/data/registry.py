@@ -1,6 +1,6 @@
-"""What can be loaded: data sets that have a name, and the forms that data on disk can have. Each registers itself.
+"""What can be loaded: named data sets, and formats of data on disk. Each registers itself.
 
-To add a data set: decorate its function with `data_set`. To add a form: decorate its reader with `form`. Then import
+To add a data set, decorate its function with `data_set`. To add a format, decorate its reader with `form`. Then import
 the module in `data/__init__.py`.
 """
 
@@ -22,9 +22,9 @@ class Named:
     """A data set that needs no path.
 
     Attributes:
-        name: what `--data` takes.
-        title: how messages call it.
-        classes: in the order of the labels.
+        name: the value of `--data`.
+        title: the name in messages.
+        classes: class names, in the order of the labels.
         archive: name of the file that `get` downloads; empty if `get` generates the images.
         get: downloads or generates the images; takes a seed. Raises DataError.
     """
@@ -38,13 +38,13 @@ class Named:
 
 @dataclass(frozen=True)
 class Form:
-    """How a data set can lie on disk.
+    """A format of data on disk.
 
     Attributes:
-        description: the files by which users recognize it.
-        find: where under a path this form lies, or None; looks at names only.
+        description: the files by which users recognise it.
+        find: returns where under a path this format is, or None; looks only at names.
         read: reads what `find` found. Raises DataError.
-        missing: what a path lacks of this form and what to do, if it has some of it and `find` gives None.
+        missing: if `find` returns None but a path holds part of this format: what is missing, and what to do.
     """
 
     description: str
@@ -57,7 +57,7 @@ NAMED: dict[str, Named] = {}
 """The registered data sets by name. `auto` takes the first, or else the first that is generated."""
 
 FORMS: list[Form] = []
-"""The registered forms. A path that holds several is read as the first of them."""
+"""The registered formats. A path that holds several is read as the first of them."""
 
 
 def data_set(name: str, title: str, classes: tuple[str, ...], archive: str = "") -> Callable[[Get], Get]:

@@ -1,9 +1,9 @@
-"""`shapes`, the built-in generated set: ten kinds of figure, drawn by code. No network, no files.
+"""`shapes`, the built-in generated set: ten kinds of figures, drawn by code. It needs no network and no files.
 
-32x32 RGB; the class is the figure's shape. Size, colours and the background's gradient are random; so are, within
-narrow limits, position, tilt and noise. A figure is lighter than its background as often as darker, so single pixels
-say nothing about the class, but a convolutional network learns it within a minute. The set is meant for tests,
-demonstrations and machines without CIFAR-10; an accuracy on it says nothing about CIFAR-10.
+Images are 32x32 RGB; the class is the figure's shape. Size, colours and the background's gradient are random, as are,
+within narrow limits, position, tilt and noise. A figure is lighter than its background as often as darker, so single
+pixels say nothing about the class, but a convolutional network learns it within a minute. The set is meant for tests,
+demonstrations and machines without CIFAR-10; accuracy on it says nothing about CIFAR-10.
 
 Each figure is a signed distance d(u, v) in its own frame: negative inside, in units of its radius.
 """
@@ -22,8 +22,13 @@ _SIZE = 32
 
 
 @data_set("shapes", "generated images", CLASSES)
+def shapes(seed: int) -> Dataset:
+    """The generated set at its usual size."""
+    return generate(seed)
+
+
 def generate(seed: int = 0, train_images: int = TRAIN_IMAGES, test_images: int = TEST_IMAGES) -> Dataset:
-    """The data set of `seed`; training and test images come from separate streams of random numbers."""
+    """The data set for `seed`; training and test images come from separate random streams."""
     train_stream, test_stream = (np.random.default_rng(child) for child in np.random.SeedSequence(seed).spawn(2))
     return Dataset(
         "shapes",
@@ -42,7 +47,7 @@ def _draw_split(count: int, rng: np.random.Generator) -> Split:
 
 
 def _draw(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """uint8 [N, 3, 32, 32] for labels [N]."""
+    """Draws uint8 images [N, 3, 32, 32] for labels [N]."""
     n = len(labels)
 
     def uniform(low: float, high: float, *shape: int) -> np.ndarray:

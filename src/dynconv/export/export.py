@@ -1,7 +1,8 @@
 """A trained network -> a file for other runtimes, which includes the preprocessing and is checked after writing.
 
 The file takes any number of uint8 images and returns logits and probabilities, float32. ONNX is for onnxruntime and
-others, pt2 for `torch.export.load`. Labels and a description are in the file's metadata (`dynconv.json` in a pt2).
+other runtimes, pt2 for `torch.export.load`. The file's metadata (`dynconv.json` in a pt2 file) holds the class names
+and a description.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from dynconv.model.net import Net
 Format = Literal["onnx", "pt2"]
 Layout = Literal["nhwc", "nchw"]
 CALIBRATION = 512
-"""Training images on which the ranges for int8 are measured."""
+"""Number of training images on which the ranges for int8 are measured."""
 
 
 class Exported(nn.Module):
@@ -59,9 +60,9 @@ class Written:
     """A file that was written and checked.
 
     Attributes:
-        path: of the file.
+        path: path of the file.
         difference: the largest difference of a probability from the network's.
-        accuracies: of the float32 and the int8 file on the test images, 0..1; None unless the file is int8.
+        accuracies: accuracy of the float32 and of the int8 file on the test images, 0..1; None unless the file is int8.
     """
 
     path: Path
@@ -73,7 +74,7 @@ def target(run: Path, form: Format, int8: bool, output: Path | None = None) -> P
     """Where the file goes: `output`, else model.onnx in the run, else a file here named after the weights.
 
     Raises:
-        DynconvError: no file can be written there, or its ending is not the format's. The ending is required so that
+        DynconvError: no file can be written there, or it lacks the format's extension, which is required so that
             weights and pictures are not replaced by mistake.
     """
     ending = f"{'-int8' if int8 else ''}.{form}"
@@ -81,7 +82,7 @@ def target(run: Path, form: Format, int8: bool, output: Path | None = None) -> P
     if path.is_dir():
         raise DynconvError(f"{path}: is a folder; name a file in it: --output {path / f'model{ending}'}")
     if path.suffix != f".{form}":
-        raise DynconvError(f"{path}: must end in .{form}, as --format {form} writes it")
+        raise DynconvError(f"{path}: must end in .{form} for --format {form}")
     if not path.parent.is_dir():
         raise DynconvError(f"{path}: there is no folder {path.parent}; create it, or choose another --output")
     return path
@@ -90,17 +91,17 @@ def target(run: Path, form: Format, int8: bool, output: Path | None = None) -> P
 def export(
     predictor: Predictor, dataset: Dataset, path: Path, form: Format, layout: Layout, *, int8: bool = False
 ) -> Written:
-    """Compares what the file computes with what the network computes, and keeps the file if they agree.
+    """Writes the file, compares its outputs with the network's, and keeps it only if they agree.
 
     Args:
-        dataset: the file is compared on its test images, takes images of their size, and for int8 is calibrated on its
-            training images.
+        dataset: its test images are used for the comparison and set the image size; for int8, its training images are
+            used for calibration.
         path: an existing file is replaced once the new one is complete and correct.
         int8: quantise; needs the format onnx.
 
     Raises:
         DynconvError: packages are missing, there are fewer than seven test images, the file cannot be written, or its
-            outputs are not the network's.
+            outputs differ from the network's.
     """
     most = max(parity.BATCHES)
     images = _spread(dataset.test.images, most)
@@ -130,18 +131,18 @@ def export(
 
 
 def trace(net: Net, images_NCHW: Tensor, layout: Layout) -> torch.export.ExportedProgram:
-    """The network with its preprocessing as a program for any number of images. Its example is two of these images."""
-    example = _arranged(images_NCHW[:2], layout)  # torch would take one image for a batch size that is always 1
+    """The network with its preprocessing as a program for any number of images, traced with two of `images_NCHW`."""
+    example = _arranged(images_NCHW[:2], layout)  # with one image, torch would fix the batch size at 1
     batch = {"images": {0: torch.export.Dim("batch")}}
     program = torch.export.export(Exported(net, layout), (example,), dynamic_shapes=batch)
     for graph in (part.graph for part in program.graph_module.modules() if isinstance(part, fx.GraphModule)):
         for node in graph.nodes:
-            node.meta.pop("stack_trace", None)  # contains local paths, which are not published
+            node.meta.pop("stack_trace", None)  # contains local paths, which must not be published
     return program
 
 
 def _about(predictor: Predictor, images_NCHW: Tensor, layout: Layout) -> dict[str, Any]:
-    """The metadata. Local paths are not published."""
+    """The file's metadata, without local paths."""
     height, width = images_NCHW.shape[2:]
     shape = f"{height}, {width}, 3" if layout == "nhwc" else f"3, {height}, {width}"
     return {
@@ -156,7 +157,7 @@ def _about(predictor: Predictor, images_NCHW: Tensor, layout: Layout) -> dict[st
 
 
 def _load(content: bytes, form: Format, layout: Layout) -> Runner:
-    """Runs a file's content on the CPU, with onnxruntime or torch."""
+    """A function that runs a file's content on the CPU, with onnxruntime or torch."""
     run = onnx_file.runner(content) if form == "onnx" else torch.export.load(io.BytesIO(content)).module()
 
     def run_NCHW(images_NCHW: Tensor) -> tuple[Tensor, Tensor]:

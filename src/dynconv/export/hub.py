@@ -1,4 +1,4 @@
-"""Sharing a trained network: a folder with weights, configuration and card, local or on the Hugging Face Hub.
+"""Shares a trained network: a folder with weights, configuration and card, local or on the Hugging Face Hub.
 
 Needs the extra `hub`: pip install 'dynconv[hub]'.
 """
@@ -17,11 +17,10 @@ except ImportError as error:
 from dynconv.artifacts.files import write_atomically
 from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.inference.predictor import Predictor
-from dynconv.machine import pick_precision
 from dynconv.model.describe import headline
 
-WEIGHTS = "model.safetensors"  # the Hub shows the parameters of a file of this name
-CONFIG = "config.json"  # and counts the downloads of this one
+WEIGHTS = "model.safetensors"  # the Hub shows the parameter count of a file with this name
+CONFIG = "config.json"  # the Hub counts downloads of this file
 
 RESULTS = {"test_accuracy": "test accuracy", "test_accuracy_tta": "with test-time augmentation"}
 
@@ -31,7 +30,7 @@ CARD = """---
 
 # An image classifier with dynamic convolutions
 
-Each layer has K convolutions, the experts, and mixes them per image. Trained with dynconv on the data set {data}.
+Each layer has K convolutions, the experts, and mixes them for each image. Trained with dynconv on the data set {data}.
 
 | | |
 |---|---|
@@ -59,29 +58,26 @@ class HubPredictor(Predictor, ModelHubMixin):
     HubPredictor.load("runs/...").push_to_hub("user/name")
     HubPredictor.from_pretrained("user/name").predict("photo.jpg").label
 
-    Errors of the Hub, such as a missing repository, are raised as huggingface_hub's own.
+    Errors of the Hub, such as a missing repository, are raised as huggingface_hub's own exceptions.
 
     Attributes:
         results: accuracies on the test images, 0..1, if the run has them: test_accuracy, test_accuracy_tta.
-        configured_precision: auto, fp32 or bf16, as the run was configured; auto if it is not known.
     """
 
     results: dict[str, float]
-    configured_precision: str
     _hub_mixin_config: dict[str, Any] | None = {}  # noqa: RUF012, or the mixin would make one of __init__'s arguments
 
     @classmethod
     def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
-        """As `Predictor.load`, with the run's results."""
+        """Loads as `Predictor.load` does, with the run's results."""
         predictor = super().load(run_or_weights, device)
         summary = predictor.run.summary() if predictor.run else None
         figures = summary.tree() if summary else {}
         predictor.results = {name: figures[name] for name in RESULTS if figures.get(name) is not None}
-        predictor.configured_precision = predictor.run.config.precision if predictor.run else "auto"
         return predictor
 
     def push_to_hub(self, repo_id: str, **options: Any) -> str:
-        """Uploads weights, configuration and card. Creates the repository if there is none.
+        """Uploads weights, configuration and card. Creates the repository if it does not exist.
 
         Args:
             repo_id: "user/name".
@@ -94,7 +90,7 @@ class HubPredictor(Predictor, ModelHubMixin):
         return url
 
     def generate_model_card(self, repo_id: str | None = None) -> ModelCard:
-        """The card, filled in. Its licence is the owner's to add."""
+        """The model card, filled in except for the licence, which the owner must add."""
         metadata = ModelCardData(
             library_name="dynconv",
             pipeline_tag="image-classification",
@@ -115,13 +111,14 @@ class HubPredictor(Predictor, ModelHubMixin):
         return ModelCard(text)
 
     def _save_pretrained(self, save_directory: Path) -> None:
-        weights = Weights(self.net.state_dict(), self.model, self.classes, self.data_name, self.provenance)
+        weights = Weights(
+            self.net.state_dict(), self.model, self.classes, self.data_name, self.provenance, self.configured_precision
+        )
         save_weights(save_directory / WEIGHTS, weights)
         about = {
             "classes": self.classes,
             "data": self.data_name,
             "results": self.results,
-            "precision": self.configured_precision,
             "model": self.model.model_dump(mode="json"),
             "provenance": self.provenance,
         }
@@ -130,19 +127,10 @@ class HubPredictor(Predictor, ModelHubMixin):
 
     @classmethod
     def _from_pretrained(
-        cls,
-        *,
-        model_id: str,
-        config: dict[str, Any] | None = None,
-        device: str = "auto",
-        precision: str = "auto",
-        **options: Any,
+        cls, *, model_id: str, config: dict[str, Any] | None = None, device: str = "auto", **options: Any
     ) -> Self:
         folder = Path(model_id)
         file = folder / WEIGHTS if folder.is_dir() else hf_hub_download(model_id, WEIGHTS, **options)
         predictor = cls.load(file, device)
-        about = config or {}
-        predictor.results = about.get("results", {})
-        predictor.configured_precision = about.get("precision", "auto")
-        predictor.precision, _ = pick_precision(predictor.configured_precision, predictor.device)
+        predictor.results = (config or {}).get("results", {})
         return predictor

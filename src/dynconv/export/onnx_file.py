@@ -1,6 +1,6 @@
-"""The content of an ONNX file: converted from an exported program, described, quantised, and run by onnxruntime.
+"""The content of an ONNX file: converts an exported program, adds metadata, quantises, and runs it in onnxruntime.
 
-Needs the extra `onnx`, which is imported where it is used; a `DynconvError` says how to install it.
+Needs the extra `onnx`, which is imported on use; a `DynconvError` says how to install it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ OPSET = 18
 
 
 def need() -> None:
-    """Raises DynconvError if the packages are not installed."""
+    """Raises DynconvError if any of the packages is not installed."""
     for name in ("onnx", "onnxruntime", "onnxscript"):
         try:
             importlib.import_module(name)
@@ -34,14 +34,14 @@ def need() -> None:
 
 
 def convert(program: torch.export.ExportedProgram) -> bytes:
-    """A program with the input `images` and the outputs logits and probabilities, as ONNX."""
+    """Converts a program with the input `images` and the outputs logits and probabilities to ONNX."""
     need()
     with _quiet():
         exported = torch.onnx.export(
             program,
             input_names=["images"],
             output_names=["logits", "probabilities"],
-            dynamic_shapes={"images": {0: "batch"}},  # a name for the axis that is free already
+            dynamic_shapes={"images": {0: "batch"}},  # names the axis, which is already free
             opset_version=OPSET,
             dynamo=True,
             verbose=False,
@@ -49,13 +49,13 @@ def convert(program: torch.export.ExportedProgram) -> bytes:
     assert exported is not None
     model = exported.model_proto
     for node in model.graph.node:
-        del node.metadata_props[:]  # its place in torch's code: three quarters of a small file
+        del node.metadata_props[:]  # locations in torch's code: three quarters of a small file
     content: bytes = model.SerializeToString()
     return content
 
 
 def describe(content: bytes, about: dict[str, Any]) -> bytes:
-    """The same file with this metadata. Values that are not text are stored as JSON."""
+    """The same file with `about` as its metadata. Values that are not text are stored as JSON."""
     import onnx
 
     model = onnx.load_from_string(content)
@@ -66,7 +66,7 @@ def describe(content: bytes, about: dict[str, Any]) -> bytes:
 
 
 def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """Images -> logits, probabilities by onnxruntime on the CPU, with as many threads as torch."""
+    """A function images -> logits, probabilities; runs onnxruntime on the CPU with as many threads as torch."""
     need()
     import onnxruntime
 
@@ -83,10 +83,10 @@ def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
 
 
 def quantize(content: bytes, images: Tensor) -> bytes:
-    """The same network with int8 convolutions: static, per channel, with the activations' ranges on these images.
+    """The same network with int8 convolutions: static, per channel, with activation ranges measured on `images`.
 
-    Routers, head and the first convolution, the whitening, stay in float32. Whitening amplifies small differences: in
-    int8 it increased the mean error of a probability by a factor of 1.3 (for `quick` after two epochs).
+    The routers, the head and the first convolution, which is the whitening, stay in float32. Whitening amplifies small
+    differences: in int8, it increased the mean error of a probability by a factor of 1.3 (`quick` after two epochs).
     """
     import onnx
     from onnxruntime import quantization
@@ -107,7 +107,7 @@ def quantize(content: bytes, images: Tensor) -> bytes:
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
-            reduce_range=True,  # 7 bits of weights: with 8, sums overflow on processors without VNNI
+            reduce_range=True,  # 7-bit weights: with 8 bits, sums overflow on processors without VNNI
         )
         return quantized.read_bytes()
 
@@ -125,7 +125,7 @@ class _Batches:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences torch and onnxruntime, which warn of deprecations in their own code and of an absent torchvision."""
+    """Silences torch and onnxruntime, which warn about deprecations in their own code and a missing torchvision."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         before = logging.root.manager.disable

@@ -1,4 +1,4 @@
-"""Whether a file for another runtime computes what the network computes, and its accuracy."""
+"""Checks that a file for another runtime computes the same as the network, and measures its accuracy."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from dynconv.inference.predictor import Predictor
 from dynconv.model.tta import batched_logits
 
 Runner = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""A file's function: images uint8 [N, 3, H, W] -> logits, probabilities, float32 [N, classes]."""
+"""Runs a file: images uint8 [N, 3, H, W] -> logits, probabilities, float32 [N, classes]."""
 
 BATCHES = (1, 7)
-"""Batch sizes at which they are compared."""
+"""Batch sizes at which file and network are compared."""
 TOLERANCE = 1e-3
-"""Largest difference that passes, of a probability and of a logit relative to the largest logit."""
+"""Largest accepted difference of a probability, and of a logit relative to the largest logit."""
 
 
 def compare(run: Runner, predictor: Predictor, images_NCHW: Tensor, tolerance: float | None = TOLERANCE) -> float:
     """The largest difference of a file's probabilities from the network's in float32, over batches of 1 and 7.
 
     Raises:
-        DynconvError: this difference, or a logit's, is above the tolerance. Never without a tolerance.
+        DynconvError: this difference, or that of a logit, exceeds the tolerance. Never raised if `tolerance` is None.
     """
     largest = 0.0
     for size in BATCHES:
@@ -44,6 +44,6 @@ def compare(run: Runner, predictor: Predictor, images_NCHW: Tensor, tolerance: f
 
 
 def accuracy(run: Runner, split: Split) -> float:
-    """Share of the images of `split` that a file classifies correctly, 0..1."""
+    """The share of the images in `split` that a file classifies correctly, 0..1."""
     predicted = torch.cat([run(images)[0].argmax(1) for images in split.images.split(100)])
     return float((predicted == split.labels).double().mean())

@@ -1,4 +1,4 @@
-"""predictor x labelled images -> figures, and these as tables."""
+"""Metrics of a predictor on labelled images, and their presentation as JSON and as tables."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 
 WIDEST_CONFUSION = 12
-"""The most classes whose confusion is shown as a matrix."""
+"""With more classes than this, the worst confusions are listed instead of the whole matrix."""
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What a predictor does on N labelled images.
+    """Results of a predictor on N labelled images.
 
     Attributes:
-        accuracy: share of images whose class comes first, 0..1.
+        accuracy: share of images classified correctly, 0..1.
         loss: mean cross-entropy in nats, without label smoothing.
         confusion: counts, int64 [classes, classes]: row = true class, column = predicted.
         probabilities: float32 [N, classes].
@@ -46,10 +46,10 @@ class Metrics:
 def load_dataset(predictor: Predictor, source: str | None = None) -> Dataset:
     """The data set at `source`; by default the one that the predictor was trained on.
 
-    With the hold-out of the predictor's run, so that its validation images are the same again.
+    If the predictor comes from a run with a hold-out, the same validation images are held out again.
 
     Raises:
-        DynconvError: no data there, or classes other than the predictor's.
+        DynconvError: no data there, or its classes differ from the predictor's.
     """
     seed, holdout = (predictor.run.config.seed, predictor.run.config.holdout) if predictor.run else (0, 0)
     source = source or trained_on(predictor)
@@ -62,10 +62,10 @@ def load_dataset(predictor: Predictor, source: str | None = None) -> Dataset:
 
 
 def trained_on(predictor: Predictor) -> str:
-    """Where the data were that `predictor` was trained on, as `data.load` takes it.
+    """Location of the data set that `predictor` was trained on, as `data.load` takes it.
 
     Raises:
-        DynconvError: nothing tells, since a weights file has the data set's name only.
+        DynconvError: unknown, as a weights file records only the data set's name.
     """
     known = predictor.data_name in data.NAMED
     if predictor.run and (source := predictor.run.environment.data_source):
@@ -76,7 +76,7 @@ def trained_on(predictor: Predictor) -> str:
 
 
 def choose_split(dataset: Dataset, name: str) -> Split:
-    """The split `train`, `test` or `validation`. Raises DynconvError: the run held no images out."""
+    """The split `train`, `test` or `validation`. Raises DynconvError if the run has no hold-out."""
     split: Split | None = getattr(dataset, name)
     if split is None:
         raise DynconvError("split: the run held no validation images out; use test or train")
@@ -99,7 +99,7 @@ def evaluate(predictor: Predictor, split: Split, tta: bool = False) -> Metrics:
 
 
 def as_dict(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> dict[str, Any]:
-    """The figures for JSON; those with test-time augmentation are null without it."""
+    """The metrics for JSON; those of test-time augmentation are null without it."""
     return {
         "images": len(plain.probabilities),
         "accuracy": plain.accuracy,
@@ -112,7 +112,7 @@ def as_dict(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> di
 
 
 def as_tables(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> RenderableType:
-    """The figures for people: overall, then the confusion of the classes with the accuracy on each."""
+    """The metrics for people: overall, then per class with the confusion matrix."""
     lines = [f"accuracy {plain.accuracy:8.2%}   loss {plain.loss:.4f}   ({len(plain.probabilities)} images)"]
     if tta is not None:
         lines.append(f"with TTA {tta.accuracy:8.2%}   loss {tta.loss:.4f}")
@@ -132,7 +132,7 @@ def _confusion(metrics: Metrics, classes: tuple[str, ...]) -> Table:
 
 
 def _mistakes(metrics: Metrics, classes: tuple[str, ...]) -> Table:
-    """Instead of a matrix that no screen holds: what each class is most often taken for."""
+    """What each class is most often mistaken for, where the matrix would not fit on a screen."""
     table = Table("class", "accuracy", "most often taken for", title_justify="left", box=None)
     wrong = metrics.confusion - metrics.confusion.diag().diag()
     for row, (name, accuracy) in enumerate(zip(classes, metrics.per_class, strict=True)):

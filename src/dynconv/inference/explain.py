@@ -1,4 +1,4 @@
-"""What the routing of a trained network does: which experts fire for what, and what is lost without it.
+"""What the routing of a trained network does: which experts each class uses, and what accuracy depends on it.
 
 Shape suffixes: N images, C channels, H x W spatial, K experts.
 """
@@ -23,7 +23,7 @@ _NORMAL_95 = 1.96
 
 @torch.no_grad()
 def routing_weights(predictor: Predictor, images_NCHW: Tensor) -> list[Tensor]:
-    """a of every block, float32 [N, K] each, on the CPU, for uint8 images [N, 3, H, W]."""
+    """The routing weights a of each block, float32 [N, K] on the CPU, for uint8 images [N, 3, H, W]."""
     with autocast(predictor.device, predictor.precision):
         parts = [predictor.net.routing_weights(batch.to(predictor.device)) for batch in images_NCHW.split(EVAL_BATCH)]
     return [torch.cat(blocks).float().cpu() for blocks in zip(*parts, strict=True)]
@@ -37,12 +37,12 @@ def class_means(a_NK: Tensor, labels_N: Tensor, classes: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is left of the accuracy with another routing.
+    """Accuracy with the routing weights replaced.
 
     Attributes:
         accuracy: 0..1.
-        lost: accuracy lost against the network as it is, 0..1; negative if gained.
-        margin: half the width of the 95 % interval of `lost`, from the differences image by image.
+        lost: the drop from the unchanged network's accuracy, -1..1; negative for a gain.
+        margin: half the width of the 95 % confidence interval of `lost`, from paired differences per image.
     """
 
     accuracy: float
@@ -53,14 +53,14 @@ class Ablation:
 def ablate(
     predictor: Predictor, images_NCHW: Tensor, labels_N: Tensor, routing: Sequence[Tensor]
 ) -> tuple[float, dict[str, Ablation]]:
-    """Accuracy as it is, and with the routing weights of all blocks replaced.
+    """Accuracy of the unchanged network, and with the routing weights of all blocks replaced.
 
     Args:
         routing: the images' own, as `routing_weights` gives them.
 
     Returns:
-        the accuracy 0..1, and by name: "mean", each block's weights averaged over these images; "shuffled", those of
-        another image, drawn at random; "uniform", 1/K.
+        The accuracy, 0..1, and the ablations by name: "mean" (each block's weights averaged over these images),
+        "shuffled" (those of another image, chosen at random), "uniform" (1/K).
     """
     means = [a_NK.mean(0).to(predictor.device) for a_NK in routing]
     generator = torch.Generator().manual_seed(0)
@@ -86,7 +86,7 @@ def ablate(
 
 @contextmanager
 def rerouted(net: Net, replace: Callable[[int, Tensor], Tensor]) -> Iterator[None]:
-    """Inside, block b (from 0) mixes its experts by replace(b, a) instead of its own a [N, K]."""
+    """Within the context, block b (from 0) mixes its experts by replace(b, a) instead of its own a [N, K]."""
 
     def hook(block: int) -> Callable[..., Any]:
         return lambda conv, inputs, _: (inputs, {"routing_weights": replace(block, conv.routing_weights(*inputs))})
@@ -103,7 +103,7 @@ def rerouted(net: Net, replace: Callable[[int, Tensor], Tensor]) -> Iterator[Non
 
 
 def verdict(accuracy: float, ablations: dict[str, Ablation], experts: int, images: int) -> str:
-    """Whether the mixture does anything, in one sentence."""
+    """Whether routing affects accuracy, in one sentence."""
     if experts == 1:
         return "There is one expert in each block (K = 1), so there is nothing to route."
     mean = ablations["mean"]
@@ -114,16 +114,16 @@ def verdict(accuracy: float, ablations: dict[str, Ablation], experts: int, image
     else:
         finding = "Routing makes no measurable difference"
     return (
-        f"{finding}: giving every image the average routing weights changes accuracy from {accuracy:.1%} to "
-        f"{mean.accuracy:.1%} ({-100 * mean.lost:+.1f} ± {100 * mean.margin:.1f} points, 95 % interval, "
+        f"{finding}: giving every image the average routing weights changes accuracy from {accuracy:.2%} to "
+        f"{mean.accuracy:.2%} ({100 * (0 - mean.lost):+.2f} ± {100 * mean.margin:.2f} points, 95 % interval, "
         f"{images:,} test images)."
     )
 
 
 def attribution(predictor: Predictor, image_CHW: Tensor, label: int) -> Tensor:
-    """Gradient x input: how much each pixel adds to the logit of class `label`, float32 [H, W], positive and negative.
+    """Gradient x input: the signed contribution of each pixel to the logit of class `label`, float32 [H, W].
 
-    The input is the standardised image, so a pixel of the training set's mean colour has no part in it.
+    The input is the standardised image, so a pixel of the training set's mean colour contributes nothing.
     """
     net = predictor.net
     x = to_unit_range(image_CHW[None].to(predictor.device)).requires_grad_()

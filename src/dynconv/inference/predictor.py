@@ -59,6 +59,7 @@ class Predictor:
         provenance: where the weights come from, for people.
         run: the run directory that it was loaded from; None of a weights file.
         device, precision: where and how it computes.
+        configured_precision: auto, fp32 or bf16, as the weights say.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Predictor:
         self.run = run
         self.device = device
         self.precision = precision
+        self.configured_precision = weights.precision
 
     @classmethod
     def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
@@ -88,7 +90,7 @@ class Predictor:
         path, run = _find(run_or_weights)
         weights = load_weights(path)
         net = _network(path, weights)
-        return cls(net, weights, target, pick_precision(_trained_precision(run), target)[0], run)
+        return cls(net, weights, target, pick_precision(_trained_precision(run, weights), target)[0], run)
 
     def logits(self, images_NCHW: Tensor, *, tta: bool = False) -> Tensor:
         """Logits, float32 [N, classes], on the CPU.
@@ -194,14 +196,12 @@ def _find(run_or_weights: str | Path) -> tuple[Path, RunDir | None]:
     return run.weights, run
 
 
-def _trained_precision(run: RunDir | None) -> str:
-    """What `auto` was when the run was trained; `auto` for a weights file, which does not say."""
-    if run is None:
-        return "auto"
+def _trained_precision(run: RunDir | None, weights: Weights) -> str:
+    """What the weights say; in a run, what `auto` stood for when it was trained."""
     with contextlib.suppress(DynconvError):  # a damaged summary does not make the weights useless
-        if summary := run.summary():
+        if run and (summary := run.summary()):
             return summary.precision
-    return run.config.precision
+    return weights.precision
 
 
 def _network(path: Path, weights: Weights) -> Net:

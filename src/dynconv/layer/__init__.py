@@ -1,4 +1,4 @@
-"""The dynamic convolution layer. Needs torch alone and imports nothing else of dynconv."""
+"""The dynamic convolution layer. Needs only torch and imports nothing else from dynconv."""
 
 from dynconv.layer.conv import DynamicConv2d
 from dynconv.layer.convert import convert, fold_batchnorm

@@ -1,4 +1,4 @@
-"""The exact algorithms for the mixture O = sum_k a_k Conv_k(X), one entry each.
+"""The exact algorithms for the mixture O = sum_k a_k Conv_k(X), one registry entry each.
 
 Convolution is linear in its kernel and in its input, so there is no need to compute the K convolutions one by one:
 
@@ -8,10 +8,10 @@ Convolution is linear in its kernel and in its input, so there is no need to com
     unfold    mix one kernel per image, unfold X into patches, then one matrix product per image
     fused     mix the kernels tile by tile where the tile is used: in a CPU's cache (ops/fused.cpp) or a GPU's
               registers (ops/fused_triton.py, by name only); 3x3 and 1x1
-    winograd  Winograd's minimal filtering, also mixed in the cache (ops/winograd.cpp); CPU, float32, 3x3
+    winograd  Winograd's minimal filtering, also with mixing in the cache (ops/winograd.cpp); CPU, float32, 3x3
 
-An entry says where its algorithm applies, how it computes, and by which features `choice.py` predicts its time. To add
-an algorithm, register its function here. Without coefficients in choice.json it is used by name only.
+An entry says where its algorithm applies, how it computes, and from which features `choice.py` predicts its time. To
+add an algorithm, register its function here. Without coefficients in choice.json, it can only be used by name.
 
 Shape suffixes: N images, K experts, C input and O output channels, H x W spatial, G groups.
 """
@@ -42,8 +42,8 @@ class AlgorithmEntry:
         compute: x [N, C, H, W], experts [K, O, C / groups, height, width], routing weights [N, K] of any floating-point
             type, and their geometry -> [N, O, H', W'], without the bias.
         obstacle: why the algorithm cannot compute a geometry, as the end of "algorithm 'name' ..."; empty if it can.
-        passed_over: why `auto` leaves it out although it can compute the geometry; empty if it does not.
-        features: what the model of choice.py multiplies its coefficients by.
+        passed_over: why `auto` skips it although it can compute the geometry; empty if `auto` considers it.
+        features: the features that the model in choice.py multiplies by its coefficients.
     """
 
     compute: Compute
@@ -53,7 +53,7 @@ class AlgorithmEntry:
 
 
 ALGORITHMS: dict[str, AlgorithmEntry] = {}
-"""The registered algorithms by name. `auto` is none of them: it chooses one."""
+"""The registered algorithms by name. `auto` is not among them: it chooses one."""
 
 
 def _nothing(geometry: Geometry) -> str:
@@ -61,7 +61,7 @@ def _nothing(geometry: Geometry) -> str:
 
 
 def shape_features(geometry: Geometry) -> tuple[float, ...]:
-    """Features that do not depend on the kernel: 1, logs of K, C, O and output pixels L, and two of mixing."""
+    """Features that do not depend on the kernel: 1, logs of K, C, O and output pixels L, and two for mixing."""
     g = geometry
     pixels = max(1, g.out_height) * max(1, g.out_width)
     return (
@@ -76,12 +76,12 @@ def shape_features(geometry: Geometry) -> tuple[float, ...]:
 
 
 def convolution_features(geometry: Geometry) -> tuple[float, ...]:
-    """`shape_features`, then logs of the kernel's pixels and of the stride."""
+    """`shape_features`, then logs of the kernel's area and of the stride's."""
     kernel, stride = geometry.kernel, geometry.stride
     return *shape_features(geometry), math.log(kernel[0] * kernel[1]), math.log(stride[0] * stride[1])
 
 
-_MIXING = 3.0  # a weight's multiply-add takes about three times as long in mixing as in a convolution
+_MIXING = 3.0  # a multiply-add takes about three times as long in mixing as in a convolution
 
 
 def algorithm(
@@ -119,7 +119,7 @@ def _by_input(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -
     if k == 1:
         scaled = x_NCHW * a_NK[:, :, None, None]
         return F.conv2d(scaled, weight_KOCHW[0], None, g.stride, g.padding, g.dilation, g.groups)
-    # The channels of a group are adjacent, and each group has its K scaled copies. Built as NHWC, which saves a
+    # The channels of a group are adjacent, and each group has K scaled copies of them. Building them as NHWC saves a
     # conversion.
     x_NHWGC = x_NCHW.permute(0, 2, 3, 1).unflatten(3, (g.groups, c // g.groups))
     scaled = x_NHWGC[:, :, :, :, None] * a_NK[:, None, None, None, :, None]
@@ -132,7 +132,7 @@ def _by_input(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -
 def _by_output(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
     weight_KOCHW, a_NK = _for_torch(weight_KOCHW, a_NK, g)
     k, o = weight_KOCHW.shape[:2]
-    # A group's output channels are adjacent, so the K experts of a group have to be as well.
+    # A group's output channels are adjacent, so the K experts of a group must be adjacent, too.
     kernels = weight_KOCHW.unflatten(1, (g.groups, o // g.groups)).transpose(0, 1).flatten(0, 2)
     out = F.conv2d(x_NCHW, kernels, None, g.stride, g.padding, g.dilation, g.groups)
     out_NGKOHW = out.unflatten(1, (g.groups, k, o // g.groups))
@@ -176,7 +176,7 @@ def _operator_passed_over(operator: ModuleType, geometry: Geometry) -> str:
 
 @algorithm("fused", obstacle=partial(_operator_obstacle, fused), passed_over=partial(_operator_passed_over, fused))
 def _by_fused(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
-    # It mixes in float32: rounding a routing weight to 8 bits would shift an image's whole kernel.
+    # Mixing is done in float32: rounding a routing weight to 8 bits would shift an image's whole kernel.
     return fused.fused(x_NCHW, weight_KOCHW, a_NK.float(), g.stride[0], g.padding[0])
 
 
@@ -196,17 +196,18 @@ def _by_winograd(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry
 
 
 def in_layout_of(x_NCHW: Tensor, out_NCHW: Tensor) -> Tensor:
-    """out in the memory format of x, contiguous or channels_last; written without their names, which vmap lacks."""
+    """`out` in the memory format of `x`, contiguous or channels_last; avoids memory_format, which vmap lacks."""
     if x_NCHW.shape[1] > 1 and x_NCHW.stride(1) == 1:
         return out_NCHW.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
     return out_NCHW.contiguous()
 
 
 def _for_torch(weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
-    """The experts and routing weights as torch's own operations take them.
+    """Prepares the experts and routing weights for torch's own operations.
 
-    The routing weights get the input's type. On a CPU in bf16, the experts get zeros, and so zero gradients, where the
-    kernel meets only padding: there oneDNN's convolution (torch 2.13) leaves the weight gradient uninitialised.
+    Converts the routing weights to the input's type. On a CPU in bf16, sets the experts, and thereby their gradients,
+    to zero where the kernel meets only padding: there, oneDNN's convolution (torch 2.13) leaves the weight gradient
+    uninitialised.
     """
     a_NK = a_NK.to(g.dtype)
     if not g.training or g.device != "cpu" or g.dtype.itemsize >= 4:

@@ -1,12 +1,12 @@
-"""Which algorithm `auto` takes: the one that a model, fitted to measurements, predicts to be the fastest.
+"""Chooses the algorithm for `auto`: the one that a model, fitted to measurements, predicts to be the fastest.
 
-For each algorithm, number type, and with or without gradients, the model predicts the time of one image as
+For each algorithm and number type, with or without gradients, the model predicts the time for one image as
 
     log milliseconds = w . features
 
 with the features of the algorithm's entry in `ALGORITHMS`: 1 and logs of shapes, so that the coefficients w are
-exponents. They are in choice.json, fitted by `benchmarks/fit_choice.py` to what `dynconv bench layer` measured on the
-machine that the file names. Where nothing was measured (another number type or device), a rule of thumb decides.
+exponents. choice.json holds the coefficients, fitted by `benchmarks/fit_choice.py` to measurements of `dynconv bench
+layer` on the machine that the file names. For unmeasured number types and devices, a rule of thumb decides.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ __all__ = ["UNTIMED", "Estimate", "Explanation", "choose", "explain", "obstacle"
 
 @dataclass(frozen=True)
 class Estimate:
-    """What to expect of one algorithm.
+    """The expected performance of one algorithm.
 
     Attributes:
-        algorithm: its name.
-        milliseconds: predicted for the whole batch; None where there is no prediction for this device and type.
+        algorithm: name of the algorithm.
+        milliseconds: predicted time for the whole batch; None if there is no prediction for this device and type.
         obstacle: why `auto` cannot take it here; empty if it can.
     """
 
@@ -45,8 +45,8 @@ class Explanation:
 
     Attributes:
         geometry: the convolution.
-        chosen: the algorithm.
-        estimates: of every algorithm, the fastest first.
+        chosen: name of the algorithm.
+        estimates: one for every algorithm, fastest first.
     """
 
     geometry: Geometry
@@ -70,7 +70,7 @@ class Explanation:
 def choose(geometry: Geometry) -> str:
     """The algorithm that `auto` takes.
 
-    The batch size matters only where it is too small for an operator, so torch.compile makes one graph for all others.
+    The batch size matters only if it is too small for an operator, so torch.compile makes one graph for all others.
     """
     if torch.onnx.is_in_onnx_export():
         return "input"  # the only one whose ONNX operations do not fix the batch size

@@ -25,9 +25,9 @@ PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
 class DynamicConv2d(nn.Module):
-    """A convolution whose kernel is mixed from K experts per image: x [N, C, H, W] -> [N, O, H', W'].
+    """A convolution whose kernel is mixed from K experts for each image: x [N, C, H, W] -> [N, O, H', W'].
 
-    Like `Conv2d`, it also takes one image without a batch: [C, H, W] -> [O, H', W'].
+    Like `Conv2d`, it also takes one image without a batch dimension: [C, H, W] -> [O, H', W'].
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
@@ -37,7 +37,7 @@ class DynamicConv2d(nn.Module):
         algorithm: how to compute the mixture, see `dynconv.layer.algorithms`; the results agree up to rounding.
 
     Raises:
-        ValueError: an argument has a value that it does not take; names the argument.
+        ValueError: an argument has an invalid value; the error names the argument.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class DynamicConv2d(nn.Module):
         self.reset_experts()
 
     def _explicit_padding(self) -> tuple[Pair, int, int]:
-        """The padding that the convolution does itself, and the rows and columns that are added before it."""
+        """The padding that the convolution does itself, and the number of rows and columns added before it."""
         left, right, top, bottom = self.padding
         if self.padding_mode == "zeros" and (left, top) == (right, bottom):
             return (top, left), 0, 0
@@ -94,7 +94,7 @@ class DynamicConv2d(nn.Module):
 
     @torch.no_grad()
     def reset_experts(self) -> None:
-        """Draws each expert as `torch.nn.Conv2d` draws its kernel: uniform, scaled by the fan-in of one expert."""
+        """Draws each expert as `torch.nn.Conv2d` draws its kernel: uniformly, scaled by the fan-in of one expert."""
         bound = 1 / math.sqrt(self.weight[0, 0].numel())
         self.weight.uniform_(-bound, bound)
         if self.bias is not None:
@@ -104,7 +104,10 @@ class DynamicConv2d(nn.Module):
     def add_identity(self) -> None:
         """Makes the first C output channels of every expert the identity plus that expert's own noise.
 
-        The noise is needed: equal experts get equal gradients and stay equal.
+        The noise is needed because equal experts get equal gradients and stay equal.
+
+        Raises:
+            ValueError: the layer has more than one group.
         """
         if self.groups != 1:
             raise ValueError("add_identity: needs groups = 1")
@@ -115,17 +118,17 @@ class DynamicConv2d(nn.Module):
     @classmethod
     @torch.no_grad()
     def from_conv(cls, conv: nn.Conv2d, experts: int = 4, noise: float = 0.1, **options: Any) -> DynamicConv2d:
-        """A dynamic layer that starts with the output of `conv`, up to rounding, and can depart from it in training.
+        """A dynamic layer whose output initially equals that of `conv`, up to rounding, and can diverge in training.
 
-        The router starts at exactly a = 1/K. The experts are conv's kernel plus deviations that differ and sum to zero,
-        so they cancel in the output while each routing weight has its own gradient. What is frozen in `conv` stays
-        frozen: the experts and the router with its kernel, the biases with its bias.
+        The router starts at exactly a = 1/K. Each expert is conv's kernel plus its own deviation; the deviations sum to
+        zero, so they cancel in the output while each routing weight has its own gradient. What is frozen in `conv`
+        stays frozen: the experts and the router if its kernel is, the biases if its bias is.
 
         Args:
-            conv: gives the geometry, the kernel, the bias, the device and the type.
+            conv: provides the geometry, the kernel, the bias, the device and the type.
             experts: K.
-            noise: standard deviation of the deviations, relative to that of the kernel; of a kernel with hardly any
-                (one weight, a constant), relative to its magnitude; of a zero kernel, to that of a new `Conv2d`.
+            noise: standard deviation of the deviations, relative to that of the kernel; for a (nearly) constant kernel,
+                relative to its magnitude; for a zero kernel, relative to that of a new `Conv2d`.
             options: router_hidden, gate, temperature, algorithm.
         """
         kernel_size, stride, dilation = (
@@ -150,11 +153,11 @@ class DynamicConv2d(nn.Module):
 
     @torch.no_grad()
     def collapse(self) -> nn.Conv2d:
-        """The one convolution that this layer equals where its routing weights are the same for every image.
+        """The single convolution that is equivalent to this layer if its routing weights do not depend on the image.
 
         Raises:
-            ValueError: the weights depend on the image: the router's last layer is not zero, and K > 1 or the gate does
-                not promise weights that sum to one.
+            ValueError: the routing weights depend on the image: the router's last layer is not zero, and K > 1 or the
+                gate does not declare that its weights sum to one.
         """
         always_one = self.weight.shape[0] == 1 and self.router.sums_to_one
         if not always_one and self.router.linear.weight.count_nonzero():
@@ -174,16 +177,16 @@ class DynamicConv2d(nn.Module):
         return conv
 
     def routing_weights(self, x: Tensor) -> Tensor:
-        """a, [N, K], for x [N, C, H, W]; [K] for [C, H, W]."""
+        """The routing weights a: [N, K] for x [N, C, H, W], or [K] for x [C, H, W]."""
         routing: Tensor = self.router(x) if x.dim() == 4 else self.router(x[None])[0]
         return routing
 
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
-        """sum_k a_k Conv_k(x), [N, C, H, W] -> [N, O, H', W'] or [C, H, W] -> [O, H', W'].
+        """Computes sum_k a_k Conv_k(x): [N, C, H, W] -> [N, O, H', W'], or [C, H, W] -> [O, H', W'].
 
         Args:
             x: input.
-            routing_weights: a, [N, K], or [K] without a batch; from the layer's own router if not given.
+            routing_weights: a, [N, K], or [K] without a batch dimension; by default, those of the layer's own router.
 
         Raises:
             ValueError: x has another number of dimensions, or shapes do not match.
@@ -202,13 +205,13 @@ class DynamicConv2d(nn.Module):
         )  # fmt: skip
 
     def explain_algorithm(self, shape: Sequence[int], training: bool | None = None) -> choice.Explanation:
-        """What `auto` takes for an input of this shape, and the predicted times behind it; made to be printed.
+        """What `auto` takes for an input of this shape, and the predicted times; print the result to see a table.
 
-        Under autocast, the answer is for autocast's type.
+        Under autocast, the answer applies to autocast's type.
 
         Args:
-            shape: of x: (N, C, H, W).
-            training: with or without gradients; `layer.training` if not given.
+            shape: shape of x, (N, C, H, W).
+            training: with or without gradients; by default `layer.training`.
 
         Raises:
             ValueError: shape does not have four dimensions, or has another number of channels.
@@ -228,7 +231,7 @@ class DynamicConv2d(nn.Module):
         return choice.explain(geometry.computed())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # `to(memory_format=torch.channels_last)` fails on five dimensions, so it gets the experts as K * O kernels.
+        # `to(memory_format=torch.channels_last)` fails on five dimensions, so the experts are passed as K * O kernels.
         def as_kernels(tensor: Tensor) -> Tensor:
             return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
 
@@ -244,10 +247,10 @@ class DynamicConv2d(nn.Module):
 
 
 def _spread(weight: Tensor) -> Tensor:
-    """The standard deviation to which `from_conv` scales its noise; positive for every kernel.
+    """The standard deviation that `from_conv` multiplies its noise by; positive for every kernel.
 
-    A kernel whose own is below a tenth of its mean absolute weight is nearly constant, and noise of that size could
-    vanish in rounding. No branch depends on a value, because meta tensors have none.
+    If a kernel's own deviation is below a tenth of its mean absolute weight, the kernel is nearly constant, and noise
+    of that size could vanish in rounding. No branch depends on a value, because meta tensors have none.
     """
     magnitude = weight.abs().mean()
     spread = weight.std() if weight.numel() > 1 else torch.zeros_like(magnitude)

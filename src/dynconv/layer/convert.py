@@ -1,4 +1,4 @@
-"""Whole networks: makes static convolutions dynamic, and folds batch normalisation into the experts."""
+"""Converts whole networks: makes static convolutions dynamic, and folds batch normalisation into the experts."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ def convert(
     Args:
         module: any network, for instance a trained one; it is not changed.
         experts: K.
-        where: takes a convolution's name in `module` ("layer1.0.conv2") and the convolution, and says whether to make
-            it dynamic; all are if not given. Pointwise ones gain little:
+        where: takes a convolution's name in `module` ("layer1.0.conv2") and the convolution, and returns whether to
+            make it dynamic; by default, all are. Pointwise convolutions gain little; to leave them static, use
             `where=lambda name, conv: conv.kernel_size != (1, 1)`.
         options: as for `DynamicConv2d.from_conv`: noise, router_hidden, gate, temperature, algorithm.
 
     Raises:
-        ValueError: there is no such convolution. Only `nn.Conv2d` itself counts, not a subclass or a parametrised one.
+        ValueError: there is no convolution to convert. Only `nn.Conv2d` itself counts, not subclasses or parametrised
+            convolutions.
     """
-    holder = nn.ModuleDict({"module": copy.deepcopy(module)})  # so that the module itself may be a convolution
+    holder = nn.ModuleDict({"module": copy.deepcopy(module)})  # allows the module itself to be a convolution
     made: dict[nn.Module, DynamicConv2d] = {}
     for parent_name, parent in list(holder.named_modules()):
         for child_name, child in list(parent._modules.items()):  # named_children() skips repeated modules
@@ -52,12 +53,12 @@ def convert(
 
 
 def _is_plain(module: nn.Module) -> TypeGuard[nn.Conv2d]:
-    """Whether the module is a Conv2d with its own kernel: pruning and the older weight norm compute it in a hook."""
+    """Whether the module is a Conv2d that owns its kernel: pruning and the older weight norm compute it in a hook."""
     return type(module) is nn.Conv2d and "weight" in module._parameters
 
 
 def _move_hooks(source: nn.Module, target: nn.Module) -> None:
-    """Every hook that `source` has, of whatever kind; nn.Module keeps each kind in an attribute of its own."""
+    """Moves every kind of hook from `source` to `target`; nn.Module keeps each kind in its own attribute."""
     for name, value in vars(source).items():
         if name.startswith("_") and "_hook" in name:
             setattr(target, name, value)
@@ -72,9 +73,9 @@ class _Tracer(fx.Tracer):
 def fold_batchnorm(net: nn.Module) -> nn.Module:
     """A copy of `net` for inference, with batch normalisation folded into the experts before it.
 
-    This folds each `BatchNorm2d` that is the only user of a `DynamicConv2d`'s output, directly or after max pooling (if
-    its scales are positive, so that the two commute), dropout or identity. The shift goes into the experts' biases, so
-    the gate has to promise routing weights that sum to one (`Gate.sums_to_one`). Everything else stays.
+    Folds each `BatchNorm2d` that is the only user of a `DynamicConv2d`'s output, directly or after max pooling (if its
+    scales are positive, so that the two commute), dropout or identity. The shift goes into the experts' biases, so the
+    gate must declare that its routing weights sum to one (`Gate.sums_to_one`). Everything else is left unchanged.
 
     Raises:
         ValueError: there is nothing to fold, or torch.fx cannot trace the network.
@@ -122,7 +123,7 @@ def _before(node: fx.Node, modules: dict[str, nn.Module]) -> tuple[fx.Node, bool
 
 
 def _fold(norm: nn.BatchNorm2d, conv: DynamicConv2d, pooled: bool) -> bool:
-    """Moves norm's scale and shift into conv; returns whether that was possible."""
+    """Folds the scale and shift of `norm` into `conv`; returns whether this was possible."""
     assert norm.running_mean is not None and norm.running_var is not None
     scale = (norm.running_var.double() + norm.eps).rsqrt()
     if norm.weight is not None:

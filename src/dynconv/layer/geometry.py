@@ -1,4 +1,4 @@
-"""The shapes of one dynamic convolution: everything its cost depends on, and what `auto` chooses by."""
+"""The geometry of one dynamic convolution: everything that its cost and the choice of `auto` depend on."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Pair = tuple[int, int]
 
 
 def pair(value: int | Sequence[int], name: str) -> Pair:
-    """One number stands for both height and width; two are kept.
+    """A height and a width: one number stands for both, two are kept.
 
     Raises:
-        ValueError: neither one number nor two; names the argument.
+        ValueError: `value` is neither one number nor two; the error names the argument `name`.
     """
     if isinstance(value, int):
         return value, value
@@ -28,10 +28,10 @@ def pair(value: int | Sequence[int], name: str) -> Pair:
 def sides_of_padding(
     padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair
 ) -> tuple[int, int, int, int]:
-    """`torch.nn.Conv2d`'s padding as pixels on the left, on the right, at the top and at the bottom.
+    """The padding of `torch.nn.Conv2d`, in pixels on the left, right, top and bottom.
 
     Raises:
-        ValueError: a negative number, an unknown word, or 'same' with a stride.
+        ValueError: `padding` is negative, an unknown word, or 'same' with a stride other than 1.
     """
     if padding == "same":
         if stride != (1, 1):
@@ -51,11 +51,11 @@ def sides_of_padding(
 
 @dataclass(frozen=True)
 class Geometry:
-    """One dynamic convolution of a batch.
+    """The geometry of one dynamic convolution of a batch.
 
     Attributes:
-        batch, in_channels, height, width: of the input.
-        out_channels, experts, kernel: of the experts.
+        batch, in_channels, height, width: dimensions of the input.
+        out_channels, experts, kernel: dimensions of the experts.
         stride, padding, dilation, groups: as for `torch.nn.Conv2d`.
         dtype: the type of the input and the experts.
         device: "cpu", "cuda", ...
@@ -81,7 +81,7 @@ class Geometry:
     def of(
         cls, x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
     ) -> Geometry:
-        """The geometry in which the experts weight_KOCHW are applied to x_NCHW, see `computed`."""
+        """The geometry for applying the experts weight_KOCHW to x_NCHW; see `computed`."""
         batch, in_channels, height, width = x_NCHW.shape
         experts, out_channels, _, kernel_height, kernel_width = weight_KOCHW.shape
         return cls(
@@ -91,7 +91,7 @@ class Geometry:
         ).computed()  # fmt: skip
 
     def computed(self) -> Geometry:
-        """This geometry; for strided 1x1 kernels without padding, that of the same output pixels at stride 1.
+        """This geometry; for strided 1x1 kernels without padding, the one with the same output pixels at stride 1.
 
         oneDNN's own strided 1x1 convolution gives wrong weight gradients, or crashes, for fewer than 8 channels,
         channels last: https://github.com/uxlfoundation/oneDNN/issues/6035
@@ -113,7 +113,7 @@ class Geometry:
     def taps_on_padding(self) -> tuple[list[int], list[int]]:
         """Rows and columns of the kernel that meet only padding.
 
-        There are some where a strided convolution's map is smaller than its kernel.
+        They exist only if a strided convolution's map is smaller than its kernel.
         """
         rows = self._taps_on_padding(0, self.height, self.out_height)
         return rows, self._taps_on_padding(1, self.width, self.out_width)

@@ -28,15 +28,15 @@ def mix_convolutions(
     """sum_k a_k (conv2d(x, weight_k) + bias_k) -> [N, O, H', W'].
 
     Args:
-        x_NCHW: input.
+        x_NCHW: input, [N, C, H, W].
         weight_KOCHW: the experts' kernels, [K, O, C / groups, kernel height, kernel width].
-        a_NK: routing weights.
-        bias_KO: the experts' biases.
+        a_NK: routing weights, [N, K].
+        bias_KO: the experts' biases, [K, O].
         stride, padding, dilation: one number, or two for height and width.
         algorithm: one of `ALGORITHMS`, which agree up to rounding, or `auto` for the one predicted to be fastest.
 
     Raises:
-        ValueError: shapes, types or devices that do not match; an unknown algorithm, or one that cannot compute this
+        ValueError: shapes, types or devices do not match, or the algorithm is unknown or cannot compute this
             convolution.
     """
     check_algorithm(algorithm)
@@ -65,7 +65,7 @@ def check_algorithm(name: str) -> None:
 
 
 def _check(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, groups: int) -> None:
-    """The operators read memory according to these shapes and types, so nothing that differs may pass."""
+    """Raises ValueError if shapes, types or devices do not match: the operators rely on them when they read memory."""
     if x_NCHW.dim() != 4 or weight_KOCHW.dim() != 5 or x_NCHW.shape[1] != weight_KOCHW.shape[2] * groups:
         raise ValueError(
             f"x: needs [N, {weight_KOCHW.shape[2] * groups}, H, W] for experts {list(weight_KOCHW.shape)}, "

@@ -1,6 +1,6 @@
 """The router, and the gates g that turn its logits into routing weights.
 
-A gate is one function [N, K] -> [N, K], registered with what it promises. To add one, write it here:
+A gate is one function [N, K] -> [N, K], registered with its properties. To add one, write it here:
 
     @gate("name", sums_to_one=True, signed=False)
     def name(logits_NK): ...
@@ -24,7 +24,7 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class Gate:
-    """A gate g and its promises. Every gate gives 1/K for logits of zero, where routers start.
+    """A gate g and its properties. Every gate returns 1/K for logits of zero, where routers start.
 
     Attributes:
         function: logits [N, K] -> routing weights [N, K].
@@ -44,7 +44,7 @@ GATES: dict[str, Gate] = {}
 def gate(
     name: str, *, sums_to_one: bool, signed: bool
 ) -> Callable[[Callable[[Tensor], Tensor]], Callable[..., Tensor]]:
-    """Registers the decorated function as a gate; see `Gate` for the promises."""
+    """Registers the decorated function as a gate; see `Gate` for the properties."""
 
     def register(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
         GATES[name] = Gate(function, sums_to_one, signed)
@@ -61,7 +61,7 @@ def softmax(logits_NK: Tensor) -> Tensor:
 
 @gate("sigmoid", sums_to_one=False, signed=False)
 def sigmoid(logits_NK: Tensor) -> Tensor:
-    """2/K sigmoid(z_k): each expert has its own switch. The factor gives 1/K at zero, as the other gates do."""
+    """2/K sigmoid(z_k), independently for each expert. The factor yields 1/K at zero, like the other gates."""
     return logits_NK.sigmoid() * (2 / logits_NK.shape[-1])
 
 
@@ -92,7 +92,7 @@ class Router(nn.Module):
         temperature: divides the logits. It is a buffer, so it is saved with the weights.
 
     Raises:
-        ValueError: unknown gate, temperature that is not positive and finite, negative width; names the argument.
+        ValueError: unknown gate, temperature not positive and finite, or negative width; the error names the argument.
     """
 
     temperature: Tensor
@@ -116,12 +116,12 @@ class Router(nn.Module):
 
     @property
     def sums_to_one(self) -> bool:
-        """Whether the gate promises routing weights that sum to one for every image."""
+        """Whether the gate declares that its routing weights sum to one for every image."""
         return GATES[self.gate].sums_to_one
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         with _no_autocast(x_NCHW.device):
-            # At least float32: the mean of a map in bf16 would keep three digits.
+            # Uses at least float32: in bf16, the mean of a map would keep only three digits.
             wide = x_NCHW.to(torch.promote_types(x_NCHW.dtype, torch.float32))
             features_NC = wide.mean((2, 3)).to(self.linear.weight.dtype)
             if self.hidden is not None:
@@ -133,7 +133,7 @@ class Router(nn.Module):
 
 
 def _no_autocast(device: torch.device) -> AbstractContextManager[object]:
-    """Float32 even under autocast: rounding a routing weight to 8 bits would shift an image's whole kernel.
+    """Keeps float32 under autocast, because rounding a routing weight to 8 bits would shift an image's whole kernel.
 
     The meta device has no autocast to turn off.
     """

@@ -1,1 +1,1 @@
-"""ModelConfig -> the network of the specification: images -> logits."""
+"""ModelConfig -> the network of the specification, which maps images to logits."""

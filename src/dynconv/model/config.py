@@ -1,4 +1,4 @@
-"""What a network is: every property of its shape, and nothing of how it is trained."""
+"""The configuration of a network: everything about its architecture, nothing about its training."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from dynconv.validation import Frozen, PositiveInt
 
 
 class ModelConfig(Frozen):
-    """The network.
+    """The network's architecture.
 
-    Tuples have one entry per block, or a single entry that holds for all blocks. The defaults are those of the preset
-    `quick`.
+    Tuples have one entry per block, or a single entry for all blocks. The defaults are those of the preset `quick`.
     """
 
     whiten: bool = True
-    """Fixed input transform: 2x2 patches are whitened by the training images' statistics, and split by their sign."""
+    """Fixed input transform: whiten 2x2 patches by the training images' statistics, then split them by sign."""
     whiten_eps: float = Field(5e-4, gt=0)
     """Added to the variance of each principal component before whitening."""
     widths: tuple[PositiveInt, ...] = (32, 32, 128, 128, 128, 128)
-    """Output channels of each block; their number is the number of blocks N."""
+    """Output channels of each block; the number of entries is the number of blocks N."""
     kernel_sizes: tuple[PositiveInt, ...] = (3,)
-    """Side of the experts' kernels, odd."""
+    """Side of the experts' kernels; must be odd."""
     strides: tuple[PositiveInt, ...] = (1,)
     """Stride of the experts."""
     pools: tuple[PositiveInt, ...] = (2, 1, 2, 1, 2, 1)
@@ -36,7 +35,7 @@ class ModelConfig(Frozen):
     gate: str = "softmax"
     """g, the router's non-linear activation: softmax, sigmoid, sparsemax, or any other registered gate."""
     temperature: float = Field(1.0, gt=0)
-    """The router's logits are divided by it."""
+    """Divisor of the router's logits."""
     router_hidden: int = Field(0, ge=0)
     """Width of the router's hidden layer; 0 for a linear router."""
     identity_init: bool = True

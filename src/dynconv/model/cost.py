@@ -1,7 +1,7 @@
-"""What a network costs for one image: learned parameters and multiply-adds by layer, from the shapes.
+"""The cost of a network for one image: learned parameters and multiply-adds of each layer, computed from the shapes.
 
-Counted are the multiply-adds of linear maps. Normalisation, activations and pooling, a few operations per
-value, are not. The figures are those of the mathematics, whichever algorithm (`layer.algorithms`) computes it.
+Only the multiply-adds of linear maps are counted; normalisation, activations and pooling take few operations per value
+and are ignored. The figures do not depend on the algorithm (`layer.algorithms`) that computes the mixture.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Row:
     """One layer.
 
     Attributes:
-        part: which part of the specification it is; "other" are the components that it allows to be added.
-        block: number of its block, from 1; 0 outside the backbone.
-        layer: what it is, in words.
-        shape: of its output for one image, without the batch dimension.
-        parameters: learned ones.
-        multiply_adds: for one image. Of experts: mixing their kernels, then one convolution.
-        separate_multiply_adds: the same, with the experts as K convolutions whose outputs are mixed.
+        part: the part of the specification; "other" stands for the added components that the specification allows.
+        block: number of the block, from 1; 0 outside the backbone.
+        layer: short description.
+        shape: shape of the output for one image, without the batch dimension.
+        parameters: number of learned parameters.
+        multiply_adds: multiply-adds for one image; for experts, those of mixing the kernels, then one convolution.
+        separate_multiply_adds: the same, but with the experts as K convolutions whose outputs are mixed.
     """
 
     part: Part
@@ -41,10 +41,10 @@ class Row:
 
 
 def multiply_adds(net: Net, image_size: int) -> list[Row]:
-    """The layers of `net` in their order, for images of image_size x image_size pixels.
+    """The layers of `net`, in order, for images of image_size x image_size pixels.
 
     Raises:
-        ValueError: the image is too small: a block would have nothing left to put out.
+        ValueError: the image is too small: a block would have no output pixels.
     """
     side = image_size - 1 if net.input.whiten else image_size
     channels = net.input.channels

@@ -1,4 +1,4 @@
-"""A network as a table: block by block, which part of the specification each layer is, and what it costs."""
+"""Shows a network as a table: for each layer, its part of the specification and its cost."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def rows(model: ModelConfig, classes: int = 10, image_size: int = 32, also: Sequ
     """The layers of the network that `model` describes, for images of image_size x image_size pixels.
 
     Args:
-        also: other sizes of images that have to pass.
+        also: other image sizes that the network must accept.
 
     Raises:
-        DynconvError: there is no such network: its parts do not fit, or the images are too small for it.
+        DynconvError: the network cannot be built: its parts do not fit together, or the images are too small for it.
     """
     try:
         with torch.device("meta"):  # shapes without values
@@ -58,7 +58,7 @@ def headline(model: ModelConfig, classes: int = 10, image_size: int = 32, also: 
 def describe(
     name: str, model: ModelConfig, classes: int = 10, image_size: int = 32, also: Sequence[int] = ()
 ) -> RenderableType:
-    """The table, with totals. Raises DynconvError as `rows` does."""
+    """The network as a table with totals. Raises DynconvError as `rows` does."""
     layers = rows(model, classes, image_size, also)
     parameters, products, separate = _totals(layers)
     title = f"{name}: {len(model.widths)} blocks, K = {model.experts} experts, {image_size} pixels"

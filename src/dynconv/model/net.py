@@ -20,21 +20,21 @@ from dynconv.model.config import ModelConfig
 
 
 def to_unit_range(images_NCHW: Tensor) -> Tensor:
-    """Images as floats in [0, 1]: uint8 is divided by 255 and laid out channels_last; floats pass as they are."""
+    """Images as floats in [0, 1]: uint8 is divided by 255 and stored channels_last; floats are returned unchanged."""
     if images_NCHW.is_floating_point():
         return images_NCHW
     return images_NCHW.to(torch.float32, memory_format=torch.channels_last) / 255
 
 
-torch.fx.wrap("to_unit_range")  # its branch is one step to torch.fx, with which batch norm is folded
+torch.fx.wrap("to_unit_range")  # an opaque step for torch.fx, which cannot trace its branch when folding batch norm
 
 
 class InputTransform(nn.Module):
-    """Fixed preprocessing: images [N, 3, H, W], uint8 or floats in [0, 1] -> standardised, and whitened or not.
+    """Fixed preprocessing: images [N, 3, H, W], uint8 or floats in [0, 1] -> standardised and optionally whitened.
 
     Nothing is learned. Whitening maps each 2x2 patch to its 12 principal components scaled to unit variance, then keeps
     their positive and negative parts apart: [N, 24, H-1, W-1]. The statistics are buffers, saved and loaded with the
-    weights; `fit` takes them from training images, and without them `forward` refuses to run.
+    weights; `fit` computes them from training images. Without them, `forward` raises RuntimeError.
     """
 
     mean: Tensor
@@ -56,7 +56,7 @@ class InputTransform(nn.Module):
 
     @torch.no_grad()
     def fit(self, images_N3HW: Tensor) -> None:
-        """Takes the statistics from training images, uint8 or in [0, 1]; the patches' from the first 5,000 of them."""
+        """Computes the statistics from training images, uint8 or in [0, 1]; those of patches from the first 5,000."""
         x = to_unit_range(images_N3HW)
         self.mean.copy_(x.mean((0, 2, 3)))
         self.std.copy_(x.std((0, 2, 3)))
@@ -85,9 +85,10 @@ class InputTransform(nn.Module):
 
 
 class Block(nn.Module):
-    """One block: the router predicts a from the block's own input, the K experts are combined by it, then the extras.
+    """One block: the router predicts a from the block's own input, a mixes the K experts, then come the extras.
 
     a = g(SpatialAveragePool(X) W);  O = a_1 Conv_1(X) + ... + a_K Conv_K(X);  pool, norm, nonlinearity, dropout.
+    Maps [N, C, H, W] to [N, widths[index], H', W'].
     """
 
     def __init__(self, config: ModelConfig, index: int, in_channels: int) -> None:
@@ -146,7 +147,7 @@ class Head(nn.Module):
         self.hidden = nn.Linear(config.widths[-1], config.head_hidden) if config.head_hidden else None
         width = config.head_hidden or config.widths[-1]
         self.linear = nn.Linear(width, classes)
-        # Small logits at the start: the first steps then move the backbone, not just the head.
+        # Logits start small, so that the first steps train the backbone, not just the head.
         nn.init.normal_(self.linear.weight, std=1 / width)
         nn.init.zeros_(self.linear.bias)
 
@@ -159,10 +160,10 @@ class Head(nn.Module):
 
 
 class Net(nn.Module):
-    """The network that `config` describes, its weights drawn from torch's generator.
+    """The network that `config` describes, with weights drawn from torch's generator.
 
     Images [N, 3, H, W], uint8 or floats in [0, 1] -> logits [N, classes]. A new network needs the statistics of its
-    images first: `net.input.fit(images)`.
+    images before its first use: `net.input.fit(images)`.
     """
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
@@ -176,7 +177,7 @@ class Net(nn.Module):
         return logits
 
     def routing_weights(self, images_N3HW: Tensor) -> list[Tensor]:
-        """a of every block, [N, K] each, for images as `forward` takes them."""
+        """The routing weights a of every block, [N, K] each, for images as `forward` takes them."""
         x, weights = self.input(images_N3HW), []
         for block in self.backbone:
             weights.append(block.conv.routing_weights(x))

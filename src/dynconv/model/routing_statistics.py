@@ -1,4 +1,4 @@
-"""What a network's routing does over some images, in three numbers per block, and whether that is anything at all."""
+"""Statistics of a network's routing over some images, three per block, and what is wrong with it, if anything."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ IDLE = 0.002
 """Routing weights whose standard deviation over images is below this are in effect the same for every image."""
 
 UNUSED = 0.1
-"""An expert whose mean routing weight is below this fraction of 1/K has hardly any part in the mixture."""
+"""An expert whose mean routing weight is below this fraction of 1/K contributes hardly anything to the mixture."""
 
 Finding = Literal["", "collapsed", "idle", "unused"]
 
@@ -28,9 +28,9 @@ class BlockRouting(BaseModel):
     """The routing of one block over some images.
 
     Attributes:
-        block: its number, from 1.
+        block: number of the block, from 1.
         mean: mean routing weight of each expert.
-        entropy: of these means, as shares of their sum: 1 is uniform, 0 is one expert.
+        entropy: normalised entropy of these means as shares of their sum: 1 is uniform, 0 is one expert.
         std: standard deviation of the routing weights over images, averaged over the experts.
     """
 
@@ -43,7 +43,7 @@ class BlockRouting(BaseModel):
 
     @property
     def finding(self) -> Finding:
-        """What is wrong with it: one expert for every image, one mixture for every image, or an expert without use."""
+        """The problem, if any: one expert for every image, one mixture for every image, or an unused expert."""
         experts = len(self.mean)
         if experts == 1:
             return ""
@@ -55,7 +55,7 @@ class BlockRouting(BaseModel):
 
 
 def summarise(routing: Sequence[Tensor]) -> list[BlockRouting]:
-    """Of the routing weights [N, K] of each block."""
+    """The statistics of each block's routing weights [N, K]."""
     return [_of_block(number, a_NK) for number, a_NK in enumerate(routing, 1)]
 
 
@@ -70,7 +70,7 @@ def _of_block(number: int, a_NK: Tensor) -> BlockRouting:
 
 @torch.no_grad()
 def routing_statistics(net: Net, images_NCHW: Tensor) -> list[BlockRouting]:
-    """Of `net` in evaluation mode over images [N, 3, H, W]; leaves it in the mode in which it was."""
+    """The statistics of `net` in evaluation mode over images [N, 3, H, W]; restores the mode of `net` afterwards."""
     was_training = net.training
     net.eval()
     try:

@@ -1,6 +1,6 @@
-"""From images to logits in evaluation: batch by batch, with or without test-time augmentation.
+"""Images -> logits in evaluation: batch by batch, with or without test-time augmentation.
 
-Training and inference both come here, so a run's final accuracy can be reproduced to the last bit.
+Training and inference share this code, so a run's final accuracy can be reproduced to the last bit.
 Shape suffixes: N images, C channels, H x W spatial.
 """
 
@@ -13,15 +13,15 @@ from torch.nn import functional as F
 from dynconv.model.net import to_unit_range
 
 EVAL_BATCH = 250
-"""Images per forward pass. More would leave a CPU's cache between layers. Fixed: the size of a batch can move the last
-bits of a logit."""
+"""Images per forward pass. Larger batches would not stay in a CPU's cache between layers. Fixed, because the batch size
+can change the last bits of a logit."""
 
 
 @torch.no_grad()
 def batched_logits(net: nn.Module, images_NCHW: Tensor, *, tta: bool = False) -> Tensor:
-    """Logits float32 [N, classes] of uint8 images [N, C, H, W], on their device, net in evaluation mode.
+    """Logits float32 [N, classes] for uint8 images [N, C, H, W], on their device, with `net` in evaluation mode.
 
-    Runs under the autocast that the caller has set; leaves the net in the mode in which it was.
+    Runs under the caller's autocast, and restores the mode of `net` afterwards.
     """
     was_training = net.training
     net.eval()
@@ -35,10 +35,10 @@ def batched_logits(net: nn.Module, images_NCHW: Tensor, *, tta: bool = False) ->
 
 
 def tta_logits(net: nn.Module, images_NCHW: Tensor) -> Tensor:
-    """Mean of the logits over image and mirror, unmoved and moved by one pixel along the diagonal either way.
+    """Test-time augmentation: averages logits over six views, of image and mirror image, unshifted and shifted.
 
-    The unmoved pair has half the weight; what moves in at the border is reflected. From airbench
-    (Jordan 2024, https://arxiv.org/abs/2404.00498).
+    The shifts are one pixel along the diagonal in either direction, with reflection at the border. The unshifted pair
+    has half the weight. From airbench (Jordan 2024, https://arxiv.org/abs/2404.00498).
 
     Args:
         images_NCHW: uint8, or floats in [0, 1]; at least 2x2 pixels.
@@ -54,7 +54,7 @@ def tta_logits(net: nn.Module, images_NCHW: Tensor) -> Tensor:
 
 
 def _with_mirror(net: nn.Module, x_NCHW: Tensor) -> Tensor:
-    # channels_last is lost by slicing and by flip, and with it the fast convolutions.
+    # Slicing and flip lose channels_last, and with it the fast convolutions.
     views = (x_NCHW, x_NCHW.flip(3))
     first, second = (net(x.contiguous(memory_format=torch.channels_last)).float() for x in views)
     return 0.5 * (first + second)

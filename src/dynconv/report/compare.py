@@ -1,4 +1,4 @@
-"""Several runs: grouped by configuration, with means, standard deviations and paired tests."""
+"""Compares several runs: groups them by configuration, with means, standard deviations and paired tests."""
 
 from __future__ import annotations
 
@@ -15,21 +15,25 @@ from dynconv.artifacts.records import Summary
 from dynconv.report.record import RunRecord, flat, shown
 
 FEWEST_SEEDS = 3
-"""Common seeds needed for an interval: that of two spans more than a hundred points."""
+"""Common seeds needed for an interval: with two seeds, it would span more than a hundred points."""
 _LONGEST_NAME = 40
-"""Characters; a group that differs by more is numbered, and the table of fields says what it is."""
+"""In characters; a group with a longer name is numbered instead, and the table of fields describes it."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs of one configuration on one data set. `differing`: its values of the fields in which groups differ."""
+    """Runs of one configuration on one data set.
+
+    Attributes:
+        differing: the group's values of the fields in which groups differ.
+    """
 
     name: str
     records: list[RunRecord]
     differing: dict[str, str]
 
     def figure(self, of: Callable[[Summary], float | None]) -> tuple[float, float | None, int] | None:
-        """Mean, sample standard deviation (None of a single run) and number of runs that have the figure."""
+        """Mean, sample standard deviation (None for a single run) and number of runs that have the figure."""
         found = [of(record.summary) for record in self.records if record.summary]
         values = [value for value in found if value is not None]
         if not values:
@@ -38,7 +42,7 @@ class Group:
 
 
 def group(records: list[RunRecord]) -> list[Group]:
-    """Groups in the order of their first run."""
+    """Groups the runs by configuration, in the order of each group's first run."""
     described = [({"data": record.data_name} | flat(record.config.tree()), record) for record in records]
     differing = differing_fields([fields for fields, _ in described])
     members: dict[tuple[str, ...], list[RunRecord]] = {}
@@ -51,13 +55,13 @@ def group(records: list[RunRecord]) -> list[Group]:
 
 
 def differing_fields(configurations: list[dict[str, Any]]) -> list[str]:
-    """The fields in which flat configurations differ, the seed apart. One that lacks a field has no value of it."""
+    """The fields in which flat configurations differ, except the seed. A missing field counts as a value of its own."""
     keys = {name: None for fields in configurations for name in fields if name != "seed"}
     return [name for name in keys if len({repr(fields.get(name)) for fields in configurations}) > 1]
 
 
 def _names(groups: dict[tuple[str, ...], list[RunRecord]], differing: list[str]) -> list[str]:
-    """Of each group, by its values of the differing fields: its preset, and what tells it from others of the same."""
+    """The name of each group: its preset, and the fields that distinguish it from other groups of that preset."""
     fields = [
         {"preset": runs[0].config.preset} | dict(zip(differing, values, strict=True)) for values, runs in groups.items()
     ]
@@ -72,12 +76,12 @@ def _names(groups: dict[tuple[str, ...], list[RunRecord]], differing: list[str])
 
 
 def verdicts(groups: list[Group]) -> list[str]:
-    """For each pair of groups, whether their accuracies differ, in a sentence."""
+    """One sentence for each pair of groups: whether their accuracies differ."""
     return [sentence for first, second in combinations(groups, 2) if (sentence := _test(first, second))]
 
 
 def _test(first: Group, second: Group) -> str | None:
-    """Paired by seed where two or more seeds are common; else, of two single runs, by image."""
+    """Compares by seed if two or more seeds are common; otherwise, for two single runs, by image."""
     if len({record.data_name for record in [*first.records, *second.records]}) > 1:
         return None
     pairs = _by_common_seed(first, second)
@@ -90,7 +94,7 @@ def _test(first: Group, second: Group) -> str | None:
 
 
 def _by_common_seed(first: Group, second: Group) -> list[tuple[float, float]]:
-    """The accuracies of both groups' runs of each common seed: all with test-time augmentation, or all without."""
+    """Both groups' accuracies for each common seed: all with test-time augmentation, or all without."""
     summaries = [
         {record.config.seed: record.summary for record in group.records if record.summary} for group in (first, second)
     ]
@@ -107,7 +111,7 @@ def _seed_by_seed(pairs: list[tuple[float, float]]) -> str:
     if len(pairs) < FEWEST_SEEDS:
         return f"{mean:+.2f} points over {len(pairs)} common seeds; n is too small for an interval."
     if max(differences) - min(differences) < 1e-9:  # no spread for a t-test
-        return f"{mean:+.2f} points in each of {len(pairs)} common seeds."
+        return f"{mean:+.2f} points for each of {len(pairs)} common seeds."
     found = ttest_rel([b for _, b in pairs], [a for a, _ in pairs])
     low, high = (100 * bound for bound in found.confidence_interval(0.95))
     return (
@@ -125,6 +129,6 @@ def _image_by_image(a: Predictions | None, b: Predictions | None) -> str | None:
         return "right and wrong on the same images."
     p = binomtest(won, lost + won).pvalue
     return (
-        f"{won} images won, {lost} lost of {len(a.labels):,}, McNemar's exact test, p = {p:.2g}. With one run each, "
-        "this tells these two networks apart, not their configurations."
+        f"{won} images won, {lost} lost out of {len(a.labels):,}, McNemar's exact test, p = {p:.2g}. With one run "
+        "each, this compares these two networks, not their configurations."
     )

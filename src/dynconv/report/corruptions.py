@@ -1,7 +1,7 @@
-"""Common corruptions of images, computed here: not the files of CIFAR-10-C, so not to be compared with its figures.
+"""Common corruptions of images, computed here. They are not the files of CIFAR-10-C; do not compare with its figures.
 
-Each takes uint8 images [N, 3, H, W] and a strength and returns images of the same kind. The kinds are those of
-Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
+Each function takes uint8 images [N, 3, H, W] and a strength, and returns images of the same type and shape. The kinds
+of corruption are those of Hendrycks and Dietterich 2019, https://arxiv.org/abs/1903.12261.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from torch.nn import functional as F
 
 
 def noise(images_NCHW: Tensor, deviation: float) -> Tensor:
-    """Gaussian noise, of this standard deviation in grey levels (of 255); the same at every call."""
+    """Adds Gaussian noise with this standard deviation in grey levels (of 255); the same noise at every call."""
     drawn = torch.randn(images_NCHW.shape, generator=torch.Generator().manual_seed(0))
     return _to_uint8(images_NCHW + deviation * drawn)
 
 
 def blur(images_NCHW: Tensor, sigma: float) -> Tensor:
-    """Gaussian blur, sigma in pixels."""
+    """Blurs with a Gaussian; sigma in pixels."""
     reach = min(math.ceil(3 * sigma), min(images_NCHW.shape[2:]) - 1)
     line = torch.exp(-(torch.arange(-reach, reach + 1.0) ** 2) / (2 * sigma**2))
     line /= line.sum()
@@ -36,18 +36,18 @@ def blur(images_NCHW: Tensor, sigma: float) -> Tensor:
 
 
 def contrast(images_NCHW: Tensor, factor: float) -> Tensor:
-    """Distance of each pixel from the image's mean, times factor < 1."""
+    """Multiplies the distance of each pixel from the image's mean by factor < 1."""
     mean = images_NCHW.float().mean((1, 2, 3), keepdim=True)
     return _to_uint8(mean + factor * (images_NCHW - mean))
 
 
 def brightness(images_NCHW: Tensor, added: float) -> Tensor:
-    """Grey levels (of 255) added to every pixel."""
+    """Adds this many grey levels (of 255) to every pixel."""
     return _to_uint8(images_NCHW.float() + added)
 
 
 def jpeg(images_NCHW: Tensor, quality: float) -> Tensor:
-    """Compressed by JPEG with this quality (1 to 95) and read again."""
+    """Compresses as JPEG with this quality (1 to 95) and decodes again."""
     decoded = []
     for image in images_NCHW.permute(0, 2, 3, 1).numpy():
         buffer = io.BytesIO()
@@ -68,4 +68,4 @@ CORRUPTIONS: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...
     "brightness": (brightness, (30, 60, 90), "grey levels added"),
     "JPEG": (jpeg, (50, 25, 10), "quality"),
 }
-"""Name -> function, mild to strong, what the number is."""
+"""Name -> function, strengths from mild to strong, meaning of the strength."""

@@ -1,4 +1,4 @@
-"""Curves over the epochs and over time, of one run and of groups of runs."""
+"""Curves over epochs and over time, for one run and for groups of runs."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _QUANTITIES = {"loss": ("cross-entropy (nats)", 1), "accuracy": ("accuracy (%)",
 
 
 def curves(epochs: list[EpochLine], title: str) -> list[Plot]:
-    """loss and accuracy over the epochs, both over time, and the schedules. Nothing where no epoch has ended."""
+    """Plots of loss and accuracy over the epochs and over time, and of the schedules. Empty if no epoch has ended."""
     if not epochs:
         return []
     captions = {
         "loss": "Loss after each epoch. The training loss includes label smoothing and augmentation.",
-        "accuracy": "Accuracy after each epoch. Training accuracy is that on augmented images of the epoch's size.",
+        "accuracy": "Accuracy after each epoch. Training accuracy is measured on augmented images of the epoch's size.",
     }
     plots = []
     for quantity, caption in captions.items():
@@ -81,7 +81,7 @@ def _schedule(epochs: list[EpochLine]) -> Callable[[Figure], None]:
 
 
 def overlay(groups: dict[str, list[list[EpochLine]]]) -> list[Plot]:
-    """Test loss and accuracy of groups of runs, over the epochs and over time: mean, and a band of one sd.
+    """Plots test loss and accuracy of groups of runs, over epochs and over time: mean, and a band of one sd.
 
     Args:
         groups: name -> the epoch records of each of its runs.
@@ -99,9 +99,7 @@ def overlay(groups: dict[str, list[list[EpochLine]]]) -> list[Plot]:
             panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
             legend_below(figure, 2)
 
-        caption = (
-            f"Test {quantity} of each group: mean, and a band of one standard deviation where it has several runs."
-        )
+        caption = f"Test {quantity} of each group: mean, and a band of one standard deviation if it has several runs."
         plots.append(draw(f"runs-{quantity}", caption, paint, 7.6, 3.4))
     return plots
 
@@ -125,7 +123,7 @@ def _band(axes: Axes, runs: list[list[EpochLine]], over: str, key: str, scale: i
 
 
 def pareto(points: dict[str, list[tuple[float, float, float]]]) -> Plot:
-    """Accuracy against cost.
+    """Plots accuracy against cost.
 
     Args:
         points: group -> (test accuracy 0..1, training seconds, millions of multiply-adds) of each of its runs.

@@ -1,6 +1,6 @@
-"""The network drawn from its model: in each block the router, the experts side by side, their weighted sum.
+"""Draws the network: in each block, the router, the experts side by side, and their weighted sum.
 
-It runs from top to bottom and is narrow, so that a phone shows it whole.
+The drawing runs from top to bottom and is narrow enough for a phone screen.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from dynconv.report.plot import COLOURS, Plot, draw, ink
 
 _ROUTING, _EXPERTS, _OTHER = COLOURS[1], COLOURS[0], COLOURS[6]
 _UNIT = 0.4
-"""Inches. The drawing is 10 units wide."""
+"""Inches per unit. The drawing is 10 units wide."""
 _END = 1.3
 """Height of the first and of the last row, in units."""
 _PITCH = 0.68
-"""From one expert to the next, in units."""
+"""Distance from one expert to the next, in units."""
 _SPLIT = 0.75
-"""Where the line that brings a block's input forks, in units from the left."""
+"""Where the line with a block's input forks, in units from the left."""
 _SHOWN = 3
-"""Experts drawn one by one; of more, the first two and the last."""
+"""Up to this many experts are all drawn; of more, only the first two and the last."""
 
 
 def diagram(rows: list[Row]) -> Plot:
-    """From the rows of `describe`, in their order."""
+    """Draws the rows of `describe`, in their order."""
     blocks = [
         {row.part: row for row in rows if row.block == number} for number in sorted({row.block for row in rows} - {0})
     ]
@@ -46,19 +46,19 @@ def diagram(rows: list[Row]) -> Plot:
 
     caption = (
         "The network. In each block, the router (orange) predicts the routing weights a from the spatial mean of the "
-        "block's input. The experts (blue) see the same input, side by side; each output is multiplied by its own "
-        "weight, and their sum goes on."
+        "block's input. The experts (blue) all see the same input; each output is multiplied by its routing weight, "
+        "and their sum is the block's O."
     )
     return draw("architecture", caption, paint, 10 * _UNIT, height * _UNIT)
 
 
 def _shown(count: int) -> list[int | None]:
-    """The numbers of the experts that are drawn; None stands for those left out."""
+    """The numbers of the experts to draw; None stands for those left out."""
     return [*range(1, count + 1)] if count <= _SHOWN else [1, 2, None, count]
 
 
 def _input(axes: Axes, row: Row) -> float:
-    """The first row; returns where the next begins."""
+    """Draws the first row; returns where the next one begins."""
     _box(axes, 0.3, 0.35, 2.0, ["image"], _OTHER)
     _arrow(axes, (2.3, 0.35), (2.8, 0.35))
     _box(axes, 2.8, 0.35, 5.6, [f"{row.layer} (fixed)"], _OTHER)
@@ -69,7 +69,7 @@ def _input(axes: Axes, row: Row) -> float:
 def _block(
     axes: Axes, number: int, top: float, bottom: float, parts: dict[Part, Row], experts: list[int | None]
 ) -> None:
-    """From the input's fork at `top` to the output, which leaves at `bottom`."""
+    """Draws a block, from the fork of its input at `top` to its output at `bottom`."""
     router, first = top + 0.4, top + 1.15
     places = [first + _PITCH * place for place in range(len(experts))]
     middle = (places[0] + places[-1]) / 2
@@ -109,14 +109,14 @@ def _head(axes: Axes, top: float, head: list[Row]) -> None:
 
 
 def _on_to_the_next(axes: Axes, x: float, y: float, bottom: float, row: Row) -> None:
-    """From (x, y) down and back to the left, where the next row begins; the shape of what flows is written on it."""
+    """Draws a line from (x, y) down and back to the left, where the next row begins, labelled with the data's shape."""
     turn = bottom - 0.2
     _line(axes, [(x, y), (x, turn), (_SPLIT, turn), (_SPLIT, bottom)])
     axes.text(_SPLIT + 0.35, turn - 0.07, "×".join(map(str, row.shape)), va="bottom", fontsize=8)
 
 
 def _lines(text: str, length: int) -> list[str]:
-    """The text in lines of about so many characters, broken after commas."""
+    """Splits the text into lines of about `length` characters, after commas."""
     lines = [""]
     for part in text.replace(", ", ",\n").split("\n"):
         if lines[-1] and len(lines[-1]) + 1 + len(part) > length:

@@ -1,4 +1,4 @@
-"""One image explained: the prediction, the routing of each block beside its class's mean, and the pixels that count."""
+"""Explains one image: the prediction, the routing of each block beside the class mean, and the pixels that matter."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Explanation:
         image: uint8 [3, H, W], as the network sees it.
         probabilities: float32 [classes].
         routing: a of each block, [K].
-        class_routing: the mean a of the predicted class, by block; empty where the data set is not at hand.
+        class_routing: the mean a of the predicted class, [K] for each block; empty if the data set was not found.
         attribution: gradient x input of the predicted class's logit, [H, W].
     """
 
@@ -51,7 +51,7 @@ class Explanation:
         return self.classes[int(self.probabilities.argmax())]
 
     def table(self) -> RenderableType:
-        """For the terminal."""
+        """The explanation as a table for the terminal."""
         values, indices = self.probabilities.topk(min(_TOP, len(self.classes)))
         first = ", ".join(
             f"{self.classes[index]} {value:.1%}" for index, value in zip(indices.tolist(), values.tolist(), strict=True)
@@ -67,10 +67,10 @@ class Explanation:
         return Group(Text(f"{self.path}: {first}", style="bold"), table)
 
     def save(self, folder: Path) -> Path:
-        """Draws it into folder/<image>-explained.png; where that name is taken, under the name with a number.
+        """Draws the explanation into folder/<image>-explained.png, with a number added if that file exists.
 
         Raises:
-            DynconvError: it cannot be written.
+            DynconvError: the file cannot be written.
         """
         path, number = folder / f"{self.path.stem}-explained.png", 1
         try:
@@ -108,14 +108,14 @@ class Explanation:
                 right.plot(places, means, label=label, **style)
         right.set_xticks(blocks, labels=[str(number + 1) for number in blocks])
         right.set(xlabel="block", ylabel="routing weight")
-        right.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))  # where it hides no mark
+        right.legend(fontsize=7, ncols=3, loc="lower center", bbox_to_anchor=(0.5, 1))  # where it hides nothing
 
 
 class Explainer:
-    """Explains images by a trained network, beside the mean routing of each class over images of its data set.
+    """Explains the predictions of a trained network, and compares their routing with the mean routing of each class.
 
     Args:
-        data: where the data set is; by default where the run had it from. Without it there are no means.
+        data: where the data set is; by default the run's own source. If it is not found, there are no class means.
     """
 
     def __init__(self, predictor: Predictor, data: str | None) -> None:
@@ -127,7 +127,7 @@ class Explainer:
             logger.info("no class means: %s", error)
 
     def explain(self, path: Path) -> Explanation:
-        """Raises DynconvError where `path` is no image that can be read."""
+        """Explains one image file. Raises DynconvError if `path` cannot be read as an image."""
         image = to_pixels(path)
         probabilities = self._predictor.probabilities(image[None])[0]
         label = int(probabilities.argmax())

@@ -20,21 +20,21 @@ def _environment() -> Environment:
 
 
 def render(template: str, **context: Any) -> str:
-    """A whole page. A name that the template uses and `context` lacks is an error."""
+    """Renders a whole page. A name that the template uses and `context` lacks is an error."""
     return _environment().get_template(template).render(**context)
 
 
 def render_part(template: str, **context: Any) -> Markup:
-    """A part of a page, to be put into another template."""
+    """Renders a part of a page, for use in another template."""
     return Markup(render(template, **context))
 
 
 def figure(name: str, found: tuple[float, float | None, int] | None) -> str:
-    """A mean and its standard deviation in the unit of the column."""
+    """Formats a mean and its standard deviation in the unit of the column; "-" if there is none."""
     if found is None:
         return "-"
     mean, sd, _ = found
-    if name in ("test accuracy", "with augmentation"):
+    if name in ("test accuracy", "with test-time augmentation"):
         return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}") + " %"
     if name == "parameters":
         return f"{mean:,.0f}"

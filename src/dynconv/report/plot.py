@@ -1,7 +1,8 @@
-"""A plot: how it looks, and how it becomes files and a part of a page.
+"""Plots: their style, and how they become files and parts of a page.
 
-Colours are those of Okabe and Ito, which the colour-blind can tell apart; line styles and markers serve black-and-white
-print. Text and axes are drawn in one marked colour, which the page replaces by that of its own text, light or dark.
+The colours are those of Okabe and Ito, which colour-blind readers can tell apart; line styles and markers make plots
+readable in black and white. Text and axes are drawn in one placeholder colour, which the page replaces by its text
+colour, light or dark.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#9
 LINES = ("-", "--", ":", "-.")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 NUMBERED_CLASSES = 20
-"""The most classes whose cells in a heat map hold numbers."""
-_SEQUENTIAL = "cividis"  # as bright as large, for the colour-blind too
-_WIDE = 6.0  # inches; on a phone, a plot from this width scrolls instead of shrinking until nobody can read it
+"""With more classes than this, the cells of a heat map hold no numbers."""
+_SEQUENTIAL = "cividis"  # larger is brighter; suitable for colour-blind readers
+_WIDE = 6.0  # inches; on a phone, a wider plot scrolls instead of shrinking until it is unreadable
 
 _INK = "#010203"
 _SETTINGS: Any = {
@@ -78,7 +79,7 @@ def legend_below(figure: Figure, columns: int) -> None:
 def heat_map(
     axes: Axes, values: np.ndarray, rows: Sequence[str], columns: Sequence[str], limits: Sequence[float | None]
 ) -> Any:
-    """Values [rows, columns] as colours from limits[0] to limits[1]; NaN has none. Returns what a colour bar takes."""
+    """Draws values [rows, columns] as colours from limits[0] to limits[1]; NaN stays blank. Returns the mappable."""
     places = np.arange(len(columns)), np.arange(len(rows))
     mesh = axes.pcolormesh(*places, values, cmap=_SEQUENTIAL, vmin=limits[0], vmax=limits[1], shading="nearest")
     axes.set_xticks(places[0], labels=columns, rotation=45 if max(map(len, columns)) > 2 else 0, ha="center")
@@ -89,7 +90,7 @@ def heat_map(
 
 
 def readable(mesh: Any, value: float) -> str:
-    """Black or white, whichever can be read on the colour of `value`."""
+    """Black or white, whichever is readable on the colour of `value`."""
     red, green, blue, _ = mesh.cmap(mesh.norm(value))
     return "#111111" if 0.299 * red + 0.587 * green + 0.114 * blue > 0.5 else "#ffffff"
 
@@ -99,10 +100,10 @@ class Plot:
     """A drawn figure.
 
     Attributes:
-        name: of its files, without ending.
-        caption: what it shows, in a sentence.
-        svg, png: the files' content.
-        wide: whether it is too wide to be read on a phone without scrolling.
+        name: name of its files, without extension.
+        caption: one sentence on what the plot shows.
+        svg, png: content of the files.
+        wide: whether the plot is too wide to read on a phone without scrolling.
     """
 
     name: str
@@ -112,7 +113,7 @@ class Plot:
     wide: bool = False
 
     def save(self, folder: Path) -> None:
-        """Writes NAME.png and NAME.svg. Raises DynconvError where that is impossible."""
+        """Writes NAME.png and NAME.svg. Raises DynconvError if they cannot be written."""
         try:
             (folder / f"{self.name}.png").write_bytes(self.png)
             (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
@@ -121,7 +122,7 @@ class Plot:
 
     @property
     def inline(self) -> Markup:
-        """The SVG as a part of a page: in the page's text colour, its identifiers unlike those of other plots."""
+        """The SVG for embedding in a page: in the page's text colour, with ids that no other plot uses."""
         svg = self.svg[self.svg.index("<svg") :].replace(_INK, "currentColor")
         svg = re.sub(r'\bid="', f'id="{self.name}-', svg)
         svg = re.sub(r'(url\(#|href="#)', rf"\1{self.name}-", svg)
@@ -131,12 +132,12 @@ class Plot:
 
 
 def draw(name: str, caption: str, paint: Callable[[Figure], None], width: float = 6.4, height: float = 3.6) -> Plot:
-    """Has `paint` fill a figure of width x height inches, and renders it."""
+    """Creates a figure of width x height inches, lets `paint` fill it, and renders it as SVG and PNG."""
     with matplotlib.rc_context(_SETTINGS):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure)
         svg, png = io.StringIO(), io.BytesIO()
         figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
-        figure.set_layout_engine("none")  # it is laid out; doing so again would take as long as drawing it
+        figure.set_layout_engine("none")  # already laid out; doing so again takes as long as drawing it
         figure.savefig(png, format="png", dpi=150)
     return Plot(name, caption, svg.getvalue(), png.getvalue(), width > _WIDE)

@@ -1,4 +1,4 @@
-"""A run directory, read once: all that can be read, and a line for each thing that cannot."""
+"""Reads a run directory once: everything readable, and one line for each problem."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class RunRecord:
-    """What a run left. What could not be read is empty or None, and `problems` says why."""
+    """The files of a run. What could not be read is empty or None, and `problems` says why."""
 
     path: Path
     config: Config
@@ -35,13 +35,13 @@ class RunRecord:
 
     @property
     def data_name(self) -> str:
-        """The name of the data set; "?" where no file tells."""
+        """The name of the data set; "?" if no file contains it."""
         known = [each.data for each in (self.summary, self.environment, *self.epochs) if each and each.data]
         return known[0] if known else "?"
 
     @property
     def title(self) -> str:
-        """Of the page and of the curves."""
+        """The title of the page and of the curves."""
         return f"{self.config.preset} on {self.data_name}, seed {self.config.seed}"
 
     @property
@@ -51,7 +51,7 @@ class RunRecord:
 
     @property
     def machine(self) -> str:
-        """Its processors or GPUs."""
+        """The GPUs or else the processor that the run used; "?" if unknown."""
         return ", ".join(self.environment.gpus) or self.environment.processor or "?" if self.environment else "?"
 
 
@@ -59,7 +59,7 @@ def read_record(path: Path) -> RunRecord:
     """Reads a run directory without its weights.
 
     Raises:
-        DynconvError: `path` is no run directory, or its configuration is damaged, without which nothing can be said.
+        DynconvError: `path` is not a run directory, or its configuration, on which everything depends, is damaged.
     """
     run = RunDir.open(path)
     problems: list[str] = []
@@ -71,7 +71,7 @@ def read_record(path: Path) -> RunRecord:
     if metrics.damaged:
         problems.append(f"{file}: {len(metrics.damaged)} damaged lines are left out; the first is {metrics.damaged[0]}")
     if not metrics.epochs:
-        problems.append(f"{file}: holds no whole epoch")
+        problems.append(f"{file}: holds no complete epoch")
     alike = [line for line in metrics.epochs if _groups(line) == _groups(metrics.epochs[0])]
     if len(alike) < len(metrics.epochs):
         problems.append(f"{file}: epochs of another network are left out")
@@ -88,12 +88,12 @@ def read_record(path: Path) -> RunRecord:
 
 
 def _groups(line: EpochLine) -> tuple[list[str], int]:
-    """What the curves of an epoch are drawn by: its learning rates' names, and how many blocks it routes."""
+    """What the curves depend on: the names of the learning rates, and the number of blocks with routing."""
     return list(line.lr), len(line.routing)
 
 
 def attempt(what: Callable[[], Value], otherwise: Value, problems: list[str]) -> Value:
-    """The value, or `otherwise` and a problem more where there is none."""
+    """Returns `what()`; on a DynconvError, appends it to `problems` and returns `otherwise`."""
     try:
         return what()
     except DynconvError as error:

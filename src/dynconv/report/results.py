@@ -1,4 +1,4 @@
-"""A run's predictions in figures: accuracy, confusion, and each class's precision, recall and F1.
+"""Figures from a run's predictions: accuracy, confusion, and precision, recall and F1 of each class.
 
 Shape suffixes: N images, C classes.
 """
@@ -21,14 +21,14 @@ from dynconv.artifacts.predictions import Predictions
 
 
 def interval(right: int, count: int) -> tuple[float, float]:
-    """95 % interval of an accuracy of `right` of `count` images, 0..1 (Wilson)."""
+    """The 95 % interval (Wilson), 0..1, of the accuracy `right` / `count`."""
     found = binomtest(right, count).proportion_ci(0.95, method="wilson")
     return float(found.low), float(found.high)
 
 
 @dataclass(frozen=True)
 class ClassRow:
-    """Of one class: how many images, and precision, recall and F1, 0..1."""
+    """The figures of one class: number of images, and precision, recall and F1, 0..1."""
 
     name: str
     images: int
@@ -39,9 +39,11 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Results:
-    """Attributes:
-    accuracy, interval: 0..1, with its 95 % interval.
-    confusion: int64 [C, C], row = true class, column = predicted.
+    """The figures of all predictions.
+
+    Attributes:
+        accuracy, interval: the accuracy and its 95 % interval, 0..1.
+        confusion: int64 [C, C], row = true class, column = predicted class.
     """
 
     images: int
@@ -52,7 +54,7 @@ class Results:
 
 
 def results(predictions: Predictions) -> Results:
-    """The figures of classification, computed by torchmetrics."""
+    """Computes the classification figures with torchmetrics."""
     probabilities_NC, labels_N = predictions.probabilities, predictions.labels
     count, classes = len(labels_N), len(predictions.classes)
     predicted_N = probabilities_NC.argmax(1)

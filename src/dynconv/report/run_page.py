@@ -1,4 +1,4 @@
-"""The page about one run: a headline and every registered section."""
+"""The page about one run: a headline and all registered sections."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dynconv.report.subject import Subject
 
 
 def run_page(subject: Subject) -> tuple[str, list[Plot]]:
-    """The page as HTML, and the plots that are on it."""
+    """The page as HTML, and the plots on it."""
     drawn: list[Plot] = []
     parts = []
     for section in all_sections():
@@ -38,7 +38,7 @@ def run_page(subject: Subject) -> tuple[str, list[Plot]]:
 
 @dataclass(frozen=True)
 class Fact:
-    """One entry of the headline; `note` stands below the value, smaller."""
+    """One entry of the headline; `note` is shown below the value in smaller print."""
 
     name: str
     value: str
@@ -46,7 +46,7 @@ class Fact:
 
 
 def facts(subject: Subject) -> list[Fact]:
-    """The headline."""
+    """The entries of the headline."""
     record, summary, dataset = subject.record, subject.record.summary, subject.dataset
     images = subject.results.images if subject.results else None
     found = _accuracies(summary, images) if summary else []
@@ -56,7 +56,7 @@ def facts(subject: Subject) -> list[Fact]:
         )
     found.append(Fact("data set", record.data_name, f"{images:,} test images" if images else ""))
     if record.epochs:
-        sizes = dict.fromkeys(line.image_size for line in record.epochs)  # in their order: the last epoch's is last
+        sizes = dict.fromkeys(line.image_size for line in record.epochs)  # in order: the last epoch's is last
         tested = f"tested at {dataset.test.images.shape[-1]} px" if dataset else ""
         found.append(Fact("image size", f"trained at {shown(tuple(sizes))} px", tested))
     if summary:

@@ -17,7 +17,7 @@ _COLUMNS = ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time")
 
 
 def runs_table(folder: Path) -> Table:
-    """One row a run, oldest name first; a damaged run is listed as such.
+    """One row per run, sorted by name; damaged runs are listed as damaged.
 
     Raises:
         DynconvError: `folder` does not exist or cannot be read.
@@ -32,7 +32,7 @@ def runs_table(folder: Path) -> Table:
         ) from error
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-        caption="accuracy: of the test set, TTA: with test-time augmentation, time: of training; "
+        caption="accuracy: on the test set; TTA: with test-time augmentation; time: of training; "
         "differs: hyper-parameters in which runs of one preset differ",
     )  # fmt: skip
     table.add_column("run", overflow="fold")
@@ -44,12 +44,12 @@ def runs_table(folder: Path) -> Table:
     differs = _differences({path: run for path, run in runs.items() if isinstance(run, RunDir)})
     for path, run in runs.items():
         *cells, state = _cells(run) if isinstance(run, RunDir) else ["-"] * len(_COLUMNS) + [run]
-        table.add_row(*map(Text, (path.name, *cells, differs.get(path, ""), state)))  # a name is no markup
+        table.add_row(*map(Text, (path.name, *cells, differs.get(path, ""), state)))  # a name is not markup
     return table
 
 
 def _open(path: Path) -> RunDir | str:
-    """The run, or what is wrong with it."""
+    """The run, or a description of the damage."""
     try:
         return RunDir.open(path)
     except DynconvError as error:
@@ -57,7 +57,7 @@ def _open(path: Path) -> RunDir | str:
 
 
 def _differences(runs: dict[Path, RunDir]) -> dict[Path, str]:
-    """What tells each run from others of its preset."""
+    """The fields that distinguish each run from others of its preset."""
     found = {}
     for preset in {run.config.preset for run in runs.values()}:
         fields = {path: flat(run.config.tree()) for path, run in runs.items() if run.config.preset == preset}

@@ -14,7 +14,7 @@ from dynconv.report.record import RunRecord
 
 _FIGURES: dict[str, Callable[[Summary], float | None]] = {
     "test accuracy": lambda summary: summary.test_accuracy,
-    "with augmentation": lambda summary: summary.test_accuracy_tta,
+    "with test-time augmentation": lambda summary: summary.test_accuracy_tta,
     "test loss": lambda summary: summary.test_loss,
     "training, s": lambda summary: summary.train_seconds,
     "parameters": lambda summary: summary.parameters,
@@ -23,7 +23,7 @@ _FIGURES: dict[str, Callable[[Summary], float | None]] = {
 
 
 def runs_page(records: list[RunRecord], folder: Path) -> tuple[str, list[Plot]]:
-    """The page as HTML, to be written into `folder`, and the plots that are on it."""
+    """The page as HTML, with links relative to `folder`, and the plots on it."""
     groups = compare.group(records)
     epochs = {group.name: [record.epochs for record in group.records if record.epochs] for group in groups}
     costs = {
@@ -54,6 +54,6 @@ def runs_page(records: list[RunRecord], folder: Path) -> tuple[str, list[Plot]]:
 
 
 def _link(record: RunRecord, folder: Path) -> str | None:
-    """From the page to that of a run, where there is one."""
+    """The link to a run's own page; None if it has none."""
     page = record.path / "report" / "report.html"
     return Path(os.path.relpath(page, folder)).as_posix() if page.exists() else None

@@ -1,7 +1,7 @@
-"""Sections of the page about a run: each is registered where it is defined, in dynconv.report.sections.
+"""Sections of the page about a run; each is registered where it is defined, in dynconv.report.sections.
 
-A section is a module there with one function, and a template of the same name in templates/sections/. Adding one
-touches no other file.
+A section is a module in that package with one function, and a template of the same name in templates/sections/. To add
+one, no other file needs to change.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from dynconv.report.subject import Subject
 
 @dataclass(frozen=True)
 class Content:
-    """What a section shows: plots, by which its template can ask, and values for the template."""
+    """What a section shows: plots, which its template accesses by name, and values for the template."""
 
     plots: list[Plot] = field(default_factory=list)
     values: dict[str, Any] = field(default_factory=dict)
 
 
 Maker = Callable[[Subject], Content | None]
-"""Makes a section's content; None leaves the section out, where the run has nothing for it."""
+"""Makes a section's content; returns None to leave the section out if the run has nothing for it."""
 
 
 @dataclass(frozen=True)
 class Section:
-    """One section: `name` is its anchor and its template's, `order` its place on the page."""
+    """One section: `name` is the name of its anchor and its template, `order` its position on the page."""
 
     name: str
     title: str
@@ -42,7 +42,7 @@ SECTIONS: dict[str, Section] = {}
 
 
 def section(name: str, title: str, order: int) -> Callable[[Maker], Maker]:
-    """Registers the function that makes a section's content."""
+    """Registers the decorated function, which makes a section's content."""
 
     def register(make: Maker) -> Maker:
         SECTIONS[name] = Section(name, title, order, make)
@@ -52,7 +52,7 @@ def section(name: str, title: str, order: int) -> Callable[[Maker], Maker]:
 
 
 def all_sections() -> list[Section]:
-    """Every section of dynconv.report.sections, in the order of the page."""
+    """Every section of dynconv.report.sections, in page order."""
     package = importlib.import_module("dynconv.report.sections")
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"{package.__name__}.{module.name}")

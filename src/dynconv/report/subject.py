@@ -1,4 +1,4 @@
-"""What the page about a run is made from: the run's record, its network and its images, each read once."""
+"""The inputs of the page about a run: its record, its network and its images, each read once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from dynconv.report.record import RunRecord, attempt
 from dynconv.report.results import Results, results
 
 ROUTED = 2000
-"""Test images, drawn at random, over which the routing and its replacement are measured."""
+"""Number of random test images over which the routing and its ablations are measured."""
 
 
 @dataclass(frozen=True)
@@ -30,8 +30,8 @@ class Routing:
     Attributes:
         weights: a of each block, [N, K].
         accuracy: 0..1, without test-time augmentation.
-        ablations: what is left of it with other routing weights.
-        verdict: whether the mixture does anything, in one sentence.
+        ablations: the accuracy with other routing weights, by their name.
+        verdict: one sentence on whether the routing matters.
     """
 
     sample: Split
@@ -43,7 +43,7 @@ class Routing:
 
 @dataclass(frozen=True)
 class Subject:
-    """A run as its page shows it. What could not be read is None, and `record.problems` says why.
+    """A run, as its page shows it. What could not be read is None, and `record.problems` says why.
 
     Attributes:
         meanings: the help text of each hyper-parameter, by its dotted name.
@@ -56,20 +56,20 @@ class Subject:
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Their names; empty where neither the network nor the predictions tell."""
+        """The class names; empty if neither the network nor the predictions are readable."""
         if self.predictor:
             return self.predictor.classes
         return self.record.predictions.classes if self.record.predictions else ()
 
     @cached_property
     def rows(self) -> list[Row]:
-        """The layers of the network."""
+        """The layers of the network, with shapes and costs."""
         side = self.dataset.test.images.shape[-1] if self.dataset else 32
         return describe.rows(self.record.config.model, len(self.classes) or 10, side)
 
     @cached_property
     def results(self) -> Results | None:
-        """The figures of the run's predictions."""
+        """The figures of the run's predictions; None without them."""
         return results(self.record.predictions) if self.record.predictions else None
 
     @cached_property
@@ -86,11 +86,11 @@ class Subject:
 
 
 def read_subject(record: RunRecord, data: str | None, dataset: Dataset | None, meanings: Mapping[str, str]) -> Subject:
-    """Loads the network, and the images unless they are given; problems join those of the record."""
+    """Loads the network, and the images unless they are given; adds any problems to the record's."""
     predictor = attempt(lambda: Predictor.load(record.path), None, record.problems)
     if predictor and dataset is None:
         dataset = attempt(lambda: load_dataset(predictor, data), None, record.problems)
         if dataset and record.predictions and not torch.equal(dataset.test.labels.cpu(), record.predictions.labels):
-            record.problems.append(f"{dataset.origin}: its test labels are not those of predictions.npz; name --data")
+            record.problems.append(f"{dataset.origin}: its test labels are not those of predictions.npz; give --data")
             dataset = None
     return Subject(record, predictor, dataset, meanings)

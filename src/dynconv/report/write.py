@@ -32,16 +32,16 @@ def write_report(
 
     Args:
         runs: run directories.
-        output: folder for the files; by default report/ in the run, or beside the runs where there are several.
-        data: where the images are; by default where the run had them from. For one run.
-        dataset: the images, where they are in memory already.
-        meanings: the help text of each hyper-parameter, by its dotted name: "optim.lr".
+        output: folder for the files; by default report/ in the run, or beside the runs if there are several.
+        data: where the images are; by default the run's own source. Only for a single run.
+        dataset: the images, if they are already in memory.
+        meanings: the help text of each hyper-parameter, by its dotted name, such as "optim.lr".
 
     Returns:
-        the page.
+        the path of the page.
 
     Raises:
-        DynconvError: a path that is no run, a run named twice, or a folder that cannot be written.
+        DynconvError: a path is not a run, a run is named twice, or the folder cannot be written.
     """
     records = _read(runs)
     folder = output or _folder(records)
@@ -56,10 +56,10 @@ def write_report(
 
 
 def write_curves(run: Path) -> None:
-    """Writes the plots over epochs and time alone, into report/ in the run; nothing where no epoch has ended.
+    """Writes only the plots over epochs and time, into report/ in the run; none if no epoch has ended.
 
     Raises:
-        DynconvError: `run` is no run, or cannot be written.
+        DynconvError: `run` is not a run, or cannot be written.
     """
     record = read_record(run)
     _save(curves.curves(record.epochs, record.title), run / "report")

@@ -1,1 +1,1 @@
-"""A trained network over HTTP, with a page for people."""
+"""Serves a trained network over HTTP, with a web page and an API."""

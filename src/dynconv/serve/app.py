@@ -1,4 +1,4 @@
-"""The HTTP interface to a predictor: POST /v1/predict, the routes around it, and the page."""
+"""The HTTP API of a predictor: POST /v1/predict, the other routes, and the web page."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ from dynconv.serve.model import Served
 
 _DESCRIPTION = "Image classification with dynamic convolutions."
 _READERS = min(4, os.cpu_count() or 1)
-"""Images decoded at the same time. Each may take about 20 bytes per pixel."""
-_BEARER = HTTPBearer(auto_error=False, description="The key that the server was started with, if it has one.")
+"""Number of images decoded at the same time. Each may take about 20 bytes per pixel."""
+_BEARER = HTTPBearer(auto_error=False, description="The server's key, if it was started with one.")
 
 
 def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp, Metrics]:
     """The application, and its metrics.
 
     Args:
-        key: clients must send `Authorization: Bearer KEY` to /v1 and /metrics; None for no key.
+        key: the key that clients must send to /v1 and /metrics as `Authorization: Bearer KEY`; None for no key.
     """
     gate = Gate(limits.queue)
     metrics = Metrics(lambda: gate.in_progress)
@@ -51,7 +51,7 @@ def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp
         yield
         await batcher.close()
 
-    # FastAPI's own pages load scripts from other hosts; /docs is ours.
+    # FastAPI's own pages load scripts from other hosts, so /docs is ours.
     app = FastAPI(
         title="dynconv", version=version("dynconv"), description=_DESCRIPTION, docs_url=None, redoc_url=None,
         lifespan=lifespan,
@@ -81,7 +81,7 @@ def _add_predict(
         openapi_extra={"requestBody": schemas.PREDICT_BODY},
     )
     async def predict(request: Request, asked: Annotated[schemas.PredictParameters, Query()]) -> schemas.PredictAnswer:
-        """Classify images: one as the body, or several as files of a form, all called "image"."""
+        """Classify images: send one as the body, or several as files of a form, all called "image"."""
         with gate.entered():
             client = request.client.host if request.client else ""
             try:
@@ -126,19 +126,19 @@ def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str]
 
     @app.get("/v1/model", dependencies=guarded, responses={401: schemas.PREDICT_ERRORS[401]})
     async def model_() -> schemas.ModelAnswer:
-        """The network's classes and size, the limits of a request, and the mean routing weights of each class."""
+        """Return the network's classes and size, the request limits, and the mean routing weights of each class."""
         return about
 
 
 def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[Dependency]) -> None:
     @app.get("/healthz")
     async def alive() -> schemas.StateAnswer:
-        """Whether the process answers."""
+        """Tell whether the process is alive."""
         return schemas.StateAnswer(status="alive")
 
     @app.get("/readyz", responses={503: {"model": schemas.ErrorAnswer, "description": "The network is not running"}})
     async def ready() -> schemas.StateAnswer:
-        """Whether images are classified."""
+        """Tell whether the server can classify images."""
         if not batcher.running:
             raise overloaded("the network is not running")
         return schemas.StateAnswer(status="ready")
@@ -150,7 +150,7 @@ def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[D
         responses={200: {"content": {"text/plain": {}}}, 401: schemas.PREDICT_ERRORS[401]},
     )
     async def figures() -> Response:
-        """Metrics in Prometheus' format."""
+        """Return metrics in Prometheus' text format."""
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
@@ -178,5 +178,5 @@ async def _refuse_value(_: Request, error: Exception) -> JSONResponse:
 
 
 async def _apologise(_: Request, error: Exception) -> JSONResponse:
-    """The traceback goes to the server's standard error and not to the client."""
+    """Sends no details to the client; the traceback goes to the server's standard error."""
     return JSONResponse({"error": "internal error"}, 500)

@@ -1,8 +1,8 @@
 """Images of many requests -> batches -> the network.
 
-One thread runs the network. While it is busy, images gather, and the next batch takes all of them, up to `max_batch`.
-When it is idle, a batch waits up to `max_delay` for requests that are still being read and for nothing else, so a lone
-client is answered at once.
+One thread runs the network. While it is busy, images queue up, and the next batch takes all of them, up to `max_batch`.
+When it is idle, a batch waits up to `max_delay` seconds, but only for requests that are still being read, so a lone
+client never waits.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from dynconv.inference.predictor import Predictor
 
 @dataclass(frozen=True)
 class Answer:
-    """Of one image: probabilities float32 [classes]; a of each block, [K], if it was requested."""
+    """The answer for one image: probabilities float32 [classes]; a of each block, [K], if requested."""
 
     probabilities: Tensor
     routing: list[Tensor] | None
@@ -38,8 +38,10 @@ class Batcher:
     """The queue in front of the network, and the task that empties it.
 
     Args:
-        in_progress: gives the number of requests that were accepted and not yet answered.
-        computed: called with the size of each batch and the seconds that it took.
+        max_batch: maximum number of images in a batch.
+        max_delay: maximum seconds that an image waits for others.
+        in_progress: returns the number of requests that were accepted but not yet answered.
+        computed: called after each batch with its size and the seconds that it took.
     """
 
     def __init__(
@@ -65,18 +67,18 @@ class Batcher:
         return self._task is not None and not self._task.done()
 
     def start(self) -> None:
-        """Starts to empty the queue."""
+        """Starts processing the queue."""
         self._task = asyncio.create_task(self._empty())
 
     async def close(self) -> None:
-        """Computes what is in the queue, then stops."""
+        """Processes what is in the queue, then stops."""
         self._queue.put_nowait(None)
         if self._task:
             await self._task
         self._thread.shutdown()
 
     async def predict(self, images: list[Tensor], routing: bool) -> list[Answer]:
-        """Answers for uint8 images [3, 32, 32], in order."""
+        """The answers for uint8 images [3, 32, 32], in order."""
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(image, routing, loop.create_future()) for image in images]
         self._inside += 1
@@ -92,13 +94,13 @@ class Batcher:
         closing = False
         while not closing:
             batch, closing = await self._gather()
-            batch = [one for one in batch if not one.answer.done()]  # without requests that were given up
+            batch = [one for one in batch if not one.answer.done()]  # drops cancelled requests
             if not batch:
                 continue
             began = loop.time()
             try:
                 answers = await loop.run_in_executor(self._thread, self._compute, batch)
-            except Exception as error:  # the network's: it goes to those who wait, and the next batch is tried
+            except Exception as error:  # the network's: reported to those who wait; the next batch still runs
                 for one in batch:
                     if not one.answer.done():
                         one.answer.set_exception(error)
@@ -111,7 +113,7 @@ class Batcher:
     async def _gather(self) -> tuple[list[_Waiting], bool]:
         """The next batch, and whether it is the last one."""
         batch: list[_Waiting] = []
-        deadline: float | None = None  # the first image may take for ever
+        deadline: float | None = None  # waits for the first image indefinitely
         while len(batch) < self._max_batch:
             others = self._in_progress() > self._inside
             if batch and self._queue.empty() and not others:

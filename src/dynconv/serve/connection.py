@@ -1,4 +1,4 @@
-"""HTTP connections that do not wait for ever for a client that is slow on purpose."""
+"""HTTP connections with a time limit for clients that are slow on purpose."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 class Connection(H11Protocol):
     """Closes the connection unless a whole request header, or the rest of a refused body, arrives in time.
 
-    uvicorn limits only the pause after an answer; here the same limit holds from the first byte on. While a request is
-    being answered, the request's own limits apply.
+    uvicorn limits only the pause after an answer; this class applies the same limit from the first byte on. While a
+    request is being answered, the request's own limits apply.
     """
 
     _closing: asyncio.TimerHandle | None = None

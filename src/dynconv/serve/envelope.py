@@ -1,4 +1,4 @@
-"""What every answer gets: headers that make browsers strict, and a place in the metrics."""
+"""Adds security headers to every answer, and counts it in the metrics."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from dynconv.serve.metrics import Metrics
 
 HEADERS = {
-    # Everything comes from this server; blob: and data: are images that the visitor chose.
+    # Everything comes from this server; blob: and data: are images chosen by the visitor.
     "Content-Security-Policy": (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -1,4 +1,4 @@
-"""The requests in progress: their number, and those that are turned away."""
+"""Counts the requests in progress and rejects those above the limits."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from contextlib import contextmanager
 from fastapi import HTTPException
 
 _RETRY = {"Retry-After": "1"}
-"""Seconds that an overloaded server asks its clients to wait."""
+"""Tells clients of an overloaded server how many seconds to wait."""
 _LEAST_SHARE = 8
-"""Requests that each client may have arriving at a time, however short the queue is."""
+"""Number of arriving requests that each client may always have, however short the queue is."""
 
 
 class Gate:
-    """Counts requests in progress and turns away those above `size`. Lives in one event loop, so it needs no lock.
+    """Counts requests in progress and rejects those above `size`. Used in one event loop only, so it needs no lock.
 
-    One client cannot fill it with bodies that never arrive whole: `arriving` allows each at most half of it.
+    `arriving` allows each client at most half of it, so that no client can fill it with bodies that never arrive.
     """
 
     def __init__(self, size: int) -> None:
@@ -28,7 +28,7 @@ class Gate:
 
     @contextmanager
     def entered(self) -> Iterator[None]:
-        """Raises HTTPException 503 if it is full."""
+        """Counts a request while it is in progress. Raises HTTPException 503 if the gate is full."""
         if self.in_progress >= self.size:
             raise overloaded("the queue is full")
         self.in_progress += 1
@@ -39,10 +39,10 @@ class Gate:
 
     @contextmanager
     def arriving(self, client: str) -> Iterator[None]:
-        """While a body is received. Raises HTTPException 429 if too many of the client's are."""
+        """Counts a client's request while its body arrives. Raises HTTPException 429 if too many are arriving."""
         if self._arriving[client] >= self._share:
             raise HTTPException(
-                429, f"{self._share} requests of yours are still arriving; finish some first", headers=_RETRY
+                429, f"{self._share} of your requests are still arriving; finish some first", headers=_RETRY
             )
         self._arriving[client] += 1
         try:
@@ -54,5 +54,5 @@ class Gate:
 
 
 def overloaded(why: str) -> HTTPException:
-    """What to raise when there is more to do than can be done."""
+    """The exception for a server that cannot handle another request now."""
     return HTTPException(503, f"{why}; try again later", headers=_RETRY)

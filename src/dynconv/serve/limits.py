@@ -1,4 +1,4 @@
-"""How much the server takes on at once, from each client and in each request."""
+"""The limits of the server, overall and for each request."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """The bounds that `dynconv serve --help` names.
+    """The limits that `dynconv serve --help` describes.
 
     Attributes:
-        max_batch: images in a batch.
-        max_delay: seconds that an image waits for others to join its batch.
-        queue: requests in progress.
-        body: bytes of a request's body.
-        images: in a request.
-        pixels: in an image.
-        seconds: for a request to arrive, and again for it to be answered.
+        max_batch: maximum number of images in a batch.
+        max_delay: maximum time in seconds that an image waits for others to join its batch.
+        queue: maximum number of requests in progress.
+        body: maximum size of a request's body in bytes.
+        images: maximum number of images in a request.
+        pixels: maximum number of pixels in an image.
+        seconds: time allowed for a request to arrive, and again for it to be answered.
     """
 
     max_batch: int = 64

@@ -11,7 +11,7 @@ _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
 class Metrics:
-    """The metrics of one server; `in_progress` gives the number of requests that are being answered."""
+    """The metrics of one server; `in_progress` returns the number of predictions in progress."""
 
     def __init__(self, in_progress: Callable[[], int]) -> None:
         self._registry = CollectorRegistry()
@@ -20,16 +20,18 @@ class Metrics:
         )  # the client adds _total
         self._seconds = Histogram(
             "dynconv_answer_seconds",
-            "From the request's header to the end of its answer",
+            "Seconds from the request's header to the end of its answer",
             ["path"],
             buckets=_SECONDS,
             registry=self._registry,
         )
         self._sizes = Histogram("dynconv_batch_images", "Images in a batch", buckets=_SIZES, registry=self._registry)
         self._batches = Histogram(
-            "dynconv_batch_seconds", "Time the network takes for a batch", buckets=_SECONDS, registry=self._registry
+            "dynconv_batch_seconds", "Seconds the network takes for a batch", buckets=_SECONDS, registry=self._registry
         )
-        gauge = Gauge("dynconv_under_way", "Predictions accepted and not yet answered", registry=self._registry)
+        gauge = Gauge(
+            "dynconv_predictions_in_progress", "Predictions accepted but not yet answered", registry=self._registry
+        )
         gauge.set_function(in_progress)
         self.answered = 0
 
@@ -45,5 +47,5 @@ class Metrics:
         self._batches.observe(seconds)
 
     def text(self) -> bytes:
-        """In Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self._registry)

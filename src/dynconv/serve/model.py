@@ -25,8 +25,8 @@ class Served:
     """A predictor that is ready to answer.
 
     Attributes:
-        name: of the run or the weights, without its folder: local paths are not published.
-        class_routing: mean a of each block, [classes, K]; empty if it is not known.
+        name: name of the run or the weights, without its folder, because local paths are not published.
+        class_routing: mean a of each class, [classes, K] for each block; empty if unknown.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Served:
 def load(path: Path, source: str | None) -> Served:
     """Loads a run or weights and runs the network once, so that everything is compiled before the first request.
 
-    The package's weights come with their class means. Those of other networks are measured on the data set if it is
-    found; nothing is downloaded.
+    The packaged weights come with their class means. For other networks, the means are measured on the data set if it
+    is found; nothing is downloaded.
 
     Args:
-        source: where the data set is; by default where the run had it from.
+        source: where the data set is; by default the run's own source.
 
     Raises:
-        DynconvError: there is no network, or no data at a given `source`.
+        DynconvError: there is no network at `path`, or no data at a given `source`.
     """
     predictor = Predictor.load(path)
     _warm_up(predictor)
@@ -60,7 +60,7 @@ def load(path: Path, source: str | None) -> Served:
             if data.at_hand(trained_on(predictor)):
                 means = class_routing.measure(predictor, load_dataset(predictor).test)
             else:
-                logger.info("no class means: the data set was not found; --data PATH says where it is")
+                logger.info("no class means: the data set was not found; give its location with --data PATH")
         except DynconvError as error:
             logger.info("no class means: %s", error)
     name = str(path) if packaged else path.resolve().stem if path.is_file() else path.resolve().name

@@ -1,4 +1,4 @@
-"""The page at /, the documentation at /docs, and their parts. All of it comes with the package."""
+"""The page at /, the documentation at /docs, and their files, all of which come with the package."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _FILES = {
 
 
 def add_pages(app: FastAPI, drawings: dict[str, bytes]) -> None:
-    """Adds them to `app`. /docs describes the other routes of `app`; `drawings` are PNG files by class."""
+    """Adds the pages to `app`. /docs describes the other routes of `app`; `drawings` are PNG files by class."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )

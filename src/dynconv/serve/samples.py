@@ -1,4 +1,4 @@
-"""Sample images, drawn by this code: figures of the generated set, and drawings of some of CIFAR-10's classes.
+"""Sample images: figures of the generated set, and drawings of some of CIFAR-10's classes, drawn by this code.
 
 A drawing is 100 x 100 units, with y pointing down. The file is long because it holds the drawings.
 """
@@ -17,7 +17,7 @@ Points = list[tuple[float, float]]
 
 
 def draw(classes: tuple[str, ...]) -> dict[str, bytes]:
-    """A PNG file for each of `classes` for which there is a drawing."""
+    """PNG files by class, for those of `classes` that have a drawing."""
     if classes == shapes.CLASSES:
         test = shapes.generate(0, train_images=len(classes), test_images=len(classes)).test
         pictures = {
@@ -36,7 +36,7 @@ def _png(picture: Image.Image) -> bytes:
 
 
 class _Canvas:
-    """A picture measured in units. It is drawn larger and scaled down, which smooths the edges."""
+    """A picture with coordinates in units. It is drawn larger and scaled down, which smooths the edges."""
 
     def __init__(self) -> None:
         self._image = Image.new("RGB", (_SIZE * _SMOOTH, _SIZE * _SMOOTH))

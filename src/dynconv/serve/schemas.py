@@ -1,4 +1,4 @@
-"""The parameters and answers of the interface, as OpenAPI shows them."""
+"""The parameters and answers of the API, as OpenAPI shows them."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ImageAnswer(Ranked):
 
 
 class PredictAnswer(_Schema):
-    """The images in the order in which they were sent."""
+    """The answers for the images, in the order in which they were sent."""
 
     images: list[ImageAnswer]
 
@@ -45,10 +45,11 @@ class LimitsAnswer(_Schema):
     """The limits of a request."""
 
     body: int
-    """Bytes."""
+    """Maximum size of the body, in bytes."""
     images: int
+    """Maximum number of images."""
     pixels: int
-    """In each image."""
+    """Maximum number of pixels in each image."""
 
 
 class ModelAnswer(_Schema):
@@ -56,22 +57,22 @@ class ModelAnswer(_Schema):
 
     name: str
     version: str
-    """Of dynconv."""
+    """The version of dynconv."""
     data: str
-    """The data set on which it was trained."""
+    """The name of the data set that the network was trained on."""
     classes: list[str]
     blocks: int
     experts: int
-    """K, in each block."""
+    """K, the number of experts in each block."""
     class_routing: list[list[list[float | None]]]
-    """The mean routing weights of each class, [blocks][classes][experts]; empty if they are not known."""
+    """The mean routing weights of each class, [blocks][classes][experts]; empty if unknown."""
     samples: list[str]
     """Classes for which GET /samples/{class}.png returns a drawing."""
     limits: LimitsAnswer
 
 
 class StateAnswer(_Schema):
-    """Whether the server is alive, or ready."""
+    """The state of the server: alive, or ready."""
 
     status: str
 
@@ -84,15 +85,15 @@ class ErrorAnswer(_Schema):
 
 _RETRY_AFTER = {"Retry-After": {"description": "Seconds", "schema": {"type": "integer"}}}
 PREDICT_ERRORS: dict[int | str, dict[str, Any]] = {
-    400: {"model": ErrorAnswer, "description": "Body cut off, form not readable, or too many files"},
+    400: {"model": ErrorAnswer, "description": "The body is incomplete, the form is unreadable, or has too many files"},
     401: {"model": ErrorAnswer, "description": "The key is missing or wrong"},
     408: {"model": ErrorAnswer, "description": "The body took too long to arrive"},
-    413: {"model": ErrorAnswer, "description": "Too many bytes"},
-    415: {"model": ErrorAnswer, "description": "Neither an image nor a form"},
+    413: {"model": ErrorAnswer, "description": "The body is too large"},
+    415: {"model": ErrorAnswer, "description": "The body is neither an image nor a form"},
     422: {"model": ErrorAnswer, "description": "No image, a damaged image, too many pixels, or a wrong parameter"},
     429: {
         "model": ErrorAnswer,
-        "description": "Too many requests of this client are still arriving",
+        "description": "Too many requests from this client are still arriving",
         "headers": _RETRY_AFTER,
     },
     503: {"model": ErrorAnswer, "description": "The queue is full", "headers": _RETRY_AFTER},

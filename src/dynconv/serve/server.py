@@ -1,4 +1,4 @@
-"""The process that serves a predictor: its socket, its key, its signals."""
+"""The server process: its socket, key and signals."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from types import FrameType
 from dynconv.errors import DynconvError
 
 try:
-    import python_multipart  # noqa: F401, needed for forms; FastAPI would miss it only at the first one
+    import python_multipart  # noqa: F401, needed for forms; without it, FastAPI fails only at the first form
     import uvicorn
     from starlette.types import ASGIApp
 
@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 KEY_VARIABLE = "DYNCONV_API_KEY"
 _IDLE_SECONDS = 10
-"""For a connection without a request in progress."""
+"""Seconds after which a connection without a request in progress is closed."""
 _LOOPBACK = ("127.", "::1")
 
 
@@ -41,11 +41,11 @@ def serve(
     *,
     ready: Callable[[str], None],
 ) -> None:
-    """Serves until SIGINT or SIGTERM, then finishes the requests that it accepted and returns.
+    """Serves until SIGINT or SIGTERM, then finishes the accepted requests and returns.
 
     Args:
-        port: 0 for any free one.
-        ready: called with the URL once requests are answered.
+        port: port to listen on; 0 for any free port.
+        ready: called with the URL once the server answers requests.
 
     Raises:
         DynconvError: no such model or host, the port is in use, or the key cannot be sent in a header.
@@ -53,11 +53,11 @@ def serve(
     key = os.environ.get(KEY_VARIABLE) or None
     if key and not (key.isascii() and key.isprintable() and " " not in key):
         raise DynconvError(f"{KEY_VARIABLE}: must consist of ASCII letters, digits and punctuation, without spaces")
-    # Before the network is loaded, so that a port in use is reported at once.
+    # Binds before loading the network, so that a port in use is reported at once.
     with _bind(host, port) as listener:
         address, number = listener.getsockname()[:2]
         if key is None and not address.startswith(_LOOPBACK):
-            logger.warning("anyone who can reach %s can use this server; %s sets a key", address, KEY_VARIABLE)
+            logger.warning("anyone who can reach %s can use this server; set a key with %s", address, KEY_VARIABLE)
         app, metrics = create_app(load(model, data), limits, key)
         url = f"http://{f'[{address}]' if ':' in address else address}:{number}"
         # uvicorn catches the signals and passes them on to these handlers once it has finished.
@@ -68,7 +68,7 @@ def serve(
 
 
 def configure(app: ASGIApp, limits: Limits) -> uvicorn.Config:
-    """How uvicorn serves `app`."""
+    """The configuration with which uvicorn serves `app`."""
     return uvicorn.Config(
         app, loop="asyncio", http=Connection, ws="none", lifespan="on", log_config=None, log_level="error",
         access_log=False, server_header=False, proxy_headers=False,

@@ -18,21 +18,21 @@ from dynconv.inference.predictor import to_pixels
 from dynconv.serve.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
-"""Those of browsers and phones, of the dozens that Pillow reads. None of them starts another program."""
+"""The formats of browsers and phones, of the dozens that Pillow reads. None of them starts another program."""
 _SIGNATURES = (b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"GIF87a", b"GIF89a", b"BM")
-"""How the files of these formats begin, but WebP."""
+"""The first bytes of files in these formats, except WebP."""
 _JPEG_SCANS = 100
-"""More than any camera or program writes. Each costs a pass over all pixels, and hardly a byte."""
+"""Maximum scans, more than any camera or program writes. A scan takes few bytes but costs a pass over all pixels."""
 _DIGITS = 20
-"""The longest length that is read as a number."""
+"""Maximum number of digits of a content length that is parsed as a number."""
 
 
 async def receive_images(request: Request, limits: Limits) -> list[bytes]:
-    """The image files in a body: all files called `image` of a form, or else the body itself.
+    """The image files in a body: all files called `image` in a form, or else the body itself.
 
     Raises:
-        HTTPException: 400 not a form, cut off, or too many files; 413 too many bytes; 415 neither a form nor an image;
-            422 no image.
+        HTTPException: 400 not a form, incomplete, or too many files; 413 too many bytes; 415 neither a form nor an
+            image; 422 no image.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     declared = request.headers.get("content-length", "0")
@@ -45,13 +45,13 @@ async def receive_images(request: Request, limits: Limits) -> list[bytes]:
         else:
             images = [await bounded.body()]
     except ClientDisconnect as error:
-        raise HTTPException(400, "the body was cut off") from error
+        raise HTTPException(400, "the body is incomplete") from error
     announced = kind.startswith("image/") or kind in ("application/octet-stream", "multipart/form-data")
     if not announced and not _is_image(images[0]):
         raise HTTPException(
             415,
-            "the body is neither an image nor a form with images; send an image by curl --data-binary @photo.jpg, "
-            "or several by curl -F image=@one.png -F image=@two.png",
+            "the body is neither an image nor a form with images; send an image with curl --data-binary @photo.jpg, "
+            "or several with curl -F image=@one.png -F image=@two.png",
         )
     if not images or not all(images):
         raise HTTPException(422, "no image: the body, or a file in it, is empty")
@@ -64,17 +64,17 @@ async def _receive_form(request: Request, limits: Limits) -> list[bytes]:
             return await _files(form)
     except (StarletteHTTPException, ClientDisconnect):
         raise
-    except Exception as error:  # the parser's own, such as UnicodeError of a charset that cannot decode
+    except Exception as error:  # raised by the parser, such as UnicodeError for a charset that cannot decode
         raise HTTPException(400, "the form cannot be read; send it as curl -F image=@photo.jpg does") from error
 
 
 def _is_image(body: bytes) -> bool:
-    """Whether it begins as files of `FORMATS` do. Programs such as curl call any body a form, unless they are told."""
+    """Whether the body begins like a file in one of `FORMATS`. curl declares any body a form unless told otherwise."""
     return body.startswith(_SIGNATURES) or (body.startswith(b"RIFF") and body[8:12] == b"WEBP")
 
 
 def read_pixels(images: Sequence[bytes], limits: Limits) -> list[Tensor]:
-    """uint8 [3, 32, 32] of each image. Raises HTTPException 422 at the first that cannot be read, by its number."""
+    """Decodes each image to uint8 [3, 32, 32]. Raises HTTPException 422 with the number of the first unreadable one."""
     try:
         return [_read(image, f"image {number}", limits) for number, image in enumerate(images, 1)]
     except DataError as error:
@@ -83,7 +83,7 @@ def read_pixels(images: Sequence[bytes], limits: Limits) -> list[Tensor]:
 
 def _read(image: bytes, name: str, limits: Limits) -> Tensor:
     if image.startswith(b"\xff\xd8") and image.count(b"\xff\xda") > _JPEG_SCANS:
-        raise DataError(f"{name}: a JPEG of more than {_JPEG_SCANS} scans; save it again")
+        raise DataError(f"{name}: a JPEG with more than {_JPEG_SCANS} scans; save it again")
     return to_pixels(read_image(io.BytesIO(image), name, formats=FORMATS, max_pixels=limits.pixels))
 
 
@@ -99,7 +99,7 @@ async def _files(form: FormData) -> list[bytes]:
 
 
 def _bounded(receive: Receive, limits: Limits) -> Receive:
-    """As `receive`, until the body becomes too large: its length may be undeclared, or a lie."""
+    """Wraps `receive` to raise once the body is too large: its declared length may be missing or wrong."""
     received = 0
 
     async def bounded() -> Message:

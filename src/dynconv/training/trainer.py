@@ -1,9 +1,12 @@
-"""The training loop: hyper-parameters and a data set in, a filled run directory out. Reads downward.
+"""The training loop: hyper-parameters and a data set in, a filled run directory out.
+
+One class, which reads downward from `fit` to the summary; what a single step does is in `learner.py`. It is longer than
+most files because a run's parts share its counters, and in several files their order would be lost.
 
 Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a
 resumed run sees the same batches, and drops the same channels, as one that was never interrupted.
 
-Shape suffixes: N images, K classes.
+Shape suffixes: N images, C channels, H x W spatial, K classes.
 """
 
 from __future__ import annotations
@@ -13,12 +16,10 @@ import math
 import time
 from collections.abc import Callable
 from importlib.metadata import version
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dynconv.artifacts.predictions import Predictions
 from dynconv.artifacts.records import EpochLine, Line, StepLine, Summary, WarningLine
@@ -26,16 +27,17 @@ from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state, save_state
 from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.data.batches import training_batches
-from dynconv.data.dataset import Dataset, Split
+from dynconv.data.dataset import Dataset
 from dynconv.errors import DynconvError
-from dynconv.machine import autocast, pick_device, pick_precision
+from dynconv.machine import pick_device, pick_precision
 from dynconv.model.cost import total_multiply_adds
 from dynconv.model.net import Net
-from dynconv.model.routing_statistics import BlockRouting, routing_statistics
-from dynconv.model.tta import EVAL_BATCH, batched_logits
+from dynconv.training import advice
 from dynconv.training.config import TrainConfig
 from dynconv.training.events import EventLog
-from dynconv.training.optim import build_optimizers, lr_factor, set_learning_rates
+from dynconv.training.figures import accuracy_of, loss_of
+from dynconv.training.learner import Learner
+from dynconv.training.optim import lr_factor, set_learning_rates
 from dynconv.training.process import interruptible, keep_freed_memory, peak_memory, place
 from dynconv.training.progress import Progress
 
@@ -55,7 +57,7 @@ class Trainer:
         step: optimizer steps done.
         epochs_done: whole epochs done.
         seconds: spent in training steps.
-        stopped_by: why the run ended early; None while it goes on, and where it ends by itself.
+        stopped_by: why the run ended before its last epoch; None otherwise.
     """
 
     def __init__(
@@ -65,25 +67,17 @@ class Trainer:
         self.began = time.perf_counter()
         keep_freed_memory()
         self.config, self.dataset, self.run, self.progress = config, dataset, run, progress
-        self.device = pick_device(device)
-        self.precision, _ = pick_precision(config.precision, self.device)
-        self.train, self.test = place(dataset.train, self.device), place(dataset.test, self.device)
-        self.held_out = place(dataset.validation, self.device) if dataset.validation else None
-        if self.train.images.device.type != self.device.type:
-            logger.info("the images stay in main memory: %s has too little for them", self.device)
+        target = pick_device(device)
+        self.train, self.test = place(dataset.train, target), place(dataset.test, target)
+        self.held_out = place(dataset.validation, target) if dataset.validation else None
+        if self.train.images.device.type != target.type:
+            logger.info("the images stay in main memory: %s has too little for them", target)
 
         torch.manual_seed(config.seed)
         net = Net(config.model, len(dataset.classes))
         net.input.fit(dataset.train.sample(10_000, config.seed).images)
-        self.net = net.to(self.device)
-        self.optimizers = build_optimizers(self.net, config.optim)
-        self.average = None
-        if config.optim.ema:
-            self.average = AveragedModel(
-                self.net, multi_avg_fn=get_ema_multi_avg_fn(config.optim.ema), use_buffers=True
-            )
-        self.evaluated = cast("Net", self.average.module) if self.average else self.net
-        self.forward = cast("Callable[[Tensor], Tensor]", torch.compile(self.net) if compile else self.net)
+        precision, _ = pick_precision(config.precision, target)
+        self.learner = Learner(net, config.optim, target, precision, compile=compile)
 
         images = len(self.train.labels)
         self.batch_size = min(config.batch_size, images)
@@ -122,7 +116,7 @@ class Trainer:
         return summary
 
     def fit_epoch(self, interrupted: Callable[[], bool]) -> None:
-        """One epoch, or what there is of it after an interruption: train, evaluate, record, save."""
+        """One epoch, or its first steps if it is interrupted: train, evaluate, record, save."""
         epoch = self.epochs_done
         began = time.perf_counter()
         loss_sum, correct, images = self.train_epoch(epoch, interrupted)
@@ -131,8 +125,7 @@ class Trainer:
         figures = self.evaluate()
         if not self.stopped_by:
             self.epochs_done += 1
-        with autocast(self.device, self.precision):  # the routing that training sees, by the operators that it uses
-            routing = routing_statistics(self.evaluated, self.test.sample(ROUTING_IMAGES).images.to(self.device))
+        routing = self.learner.routing(self.test.sample(ROUTING_IMAGES).images)
         self.last_epoch = EpochLine(
             epoch=epoch + 1,
             step=self.step,
@@ -147,14 +140,14 @@ class Trainer:
         )
         self.record(self.last_epoch)
         self.progress.epoch(self.last_epoch, whole=not self.stopped_by)
-        for text in self.useless_routing(routing):
+        for text in advice.on_routing(routing, self.config, at_end=self.epochs_done == self.config.epochs):
             self.warn(self.step, text)
         if not self.stopped_by:
             self.save()
 
     def train_epoch(self, epoch: int, interrupted: Callable[[], bool]) -> tuple[float, float, int]:
         """The steps of an epoch; sums over its images of loss and of right answers, and their number."""
-        self.net.train()
+        self.learner.net.train()
         torch.manual_seed(self.config.seed * 100_003 + epoch)  # for dropout, which takes no generator
         size = self.config.image_size(epoch)
         losses, correct, images = 0.0, 0.0, 0
@@ -164,7 +157,13 @@ class Trainer:
         )
         for x_NCHW, target in batches:
             step_began = time.perf_counter()
-            loss_sum, right = self.train_step(x_NCHW.to(self.device), target.to(self.device))
+            self.rates = set_learning_rates(
+                self.learner.optimizers, lr_factor(self.step, self.steps, self.config.optim)
+            )
+            loss_sum, right = self.learner.step(x_NCHW, target, self.micro_batch)
+            if not math.isfinite(loss_sum):
+                raise _NotFiniteError("the loss is not finite at", self.step + 1)
+            self.step += 1
             losses, correct, images = losses + loss_sum, correct + right, images + self.batch_size
             speed = self.batch_size / (time.perf_counter() - step_began)
             self.record(StepLine(
@@ -177,61 +176,20 @@ class Trainer:
                 break
         return losses, correct, images
 
-    def train_step(self, x_NCHW: Tensor, target: Tensor) -> tuple[float, float]:
-        """Forward, loss, backward and the optimizers' step of one batch; its summed loss, and its right answers."""
-        self.rates = set_learning_rates(self.optimizers, lr_factor(self.step, self.steps, self.config.optim))
-        sums = torch.zeros(2, device=self.device)
-        for x, y in zip(x_NCHW.split(self.micro_batch), target.split(self.micro_batch), strict=True):
-            with autocast(self.device, self.precision):
-                logits = self.forward(x)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, y, label_smoothing=self.config.optim.label_smoothing)
-            (loss * (len(x) / self.batch_size)).backward()
-            sums += torch.stack((loss.detach() * len(x), _correct(logits.detach(), y)))
-        loss_sum, correct = sums.tolist()
-        if not math.isfinite(loss_sum):
-            raise _NotFiniteError("the loss is not finite at", self.step + 1)
-        for optimizer in self.optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
-        if self.average:
-            self.average.update_parameters(self.net)
-        self.step += 1
-        return loss_sum, correct
-
     def evaluate(self) -> dict[str, Any]:
         """Loss and accuracy on the test images and on those held out, by the fields of `EpochLine`."""
-        self.test_logits = self.logits(self.test)
-        figures = _figures("test", self.test_logits, self.test)
+        self.test_logits = self.learner.logits(self.test)
+        figures = {
+            "test_loss": loss_of(self.test_logits, self.test.labels),
+            "test_accuracy": accuracy_of(self.test_logits, self.test.labels),
+        }
         if self.held_out:
-            figures |= _figures("validation", self.logits(self.held_out), self.held_out)
-        finite = all(map(math.isfinite, figures.values()))
-        if not (finite and _is_finite(self.net) and _is_finite(self.evaluated)):
+            logits = self.learner.logits(self.held_out)
+            figures["validation_loss"] = loss_of(logits, self.held_out.labels)
+            figures["validation_accuracy"] = accuracy_of(logits, self.held_out.labels)
+        if not (all(map(math.isfinite, figures.values())) and self.learner.is_finite()):
             raise _NotFiniteError("the weights are not finite after", self.step)
         return figures
-
-    def logits(self, split: Split, tta: bool = False) -> Tensor:
-        """Of the weights that are evaluated, on the device of the split, wherever the network is."""
-        with autocast(self.device, self.precision):
-            parts = [
-                batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
-                for images in split.images.split(EVAL_BATCH)
-            ]
-        return torch.cat(parts)
-
-    def useless_routing(self, routing: list[BlockRouting]) -> list[str]:
-        """A line for each block of several experts that is used as one. Before the end, routing may yet begin."""
-        rate = "optim.router_lr" if self.config.optim.name == "muon" else "optim.lr"
-        found = []
-        for block in routing:
-            if block.finding == "collapsed":
-                found.append(f"block {block.block}: the router has collapsed onto one expert; lower {rate}")
-            elif block.finding == "idle" and self.epochs_done == self.config.epochs:
-                found.append(
-                    f"block {block.block}: the routing weights are the same for every image (standard deviation "
-                    f"{block.std:.4f}), so its experts act as one; raise {rate}, or train for longer"
-                )
-        return found
 
     def record(self, line: Line) -> None:
         """Writes a line of metrics, and the same to TensorBoard."""
@@ -255,24 +213,14 @@ class Trainer:
 
     def save(self) -> None:
         """Writes all that `restore` needs."""
-        state = {
-            "epochs": self.epochs_done,
-            "seconds": self.seconds,
-            "net": self.net.state_dict(),
-            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
-            "average": self.average.state_dict() if self.average else None,
-        }
+        state = {"epochs": self.epochs_done, "seconds": self.seconds, **self.learner.state_dict()}
         save_state(self.run.state, state)
 
     def restore(self) -> None:
         """Loads what `save` wrote last. Raises DynconvError where it is damaged or of another configuration."""
         state = load_state(self.run.state)
         try:
-            self.net.load_state_dict(state["net"])
-            for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-                optimizer.load_state_dict(saved)
-            if self.average:
-                self.average.load_state_dict(state["average"])
+            self.learner.load_state_dict(state)
             self.epochs_done, self.seconds = int(state["epochs"]), float(state["seconds"])
         except (KeyError, RuntimeError, TypeError, ValueError) as error:
             raise DynconvError(
@@ -282,28 +230,24 @@ class Trainer:
 
     def finish(self) -> Summary:
         """Writes weights, predictions and, last, the summary."""
-        weights = Weights(
-            self.evaluated.state_dict(), self.config.model, self.dataset.classes, self.dataset.name, self.provenance()
-        )
+        config, dataset, learner, labels = self.config, self.dataset, self.learner, self.test.labels
+        state = learner.evaluated.state_dict()
+        weights = Weights(state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision)
         save_weights(self.run.weights, weights)
-        logits = self.logits(self.test) if self.test_logits is None else self.test_logits
-        logits_tta = self.logits(self.test, tta=True) if self.config.tta else None
+        logits = learner.logits(self.test) if self.test_logits is None else self.test_logits
+        logits_tta = learner.logits(self.test, tta=True) if config.tta else None
         probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
-        self.run.write_predictions(
-            Predictions(self.test.labels.cpu(), probabilities, self.dataset.classes, self.dataset.name)
-        )
+        self.run.write_predictions(Predictions(labels.cpu(), probabilities, dataset.classes, dataset.name))
         summary = self.summarise(logits, logits_tta)
         self.run.write_summary(summary)
-        commonest = float(self.test.labels.bincount().max()) / len(self.test.labels)
-        if self.stopped_by is None and summary.best_accuracy <= commonest:
-            logger.warning(
-                "the accuracy is no better than chance (%.2f %%): the network learned nothing", 100 * commonest
-            )
+        if self.stopped_by is None:
+            for text in advice.on_accuracy(summary.best_accuracy, labels):
+                logger.warning(text)
         return summary
 
     def summarise(self, logits: Tensor, logits_tta: Tensor | None) -> Summary:
         """The final figures, of the test images' logits."""
-        config, last, labels = self.config, self.last_epoch, self.test.labels
+        config, last, labels, net = self.config, self.last_epoch, self.test.labels, self.learner.net
         return Summary(
             preset=config.preset,
             data=self.dataset.name,
@@ -312,17 +256,17 @@ class Trainer:
             epochs_planned=config.epochs,
             finished=self.stopped_by is None,
             stopped_by=self.stopped_by,
-            test_accuracy=_accuracy(logits, labels),
-            test_accuracy_tta=None if logits_tta is None else _accuracy(logits_tta, labels),
-            test_loss=float(F.cross_entropy(logits, labels)),
+            test_accuracy=accuracy_of(logits, labels),
+            test_accuracy_tta=None if logits_tta is None else accuracy_of(logits_tta, labels),
+            test_loss=loss_of(logits, labels),
             train_accuracy=last.train_accuracy if last else None,
             validation_accuracy=last.validation_accuracy if last else None,
             train_seconds=self.seconds,
             total_seconds=time.perf_counter() - self.began,
-            parameters=sum(p.numel() for p in self.net.parameters() if p.requires_grad),
-            multiply_adds=total_multiply_adds(self.net, self.test.images.shape[-1]),
-            device=str(self.device),
-            precision=self.precision,
+            parameters=sum(p.numel() for p in net.parameters() if p.requires_grad),
+            multiply_adds=total_multiply_adds(net, self.test.images.shape[-1]),
+            device=str(self.learner.device),
+            precision=self.learner.precision,
             peak_memory_bytes=peak_memory(),
             version=version("dynconv"),
         )
@@ -342,21 +286,3 @@ class _NotFiniteError(Exception):
     def __init__(self, what: str, step: int) -> None:
         super().__init__(what)
         self.step = step
-
-
-def _is_finite(net: Net) -> bool:
-    return all(bool(tensor.isfinite().all()) for tensor in net.state_dict().values())
-
-
-def _figures(name: str, logits_NK: Tensor, split: Split) -> dict[str, Any]:
-    loss = float(F.cross_entropy(logits_NK, split.labels))
-    return {f"{name}_loss": loss, f"{name}_accuracy": _accuracy(logits_NK, split.labels)}
-
-
-def _accuracy(logits_NK: Tensor, labels_N: Tensor) -> float:
-    return float(_correct(logits_NK, labels_N)) / len(labels_N)
-
-
-def _correct(logits_NK: Tensor, target: Tensor) -> Tensor:
-    labels = target if target.dim() == 1 else target.argmax(1)
-    return (logits_NK.argmax(1) == labels).sum().float()

@@ -43,6 +43,6 @@ def test_the_reliability_diagram_shows_each_bin(figures: dict[str, Figure]) -> N
     calibration.reliability(before, after)
 
     lines = {str(line.get_label()): line.get_xydata().tolist() for line in figures["reliability"].axes[0].lines}  # type: ignore[union-attr]
-    assert lines["as it is: ECE 20.0 %"] == [[50, 25], [90, 75]]
+    assert lines["unscaled: ECE 20.0 %"] == [[50, 25], [90, 75]]
     assert lines["temperature scaled: ECE 1.0 %"] == [[40, 37.5]]
     assert lines["perfectly calibrated"] == [[0, 0], [100, 100]]

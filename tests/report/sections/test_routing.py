@@ -90,7 +90,7 @@ def test_the_ablation_shows_each_replacement_with_its_interval(figures: dict[str
     axes = figures["ablation"].axes[0]
     assert [bar.get_width() for bar in axes.patches] == [75, 50, 25, 62.5]  # type: ignore[attr-defined]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
-        "as it is: 75.0%", "mean: 50.0%", "another image's: 25.0%", "uniform, 1/K: 62.5%",
+        "unchanged: 75.0%", "mean: 50.0%", "another image's: 25.0%", "uniform, 1/K: 62.5%",
     ]  # fmt: skip
     intervals = [segment[:, 0].tolist() for segment in axes.collections[0].get_segments()]  # type: ignore[attr-defined]
     assert intervals == [[75, 75], [37.5, 62.5], [18.75, 31.25], [62.5, 62.5]]

@@ -171,7 +171,7 @@ def _from_cache(recipe: _Recipe, target: Path) -> Path:
         target.parent.mkdir(mode=0o700, exist_ok=True)
         _refuse_what_others_can_write(target.parent)
         with _locked(target.with_suffix(".lock")):
-            if not target.exists() and not failure.exists():  # now that nobody else compiles it
+            if not target.exists() and not failure.exists():  # now that no other process compiles it
                 try:
                     recipe.compile(target)
                 except _CompileError as reason:
@@ -187,7 +187,7 @@ def _from_cache(recipe: _Recipe, target: Path) -> Path:
 
 
 def _refuse_what_others_can_write(path: Path) -> None:
-    """A library runs with all rights of this user, so nobody else but root may have written it."""
+    """A library runs with all rights of this user, so only root may have written it besides."""
     if not hasattr(os, "geteuid"):
         return
     found = path.stat()

@@ -15,6 +15,8 @@
 // The threads share images (forward, dX) or tiles of the kernel (dW), split statically, and what they sum separately is
 // added in a fixed order: the results have the same bits for one number of threads.
 //
+// One file, though a long one: the compiler has to inline all of it into the loops over register tiles.
+//
 // Names, and the memory layout of each array (last index contiguous):
 //     N images, H x W their size, C input channels, O output channels, K experts; R x S the output's size
 //     x [N,H,W,C]  y [N,R,S,O]  a [N,K]  w [K,O,C,taps]; taps = 9 or 1 positions of the kernel
@@ -724,5 +726,5 @@ OPERATORS(bfloat16, bf16)
 // Frees what is kept for the next calls.
 extern "C" void dynconv_fused_release() { pool.release(); }
 
-// The memory that is kept for the next calls, and that calls under way use.
+// The memory kept for the next calls and used by calls in progress.
 extern "C" int64_t dynconv_fused_workspace_bytes() { return pool.bytes(); }

@@ -73,7 +73,7 @@ class Library:
             getattr(library, f"dynconv_{self.name}_release")()
 
     def workspace_bytes(self) -> int:
-        """What the library keeps for its next calls, and what calls under way use."""
+        """Memory kept for the library's next calls and used by calls in progress."""
         library = self._library()
         if isinstance(library, str):
             return 0

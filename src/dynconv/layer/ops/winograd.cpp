@@ -18,6 +18,8 @@
 // gradients; the static split keeps the results bit-identical for one number of threads. Where there are fewer images
 // than threads, or memory for the sums lacks, the threads share the steps of one chunk.
 //
+// One file, though a long one: the compiler has to inline all of it into the loops over register tiles.
+//
 // Names, and the memory layout of each array (last index contiguous):
 //     N images, H x W their size, C input channels, O output channels, K experts; R x S the output's size
 //     T tiles of one image; rows = images of a chunk * T; Cb, Ob: blocks of LANES = 16 channels
@@ -584,5 +586,5 @@ extern "C" int dynconv_winograd_backward(int64_t tile, int64_t N, int64_t H, int
 // Frees what is kept for the next calls.
 extern "C" void dynconv_winograd_release() { pool.release(); }
 
-// The memory that is kept for the next calls, and that calls under way use.
+// The memory kept for the next calls and used by calls in progress.
 extern "C" int64_t dynconv_winograd_workspace_bytes() { return pool.bytes(); }

@@ -25,7 +25,7 @@ BINS = 15
 
 @section("calibration", "Calibration", order=22)
 def make(subject: Subject) -> Content | None:
-    """From the run's predictions; None without them."""
+    """Made from the run's predictions; None without them."""
     predictions = subject.record.predictions
     if predictions is None:
         return None
@@ -42,7 +42,7 @@ class Calibration:
     Attributes:
         error: expected calibration error, 0..1, over `BINS` bins of equal width.
         loss: cross-entropy, nats.
-        bins: (mean confidence, accuracy, share of the images) of each bin that is not empty.
+        bins: (mean confidence, accuracy, share of the images) of each non-empty bin, 0..1.
     """
 
     error: float
@@ -51,7 +51,7 @@ class Calibration:
 
 
 def calibration(log_probabilities_NC: Tensor, labels_N: Tensor) -> Calibration:
-    """Of the class that comes first."""
+    """The calibration of the top class."""
     probabilities_NC = log_probabilities_NC.softmax(1)
     classes = probabilities_NC.shape[1]
     error = multiclass_calibration_error(probabilities_NC, labels_N, classes, n_bins=BINS, norm="l1")
@@ -67,8 +67,9 @@ def calibration(log_probabilities_NC: Tensor, labels_N: Tensor) -> Calibration:
 
 
 def temperature_scaled(log_probabilities_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, float]:
-    """Log-probabilities divided by a temperature that other images chose (Guo et al. 2017,
-    https://arxiv.org/abs/1706.04599): each half of the images by the one that minimises the loss on the other half.
+    """Divides log-probabilities by a temperature (Guo et al. 2017, https://arxiv.org/abs/1706.04599).
+
+    Each half of the images uses the temperature that minimises the loss on the other half.
 
     Returns:
         the scaled log-probabilities [N, C], not normalised, and the mean of the two temperatures.
@@ -89,12 +90,12 @@ def temperature_scaled(log_probabilities_NC: Tensor, labels_N: Tensor) -> tuple[
 
 
 def reliability(before: Calibration, after: Calibration) -> Plot:
-    """Accuracy against confidence, before and after temperature scaling."""
+    """Plots accuracy against confidence, before and after temperature scaling."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=ink(), alpha=0.4, linewidth=0.8, label="perfectly calibrated")
-        for index, (name, found) in enumerate({"as it is": before, "temperature scaled": after}.items()):
+        for index, (name, found) in enumerate({"unscaled": before, "temperature scaled": after}.items()):
             points = [(100 * confidence, 100 * accuracy) for confidence, accuracy, _ in found.bins]
             label = f"{name}: ECE {100 * found.error:.1f} %"
             axes.plot(*zip(*points, strict=True), label=label, **series(index))

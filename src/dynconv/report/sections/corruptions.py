@@ -12,12 +12,12 @@ from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
 
 CORRUPTED = 500
-"""Test images, drawn at random, that are corrupted."""
+"""Number of random test images to corrupt."""
 
 
 @section("corruptions", "Corrupted images", order=26)
 def make(subject: Subject) -> Content | None:
-    """By running the network; None without it or without the images."""
+    """Runs the network on corrupted images; None without the network or the images."""
     if subject.predictor is None or subject.dataset is None:
         return None
     sample = subject.dataset.test.sample(CORRUPTED)
@@ -28,7 +28,7 @@ def make(subject: Subject) -> Content | None:
 
 
 def robustness(predictor: Predictor, images_NCHW: Tensor, labels_N: Tensor) -> dict[str, list[float]]:
-    """Accuracy 0..1 on corrupted images, by corruption, mild to strong."""
+    """Accuracy 0..1 on corrupted images, for each corruption, from mild to strong."""
     found: dict[str, list[float]] = {}
     for name, (corrupt, strengths, _) in CORRUPTIONS.items():
         logits = [predictor.logits(corrupt(images_NCHW, strength)) for strength in strengths]
@@ -37,7 +37,7 @@ def robustness(predictor: Predictor, images_NCHW: Tensor, labels_N: Tensor) -> d
 
 
 def bars(clean: float, accuracies: dict[str, list[float]]) -> Plot:
-    """A group of bars for each corruption, mild to strong."""
+    """Plots a group of bars for each corruption, from mild to strong."""
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()

@@ -1,4 +1,4 @@
-"""Loss and accuracy over the epochs and over time, schedules, and the warnings of the run."""
+"""Loss and accuracy over epochs and over time, the schedules, and the run's warnings."""
 
 from __future__ import annotations
 
@@ -9,6 +9,6 @@ from dynconv.report.subject import Subject
 
 @section("curves", "Curves", order=10)
 def make(subject: Subject) -> Content:
-    """Empty of plots where no epoch has ended."""
+    """Contains no plots if no epoch has ended."""
     record = subject.record
     return Content(curves(record.epochs, record.title), {"epochs": record.epochs, "warnings": record.warnings})

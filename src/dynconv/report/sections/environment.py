@@ -1,4 +1,4 @@
-"""The machine and the software, and how to run it again."""
+"""The machine, the software, and how to train again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dynconv.report.subject import Subject
 
 @section("environment", "Environment", order=60)
 def make(subject: Subject) -> Content:
-    """As the run recorded it."""
+    """Shows the environment that the run recorded."""
     environment = subject.record.environment
     fields = environment.tree() if environment else {}
     rows = [

@@ -1,4 +1,4 @@
-"""The experts one by one: the kernels of the first block, and the images that each expert has most weight for."""
+"""The individual experts: the kernels of the first block, and the images on which each expert has most weight."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from dynconv.report.subject import Routing, Subject
 from dynconv.report.thumbnail import Thumbnail, thumbnail
 
 EXCITING = 6
-"""Images shown of each expert."""
+"""Number of images shown for each expert."""
 MOST_EXPERTS = 60
-"""The most experts, over all blocks, whose images are shown."""
+"""With more experts than this, over all blocks, no images are shown."""
 
 
 @section("experts", "Experts", order=32)
 def make(subject: Subject) -> Content | None:
-    """From the network, and with the images also those of each expert; None without the network."""
+    """Shows the network's kernels and, if the images are available, those of each expert; None without the network."""
     if subject.predictor is None:
         return None
     experts, routing = subject.predictor.model.experts, subject.routing
@@ -31,7 +31,7 @@ def make(subject: Subject) -> Content | None:
 
 
 def _exciting(routing: Routing, classes: tuple[str, ...]) -> list[tuple[str, list[Thumbnail]]]:
-    """Of each expert, the images with its largest routing weights."""
+    """For each expert, the images with its largest routing weights."""
     found = []
     for number, a_NK in enumerate(routing.weights, 1):
         for k in range(a_NK.shape[1]):
@@ -45,9 +45,9 @@ def _exciting(routing: Routing, classes: tuple[str, ...]) -> list[tuple[str, lis
 
 
 def first_kernels(net: Net, shown: int = 24) -> Plot:
-    """The first block's experts as images: what each output channel looks for in the pixels."""
+    """Plots the first block's experts as images: what each output channel responds to in the pixels."""
     weight_KOCHW = next(iter(net.backbone)).conv.weight.detach().float().cpu()
-    if net.input.whiten:  # through the fixed filters, without their non-linearity, back to pixels
+    if net.input.whiten:  # map back to pixels through the fixed filters, ignoring their non-linearity
         whitening = net.input.whitening.float().cpu()
         k, o, c, height, width = weight_KOCHW.shape
         pixels = F.conv_transpose2d(weight_KOCHW.flatten(0, 1), whitening).unflatten(0, (k, o))
@@ -60,7 +60,7 @@ def first_kernels(net: Net, shown: int = 24) -> Plot:
 
     def paint(figure: Figure) -> None:
         for row, axes in enumerate(np.atleast_1d(figure.subplots(k, 1))):
-            # One pixel of paper between the tiles.
+            # Leaves one blank pixel between the tiles.
             strip = torch.ones(height, count * (width + 1) - 1, 4)
             strip[..., 3] = 0
             for column in range(count):
@@ -73,6 +73,6 @@ def first_kernels(net: Net, shown: int = 24) -> Plot:
             for spine in axes.spines.values():
                 spine.set_visible(False)
 
-    how = "seen through the whitening filters, their non-linearity left out" if net.input.whiten else "in RGB"
-    caption = f"Kernels of block 1's experts, the first {count} output channels, {how}; grey is zero."
+    how = "mapped to RGB through the whitening filters, without their non-linearity" if net.input.whiten else "in RGB"
+    caption = f"Kernels of block 1's experts: the first {count} output channels, {how}; grey is zero."
     return draw("kernels", caption, paint, 8, 0.3 + 0.42 * k)

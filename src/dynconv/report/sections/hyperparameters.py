@@ -1,4 +1,4 @@
-"""Every hyper-parameter by topic, with its meaning."""
+"""All hyper-parameters by topic, with their meaning."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TOPICS = {"augment": "Augmentation", "model": "Model", "optim": "Optimization"}
 
 @section("hyperparameters", "Hyper-parameters", order=50)
 def make(subject: Subject) -> Content:
-    """Those that the run recorded, also such as this version does not know."""
+    """Shows what the run recorded, including hyper-parameters that this version does not know."""
     tree: dict[str, Any] = subject.record.config.tree()
     topics: dict[str, dict[str, Any]] = {"Run": {}}
     for name, value in tree.items():
@@ -21,10 +21,10 @@ def make(subject: Subject) -> Content:
             topics[_TOPICS.get(name, name)] = flat(value, f"{name}.")
         else:
             topics["Run"][name] = value
-    # Runs of format 1 keep the recipe's numbers that were no options among their environment.
+    # Runs of format 1 keep the recipe's constants, which were not options, in their environment.
     fixed = subject.record.environment.tree().get("fixed", {}) if subject.record.environment else {}
     if isinstance(fixed, dict) and fixed:
-        topics["Fixed, no options"] = {name.replace(".", ": "): value for name, value in flat(fixed).items()}
+        topics["Fixed (not options)"] = {name.replace(".", ": "): value for name, value in flat(fixed).items()}
     tables = [
         (topic, [(name, shown(value), subject.meanings.get(name, "")) for name, value in fields.items()])
         for topic, fields in topics.items()

@@ -1,4 +1,4 @@
-"""Single images: the most confident mistakes, and those that the network is least certain of."""
+"""Single images: the most confident mistakes, and the images that the network is least certain of."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from dynconv.report.subject import Subject
 from dynconv.report.thumbnail import Thumbnail, thumbnail
 
 SHOWN = 16
-"""Images of each kind."""
+"""Number of images of each kind."""
 
 
 @section("mistakes", "Mistakes", order=24)
 def make(subject: Subject) -> Content | None:
-    """From the run's predictions and the images; None without either."""
+    """Made from the run's predictions and the images; None if either is missing."""
     predictions = subject.record.predictions
     if predictions is None or subject.dataset is None:
         return None
@@ -26,7 +26,7 @@ def make(subject: Subject) -> Content | None:
 
 
 def confident_mistakes(predictions: Predictions, count: int) -> list[int]:
-    """The wrongly classified images with the highest probability of their predicted class, highest first."""
+    """Indices of the misclassified images with the most probable predictions, most probable first."""
     confidence_N, predicted_N = predictions.probabilities.max(1)
     wrong = (predicted_N != predictions.labels).nonzero()[:, 0]
     chosen: list[int] = wrong[confidence_N[wrong].argsort(descending=True)][:count].tolist()
@@ -34,7 +34,7 @@ def confident_mistakes(predictions: Predictions, count: int) -> list[int]:
 
 
 def least_certain(predictions: Predictions, count: int) -> list[int]:
-    """The images whose predicted class has the lowest probability, lowest first."""
+    """Indices of the images with the least probable predictions, least probable first."""
     chosen: list[int] = predictions.probabilities.max(1).values.argsort()[:count].tolist()
     return chosen
 

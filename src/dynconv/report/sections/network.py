@@ -1,4 +1,4 @@
-"""The network, drawn and as a table."""
+"""The network, as a drawing and as a table."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ from dynconv.report.subject import Subject
 
 @section("network", "Network", order=40)
 def make(subject: Subject) -> Content:
-    """Of the configuration alone."""
+    """Made from the configuration alone."""
     return Content([diagram(subject.rows)], {"layers": [(row, PARTS[row.part]) for row in subject.rows]})

@@ -1,4 +1,4 @@
-"""The results on the test images, by class."""
+"""The results on the test images, overall and by class."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from dynconv.report.subject import Subject
 
 @section("results", "Results", order=20)
 def make(subject: Subject) -> Content | None:
-    """From the run's predictions; None without them."""
+    """Made from the run's predictions; None without them."""
     if subject.results is None:
         return None
     return Content([confusion(subject.results)], {"results": subject.results, "tta": subject.record.config.tta})
 
 
 def confusion(results: Results) -> Plot:
-    """Counts, the diagonal left out of the colours so that the mistakes show."""
+    """Plots the confusion matrix. The diagonal has no colour, so that the mistakes stand out."""
     names = [row.name for row in results.rows]
     counts = results.confusion.numpy()
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     mistakes = percent.copy()
     np.fill_diagonal(mistakes, np.nan)
-    most = float(np.nanmax(mistakes, initial=1.0))  # a scale for the colours even where there is no mistake
+    most = float(np.nanmax(mistakes, initial=1.0))  # a colour scale even if there are no mistakes
     side = min(9.0, 2.2 + 0.42 * len(names))
 
     def paint(figure: Figure) -> None:
@@ -43,5 +43,5 @@ def confusion(results: Results) -> Plot:
         axes.set(xlabel="predicted class", ylabel="true class")
         figure.colorbar(mesh, ax=axes, label="share of the true class (%)", shrink=0.8)
 
-    caption = "Test images by true and predicted class. The colour is the share of the true class that is mistaken."
+    caption = "Test images by true and predicted class. The colour is the share of the true class predicted so."
     return draw("confusion", caption, paint, side + 1, side)

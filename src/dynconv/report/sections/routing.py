@@ -1,4 +1,4 @@
-"""What the routing does: with other weights in its place, for each class, over the epochs, and expert by expert."""
+"""What the routing does: compared with other routing weights, for each class, over the epochs, and for each expert."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _REMARKS: dict[Finding, str] = {
 
 @section("routing", "Routing", order=30)
 def make(subject: Subject) -> Content:
-    """From the recorded epochs; with the network and the images also the rest."""
+    """Shows the recorded epochs; with the network and the images, also the rest."""
     experts = subject.record.config.model.experts
     values: dict[str, Any] = {"experts": experts, "routing": subject.routing, "usage": []}
     drawn = [routing_over_epochs(subject.record.epochs)] if subject.record.epochs else []
@@ -50,7 +50,7 @@ def _usage(block: BlockRouting, a_NK: Tensor) -> dict[str, Any]:
 
 
 def ablation(accuracy: float, ablations: dict[str, Ablation]) -> Plot:
-    """Accuracy with the routing replaced."""
+    """Plots the accuracy with the routing weights replaced."""
     labels = {"mean": "mean", "shuffled": "another image's", "uniform": "uniform, 1/K"}
 
     def paint(figure: Figure) -> None:
@@ -67,7 +67,7 @@ def ablation(accuracy: float, ablations: dict[str, Ablation]) -> Plot:
             ecolor=ink(),
             capsize=3,
         )
-        names = [f"{name}: {value:.1%}" for name, value in zip(["as it is", *labels.values()], values, strict=True)]
+        names = [f"{name}: {value:.1%}" for name, value in zip(["unchanged", *labels.values()], values, strict=True)]
         axes.set_yticks(places, labels=names)
         axes.invert_yaxis()
         axes.set(xlabel="test accuracy (%)", ylabel="routing weights", xlim=(0, 100))
@@ -77,7 +77,7 @@ def ablation(accuracy: float, ablations: dict[str, Ablation]) -> Plot:
 
 
 def routing_by_class(means: Sequence[Tensor], classes: Sequence[str]) -> Plot:
-    """Mean routing weight of each expert on each class, a panel for each block."""
+    """Plots the mean routing weight of each expert for each class, one panel per block."""
     columns = min(len(means), 6)
     rows = math.ceil(len(means) / columns)
     every = torch.cat([mean_CK.flatten() for mean_CK in means])
@@ -105,7 +105,7 @@ def routing_by_class(means: Sequence[Tensor], classes: Sequence[str]) -> Plot:
 
 
 def routing_over_epochs(epochs: list[EpochLine]) -> Plot:
-    """Entropy of the mean weights and their spread over images, by block."""
+    """Plots the entropy of the mean weights and their spread over images, for each block."""
     numbers = [line.epoch for line in epochs]
 
     def paint(figure: Figure) -> None:

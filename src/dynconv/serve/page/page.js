@@ -1,4 +1,4 @@
-// Images in, cards with classes and routing weights out. Text from outside is only ever inserted as text, not as markup.
+// Turns images into cards with classes and routing weights. Untrusted text is always inserted as text, never as markup.
 
 import { drawRouting, element } from "./routing.js";
 
@@ -33,12 +33,12 @@ async function start() {
   const shown = model.classes.slice(0, 20).join(", ");
   const more = model.classes.length > 20 ? ` and ${model.classes.length - 20} more` : "";
   $("model").textContent = `${model.name}, trained on ${model.data}, knows ${model.classes.length} classes: ${shown}${more}. ` +
-    `${model.blocks} blocks, each mixing ${model.experts} convolutions per image.`;
+    `Each of its ${model.blocks} blocks mixes ${model.experts} experts per image.`;
   $("samples").hidden = model.samples.length === 0;
   $("samples").querySelector("ul").replaceChildren(...model.samples.map(sampleButton));
 }
 
-// Before anything else is offered: without the key nothing can be classified.
+// Comes before anything else: without the key, nothing can be classified.
 function askForKey() {
   $("key").hidden = false;
   $("key-wrong").textContent = key ? "This key is wrong. Ask whoever runs the server." : "";
@@ -101,7 +101,7 @@ async function send(body, tries = TRIES) {
   }
 }
 
-// The file itself if the server takes it. Otherwise the browser, which may read more formats, redraws it smaller.
+// Returns the file itself if the server accepts it. Otherwise the browser, which may read more formats, redraws it smaller.
 async function fitting(file) {
   const bitmap = await createImageBitmap(file).catch(() => null);
   if (!bitmap) return READ_BY_SERVER.includes(file.type) ? file : Promise.reject(new Error("This file could not be read as an image."));
@@ -131,7 +131,7 @@ for (const input of [$("choose"), $("photograph")]) {
   input.previousElementSibling.addEventListener("click", () => input.click());
   input.addEventListener("change", () => {
     classify([...input.files]);
-    input.value = ""; // so that the same file can be chosen again
+    input.value = ""; // lets the user choose the same file again
   });
 }
 $("clear").addEventListener("click", () => {

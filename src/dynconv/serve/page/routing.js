@@ -1,4 +1,4 @@
-// The routing weights of an image, drawn block by block next to the mean of its class.
+// Draws the routing weights of an image, block by block, next to the mean of its class.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 120, TOP = 8, LEFT = 26, BAR = 14, GAP = 18;
@@ -17,11 +17,11 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-// means: [blocks][K] of the class, or null if they are not known; then the even mixture is drawn.
+// means: [blocks][K] of the class, or null if unknown; then a uniform mixture is drawn.
 export function drawRouting(weights, means, label) {
   const experts = weights[0].length;
   const marks = means ?? weights.map((block) => block.map(() => 1 / experts));
-  const meaning = means ? `mean of the class ${label}` : "an even mixture, 1/K: the means of the classes are not known here";
+  const meaning = means ? `mean of the class ${label}` : "a uniform mixture, 1/K: the class means are not known here";
   const part = element("section", { className: "routing" }, element("h3", { textContent: "Routing weights: how each block mixed its experts" }));
   part.append(element("div", { className: "wide" }, chart(weights, marks, meaning)), key(experts, meaning), numbers(weights, marks, meaning));
   return part;
@@ -35,7 +35,7 @@ function chart(weights, marks, meaning) {
   const y = (value) => TOP + HEIGHT * (1 - value / highest);
   const svg = shape("svg", { viewBox: `0 0 ${width} ${TOP + HEIGHT + 20}`, role: "img" });
   svg.setAttribute("aria-label", `Routing weights of ${weights.length} blocks with ${experts} experts; lines: ${meaning}`);
-  // Close to its own size, so that the text stays legible; a chart wider than the card scrolls.
+  // Keeps the chart close to its natural size, so that the text stays legible; a chart wider than the card scrolls.
   svg.style.minWidth = `${0.85 * width}px`;
   svg.style.maxWidth = `${1.25 * width}px`;
   for (const value of [0, 0.5, 1]) {

@@ -1,0 +1,112 @@
+"""What is trained: a network, its optimizers, and the average of its weights. The step of the optimizers is here.
+
+Shape suffixes: N images, C channels, H x W spatial, K classes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from dynconv.data.dataset import Split
+from dynconv.machine import Precision, autocast
+from dynconv.model.net import Net
+from dynconv.model.routing_statistics import BlockRouting, routing_statistics
+from dynconv.model.tta import EVAL_BATCH, batched_logits
+from dynconv.training.config import OptimConfig
+from dynconv.training.figures import count_correct
+from dynconv.training.optim import build_optimizers
+
+
+class Learner:
+    """A network with all that one step of training changes.
+
+    Attributes:
+        net: the network, on its device.
+        optimizers: of its parameters.
+        evaluated: the network that is evaluated and saved: the average of its weights if there is one, else `net`.
+        device, precision: where and in what it computes, precision fp32 or bf16.
+    """
+
+    def __init__(
+        self, net: Net, config: OptimConfig, device: torch.device, precision: Precision, *, compile: bool = False
+    ) -> None:
+        self.net, self.config, self.device, self.precision = net.to(device), config, device, precision
+        self.optimizers = build_optimizers(self.net, config)
+        self._average = None
+        if config.ema:
+            self._average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
+        self.evaluated = cast("Net", self._average.module) if self._average else self.net
+        self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(self.net) if compile else self.net)
+
+    def step(self, x_NCHW: Tensor, target: Tensor, micro_batch: int) -> tuple[float, float]:
+        """Forward, loss, backward and the optimizers' step of one batch, in training mode.
+
+        Args:
+            x_NCHW: images as the network takes them, on any device.
+            target: classes, int64 [N], or their shares, floats [N, K].
+            micro_batch: images per forward and backward pass.
+
+        Returns:
+            The loss summed over the batch, and the number of right answers. Where the loss is not finite, nothing has
+            been learned from the batch.
+        """
+        sums = torch.zeros(2, device=self.device)
+        x_NCHW, target = x_NCHW.to(self.device), target.to(self.device)
+        for x, y in zip(x_NCHW.split(micro_batch), target.split(micro_batch), strict=True):
+            with autocast(self.device, self.precision):
+                logits = self._forward(x)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
+            (loss * (len(x) / len(x_NCHW))).backward()
+            sums += torch.stack((loss.detach() * len(x), count_correct(logits.detach(), y)))
+        loss_sum, correct = sums.tolist()
+        if math.isfinite(loss_sum):
+            for optimizer in self.optimizers:
+                optimizer.step()
+                optimizer.zero_grad()
+            if self._average:
+                self._average.update_parameters(self.net)
+        return loss_sum, correct
+
+    def logits(self, split: Split, *, tta: bool = False) -> Tensor:
+        """Logits float32 [N, K] of the weights that are evaluated, on the device of the split."""
+        with autocast(self.device, self.precision):
+            parts = [
+                batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
+                for images in split.images.split(EVAL_BATCH)
+            ]
+        return torch.cat(parts)
+
+    def routing(self, images_NCHW: Tensor) -> list[BlockRouting]:
+        """The routing of each block, computed by the operators that training uses."""
+        with autocast(self.device, self.precision):
+            return routing_statistics(self.evaluated, images_NCHW.to(self.device))
+
+    def is_finite(self) -> bool:
+        """Whether every weight and every statistic is."""
+        return all(
+            bool(tensor.isfinite().all()) for net in (self.net, self.evaluated) for tensor in net.state_dict().values()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that `load_state_dict` needs to go on as if nothing had happened."""
+        return {
+            "net": self.net.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "average": self._average.state_dict() if self._average else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
+        self.net.load_state_dict(state["net"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        if self._average:
+            self._average.load_state_dict(state["average"])
