@@ -105,8 +105,8 @@ def test_a_gate_is_one_function() -> None:
     x = torch.randn(3, 8, 6, 6)
 
     logits = layer.router.linear(x.mean((2, 3)))
-    torch.testing.assert_close(layer.routing_weights(x), logits.clamp_min(0))
-    assert Net(ModelConfig(widths=(8,), pools=(2,), gate="relu"), 3).backbone[0].conv.router.gate == "relu"
+    torch.testing.assert_close(layer.routing_weights(x), logits.square())
+    assert Net(ModelConfig(widths=(8,), pools=(2,), gate="square"), 3).backbone[0].conv.router.gate == "square"
     with pytest.raises(ValueError, match="sum"):
         dynconv.fold_batchnorm(torch.nn.Sequential(layer, torch.nn.BatchNorm2d(16)))
 

@@ -9,8 +9,9 @@ if TYPE_CHECKING:
     from dynconv.api import Run, train
     from dynconv.errors import DynconvError
     from dynconv.inference.predictor import Predictor
-    from dynconv.layer.conv import DynamicConv2d
+    from dynconv.layer.conv import DynamicConv1d, DynamicConv2d, DynamicConv3d
     from dynconv.layer.convert import convert, fold_batchnorm
+    from dynconv.layer.count import count
     from dynconv.model.config import ModelConfig
     from dynconv.model.net import Net
     from dynconv.training.config import TrainConfig
@@ -18,8 +19,11 @@ if TYPE_CHECKING:
     __version__: str
 
 __all__ = [
+    "DynamicConv1d",
     "DynamicConv2d",
+    "DynamicConv3d",
     "convert",
+    "count",
     "fold_batchnorm",
     "Net",
     "ModelConfig",
@@ -32,8 +36,11 @@ __all__ = [
 ]
 
 _HOMES = {
+    "DynamicConv1d": "dynconv.layer.conv",
     "DynamicConv2d": "dynconv.layer.conv",
+    "DynamicConv3d": "dynconv.layer.conv",
     "convert": "dynconv.layer.convert",
+    "count": "dynconv.layer.count",
     "fold_batchnorm": "dynconv.layer.convert",
     "Net": "dynconv.model.net",
     "ModelConfig": "dynconv.model.config",

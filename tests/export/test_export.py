@@ -52,7 +52,8 @@ def write_run(path: Path, model: ModelConfig) -> Path:
     torch.nn.init.normal_(net.head.linear.weight)  # so that images differ in their probabilities
     config = {"seed": 0, "epochs": 1, "image_sizes": (32,), "tta": False, "precision": "fp32", "model": model}
     run = RunDir.create(path, config, environment("shapes", data_source="shapes"))
-    save_weights(run.weights, Weights(net.state_dict(), model, shapes.CLASSES, "shapes", f"written by {__name__}"))
+    provenance = f"written by {__name__}"
+    save_weights(run.weights, Weights(net.state_dict(), model, shapes.CLASSES, "shapes", provenance, "fp32"))
     return path
 
 

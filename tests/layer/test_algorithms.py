@@ -65,7 +65,7 @@ def test_auto_takes_a_new_algorithm_that_its_coefficients_make_the_fastest(
 
 def test_the_fitted_model_fits_the_features() -> None:
     """choice.json has one coefficient per feature, for registered algorithms only."""
-    geometry = Geometry(4, 8, 12, 12, 16, 3, (3, 3), (1, 1), (1, 1), (1, 1), 1, torch.float32, "cpu", True)
+    geometry = Geometry(4, 8, (12, 12), 16, 3, (3, 3), (1, 1), (1, 1), (1, 1), 1, torch.float32, "cpu", True)
 
     for coefficients in choice._MODEL.values():
         for name, values in coefficients.items():

@@ -1,11 +1,13 @@
 import copy
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from dynconv.layer import DynamicConv2d, convert, fold_batchnorm
+from dynconv.layer import DynamicConv1d, DynamicConv2d, DynamicConv3d, convert, fold_batchnorm
+from dynconv.layer.conv import DynamicConv
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 
@@ -69,7 +71,7 @@ def test_convert_of_a_single_convolution() -> None:
 
 @pytest.mark.parametrize("module", [nn.Linear(3, 3), DynamicConv2d(3, 3, 3)])
 def test_convert_says_where_there_is_nothing_to_do(module: nn.Module) -> None:
-    with pytest.raises(ValueError, match="no Conv2d"):
+    with pytest.raises(ValueError, match="no Conv1d, Conv2d or Conv3d"):
         convert(module)
 
 
@@ -135,7 +137,7 @@ def test_folding_leaves_what_it_may_not_touch() -> None:
 
 
 def test_folding_says_where_there_is_nothing_to_fold() -> None:
-    with pytest.raises(ValueError, match="no BatchNorm2d follows"):
+    with pytest.raises(ValueError, match="no batch normalisation follows"):
         fold_batchnorm(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
 
 
@@ -194,3 +196,80 @@ def test_convert_leaves_convolutions_whose_kernel_a_hook_computes() -> None:
     assert type(dynamic[0]) is nn.Conv2d and type(dynamic[1]) is DynamicConv2d
     x = torch.randn(2, 3, 9, 9)
     torch.testing.assert_close(dynamic(x), net(x), rtol=1e-4, atol=1e-5)
+
+
+class Kinds(nn.Module):
+    """Convolutions of every kind: 1 to 3 dimensions, a subclass that only has a name, one that computes otherwise."""
+
+    class Named(nn.Conv2d):
+        pass
+
+    class Padded(nn.Conv2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(nn.functional.pad(x, (1, 0, 1, 0)))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.volume = nn.Conv3d(1, 3, 3, padding=1)
+        self.named = self.Named(3, 8, 3)
+        self.padded = self.Padded(8, 8, 2)
+        self.sequence = nn.Conv1d(8, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.volume(x[:, None]).amax(2)
+        return self.sequence(self.padded(self.named(x)).flatten(2))
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [
+        (None, ["volume", "named", "sequence"]),
+        ("all but the first", ["named", "sequence"]),
+        (["named"], ["named"]),
+        ("sequence", ["sequence"]),
+        (nn.Conv2d, ["named"]),
+        (lambda name, conv: conv.in_channels < 8, ["volume", "named"]),
+    ],
+)
+def test_convolutions_are_chosen_by_name_class_or_function(
+    where: Any, expected: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    static, x = Kinds(), torch.randn(2, 3, 9, 9)
+
+    with caplog.at_level("INFO", "dynconv.layer.convert"):
+        dynamic = convert(static, experts=2, where=where)
+
+    assert [name for name, module in dynamic.named_modules() if isinstance(module, DynamicConv)] == expected
+    torch.testing.assert_close(dynamic(x), static(x), rtol=1e-4, atol=1e-5)
+    (said,) = caplog.messages
+    assert said.startswith(f"{len(expected)} convolutions made dynamic; left as they are: ")
+    assert "padded (Padded has a forward of its own)" in said
+    assert ("`where` did not choose it" in said) == (len(expected) < 3)
+
+
+@pytest.mark.parametrize("dims", [1, 3])
+def test_batch_normalisation_of_sequences_and_volumes_is_folded(dims: int) -> None:
+    torch.manual_seed(0)
+    layer = {1: DynamicConv1d, 3: DynamicConv3d}[dims](3, 8, 3)
+    norm, pool = getattr(nn, f"BatchNorm{dims}d")(8), getattr(nn, f"MaxPool{dims}d")(2)
+    net = nn.Sequential(layer, pool, norm)
+    for tensor in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+        nn.init.uniform_(tensor, 0.5, 1.5)
+    nn.init.normal_(layer.router.linear.weight)
+    x = torch.randn(2, 3, *(8,) * dims)
+
+    folded = fold_batchnorm(net)
+
+    assert isinstance(folded[2], nn.Identity)
+    torch.testing.assert_close(folded(x), net.eval()(x), rtol=1e-4, atol=1e-4)
+
+
+def test_view_after_a_converted_convolution_works_as_before() -> None:
+    """Code written for a static net relies on the layout of its outputs."""
+    torch.manual_seed(0)
+    static = nn.Sequential(nn.Conv2d(8, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+    dynamic = convert(static)
+    for images in (1, 2, 8, 32):
+        x = torch.randn(images, 8, 32, 32)
+        torch.testing.assert_close(dynamic(x).view(images, -1), static(x).view(images, -1), rtol=1e-4, atol=1e-5)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from operators import needs_operators
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.flop_counter import FlopCounterMode
 
 from dynconv.layer.algorithms import ALGORITHMS
-from dynconv.layer.geometry import pair
+from dynconv.layer.geometry import sizes
 from dynconv.layer.mixing import mix_convolutions
 
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-14, torch.bfloat16: 1e-2}
@@ -23,7 +25,7 @@ WINOGRAD_TOLERANCE = 5e-5
 
 
 Case = dict[str, Any]
-"""Arguments of a convolution; kernel, stride, padding and dilation one number or two."""
+"""Arguments of a convolution; kernel, stride, padding and dilation one number, or one per dimension."""
 
 
 @st.composite
@@ -64,7 +66,7 @@ def smallest(side: dict[str, int]) -> int:
 def tensors(case: Case, seed: int, bias: bool = True) -> list[Tensor]:
     torch.manual_seed(seed)
     x = torch.randn(case["n"], case["c"], case["height"], case["width"])
-    weight = torch.randn(case["k"], case["o"], case["c"] // case["groups"], *pair(case["kernel"], "kernel"))
+    weight = torch.randn(case["k"], case["o"], case["c"] // case["groups"], *sizes(case["kernel"], 2, "kernel"))
     return [x, weight, torch.randn(case["n"], case["k"]), *([torch.randn(case["k"], case["o"])] if bias else [])]
 
 
@@ -107,6 +109,37 @@ def test_agrees_with_the_equation(
     if channels_last:
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     compare(case, inputs, algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
+@settings(max_examples=20, deadline=None)
+@given(
+    dims=st.sampled_from([1, 3]),
+    data=st.data(),
+    dtype=st.sampled_from([torch.float32, torch.float64]),
+    last=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_sequences_and_volumes_agree_with_the_equation(
+    algorithm: str, dims: int, data: st.DataObject, dtype: torch.dtype, last: bool, seed: int
+) -> None:
+    axes = [data.draw(sides()) for _ in range(dims)]
+    groups = data.draw(st.sampled_from([1, 1, 2]))
+    n, k = data.draw(st.sampled_from([0, 1, 3])), data.draw(st.integers(1, 3))
+    c, o = (groups * data.draw(st.sampled_from([1, 3])) for _ in range(2))
+    torch.manual_seed(seed)
+    x = torch.randn(n, c, *(axis["size"] for axis in axes), dtype=dtype)
+    if last:
+        x = x.movedim(1, -1).contiguous().movedim(-1, 1)
+    weight = torch.randn(k, o, c // groups, *(axis["kernel"] for axis in axes), dtype=dtype)
+    inputs = [x, weight, torch.randn(n, k, dtype=dtype), torch.randn(k, o, dtype=dtype)]
+    case: Case = {name: tuple(axis[name] for axis in axes) for name in ("stride", "padding", "dilation")}
+    case["groups"] = groups
+    if algorithm == "unfold" and dims == 3:
+        with pytest.raises(ValueError, match="'unfold' needs one or two spatial dimensions"):
+            mix_convolutions(*inputs, **case, algorithm=algorithm)
+    else:
+        compare(case, inputs, algorithm)
 
 
 @settings(max_examples=60, deadline=None)
@@ -205,13 +238,69 @@ def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
 
 
 @pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
-def test_channels_last_stays_channels_last(algorithm: str) -> None:
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("shape", [(1, 8, 12, 12), (5, 8, 12, 12), (5, 8, 1, 1), (5, 8, 12, 1)])
+def test_the_output_has_the_layout_of_the_input(
+    algorithm: str, layout: torch.memory_format, shape: tuple[int, ...]
+) -> None:
+    """As torch's convolutions: `view` works where it did, and channels_last stays fast."""
     if algorithm in ("fused", "winograd"):
         needs_operators()
-    x = torch.randn(2, 8, 12, 12).contiguous(memory_format=torch.channels_last)
-    out = mix_convolutions(x, torch.randn(2, 16, 8, 3, 3), torch.rand(2, 2), padding=1, algorithm=algorithm)
+    x = torch.randn(shape).to(memory_format=layout).requires_grad_()
+    weight = torch.randn(3, 16, 8, 3, 3, requires_grad=True)
+    for padding in (1, 2):
+        out = mix_convolutions(x, weight, torch.rand(shape[0], 3), padding=padding, algorithm=algorithm)
+        expected = torch.nn.functional.conv2d(x, weight[0], padding=padding)
+        out.sum().backward()
 
-    assert out.is_contiguous(memory_format=torch.channels_last)
+        assert out.is_contiguous(memory_format=layout) and expected.is_contiguous(memory_format=layout)
+        assert x.grad is not None and x.grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+def test_the_flop_counter_knows_every_algorithm(algorithm: str) -> None:
+    """At least the convolution, and for what mixes kernels, exactly that and the mixing."""
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
+    n, k, c, o, side = 4, 3, 8, 16, 12
+    x, weight = torch.randn(n, c, side, side), torch.randn(k, o, c, 3, 3, requires_grad=True)
+    convolution, mixing = 2 * n * c * o * 9 * side**2, 2 * n * k * c * o * 9
+    with FlopCounterMode(display=False) as forward:
+        out = mix_convolutions(x, weight, torch.rand(n, k), padding=1, algorithm=algorithm)
+    with FlopCounterMode(display=False) as backward:
+        out.sum().backward()
+
+    assert forward.get_total_flops() >= convolution
+    if algorithm in ("kernel", "unfold", "fused", "winograd"):
+        assert forward.get_total_flops() == convolution + mixing
+    assert backward.get_total_flops() >= convolution
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
+@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("differentiate", ["torch.func.jvp", "dual_level"])
+def test_forward_mode_derivatives_are_right_or_refused(algorithm: str, differentiate: str) -> None:
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
+    torch.manual_seed(0)
+    x, weight, a = torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8, 3, 3), torch.rand(2, 3)
+    dx, da = torch.randn_like(x), torch.randn_like(a)
+
+    def mix(x: Tensor, a: Tensor) -> Tensor:
+        return mix_convolutions(x, weight, a, padding=1, algorithm=algorithm)
+
+    def derivative() -> Tensor:
+        if differentiate == "torch.func.jvp":
+            found: Tensor = torch.func.jvp(mix, (x, a), (dx, da))[1]
+            return found
+        with forward_ad.dual_level():
+            return forward_ad.unpack_dual(mix(forward_ad.make_dual(x, dx), forward_ad.make_dual(a, da))).tangent
+
+    if algorithm in ("fused", "winograd"):
+        with pytest.raises(NotImplementedError, match=f"'{algorithm}' has no forward-mode derivative; use 'auto'"):
+            derivative()
+    else:
+        torch.testing.assert_close(derivative(), mix(dx, a) + mix(x, da), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -5,15 +5,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def mixture(
-    x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, bias_KO: Tensor | None = None, **convolution: int
-) -> Tensor:
-    """O = a_1 Conv_1(X) + ... + a_K Conv_K(X)."""
+def mixture(x: Tensor, experts: Tensor, a_NK: Tensor, bias_KO: Tensor | None = None, **convolution: int) -> Tensor:
+    """O = a_1 Conv_1(X) + ... + a_K Conv_K(X), for x [N, C, *size] and experts [K, O, C / groups, *kernel]."""
+    dims = x.dim() - 2
+    convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[dims]
     outputs = [
-        F.conv2d(x_NCHW, weight, None if bias_KO is None else bias_KO[k], **convolution)
-        for k, weight in enumerate(weight_KOCHW)
+        convolve(x, expert, None if bias_KO is None else bias_KO[k], **convolution) for k, expert in enumerate(experts)
     ]
-    return sum(a_NK[:, k, None, None, None] * out for k, out in enumerate(outputs))  # type: ignore[return-value]
+    return sum(a_NK[:, k].view(-1, *(1,) * (dims + 1)) * out for k, out in enumerate(outputs))  # type: ignore[return-value]
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:

@@ -114,7 +114,7 @@ def geometry_of(cell: dict[str, Any], device: str, training: bool) -> Geometry:
     """The geometry of a measured cell."""
     kernel, stride, padding = cell["kernel"], cell["stride"], cell["kernel"] // 2
     return Geometry(
-        cell["batch"], cell["in_channels"], cell["size"], cell["size"], cell["out_channels"], cell["experts"],
+        cell["batch"], cell["in_channels"], (cell["size"],) * 2, cell["out_channels"], cell["experts"],
         (kernel, kernel), (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device,
         training,
     ).computed()  # fmt: skip

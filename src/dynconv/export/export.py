@@ -25,7 +25,7 @@ from dynconv.errors import DynconvError
 from dynconv.export import onnx_file, parity
 from dynconv.export.parity import Runner
 from dynconv.inference.predictor import Predictor
-from dynconv.layer.conv import DynamicConv2d
+from dynconv.layer.conv import DynamicConv
 from dynconv.model.net import Net
 
 Format = Literal["onnx", "pt2"]
@@ -46,7 +46,7 @@ class Exported(nn.Module):
         self.net = copy.deepcopy(net).float().cpu().eval().requires_grad_(False)
         self.layout = layout
         for module in self.net.modules():
-            if isinstance(module, DynamicConv2d):
+            if isinstance(module, DynamicConv):
                 module.algorithm = "output"
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,8 @@ Convolution is linear in its kernel and in its input, so there is no need to com
 An entry says where its algorithm applies, how it computes, and from which features `choice.py` predicts its time. To
 add an algorithm, register its function here. Without coefficients in choice.json, it can only be used by name.
 
-Shape suffixes: N images, K experts, C input and O output channels, H x W spatial, G groups.
+Shape suffixes: N images, K experts, C input and O output channels, S one to three spatial dimensions, H x W two of
+them, G groups.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from dynconv.layer.geometry import Geometry
@@ -39,8 +41,8 @@ class AlgorithmEntry:
     """One exact algorithm.
 
     Attributes:
-        compute: x [N, C, H, W], experts [K, O, C / groups, height, width], routing weights [N, K] of any floating-point
-            type, and their geometry -> [N, O, H', W'], without the bias.
+        compute: x [N, C, *size], experts [K, O, C / groups, *kernel], routing weights [N, K] of any floating-point
+            type, and their geometry -> [N, O, *out_size] in any layout, without the bias.
         obstacle: why the algorithm cannot compute a geometry, as the end of "algorithm 'name' ..."; empty if it can.
         passed_over: why `auto` skips it although it can compute the geometry; empty if `auto` considers it.
         features: the features that the model in choice.py multiplies by its coefficients.
@@ -63,7 +65,7 @@ def _nothing(geometry: Geometry) -> str:
 def shape_features(geometry: Geometry) -> tuple[float, ...]:
     """Features that do not depend on the kernel: 1, logs of K, C, O and output pixels L, and two for mixing."""
     g = geometry
-    pixels = max(1, g.out_height) * max(1, g.out_width)
+    pixels = g.out_pixels
     return (
         1.0,
         math.log(g.experts),
@@ -77,8 +79,8 @@ def shape_features(geometry: Geometry) -> tuple[float, ...]:
 
 def convolution_features(geometry: Geometry) -> tuple[float, ...]:
     """`shape_features`, then logs of the kernel's area and of the stride's."""
-    kernel, stride = geometry.kernel, geometry.stride
-    return *shape_features(geometry), math.log(kernel[0] * kernel[1]), math.log(stride[0] * stride[1])
+    kernel, stride = math.prod(geometry.kernel), math.prod(geometry.stride)
+    return *shape_features(geometry), math.log(kernel), math.log(stride)
 
 
 _MIXING = 3.0  # a multiply-add takes about three times as long in mixing as in a convolution
@@ -100,56 +102,70 @@ def algorithm(
     return register
 
 
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+
+
 @algorithm("kernel")
-def _by_kernel(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
-    weight_KOCHW, a_NK = _for_torch(weight_KOCHW, a_NK, g)
-    n, c, h, w = x_NCHW.shape
-    _, o, *kernel = weight_KOCHW.shape
+def _by_kernel(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
+    convolve = _CONVOLUTIONS[g.dims]
+    n, c, *size = x_NCS.shape
+    _, o, *kernel = weight_KOCS.shape
     if n == 0:  # torch has no convolution with zero groups
-        return F.conv2d(x_NCHW, weight_KOCHW[0], None, g.stride, g.padding, g.dilation, g.groups)
-    mixed = (a_NK @ weight_KOCHW.flatten(1)).view(n * o, *kernel)
-    out = F.conv2d(x_NCHW.reshape(1, n * c, h, w), mixed, None, g.stride, g.padding, g.dilation, n * g.groups)
-    return in_layout_of(x_NCHW, out.view(n, o, *out.shape[2:]))
+        return convolve(x_NCS, weight_KOCS[0], None, g.stride, g.padding, g.dilation, g.groups)
+    mixed = (a_NK @ weight_KOCS.flatten(1)).view(n * o, *kernel)
+    out = convolve(x_NCS.reshape(1, n * c, *size), mixed, None, g.stride, g.padding, g.dilation, n * g.groups)
+    return out.view(n, o, *out.shape[2:])
 
 
 @algorithm("input")
-def _by_input(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
-    weight_KOCHW, a_NK = _for_torch(weight_KOCHW, a_NK, g)
-    k, c = weight_KOCHW.shape[0], x_NCHW.shape[1]
+def _by_input(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
+    convolve, ones = _CONVOLUTIONS[g.dims], (1,) * g.dims
+    n, c = x_NCS.shape[:2]
+    k = len(weight_KOCS)
     if k == 1:
-        scaled = x_NCHW * a_NK[:, :, None, None]
-        return F.conv2d(scaled, weight_KOCHW[0], None, g.stride, g.padding, g.dilation, g.groups)
+        scaled = x_NCS * a_NK.view(n, 1, *ones)
+        return convolve(scaled, weight_KOCS[0], None, g.stride, g.padding, g.dilation, g.groups)
     # The channels of a group are adjacent, and each group has K scaled copies of them. Building them as NHWC saves a
     # conversion.
-    x_NHWGC = x_NCHW.permute(0, 2, 3, 1).unflatten(3, (g.groups, c // g.groups))
-    scaled = x_NHWGC[:, :, :, :, None] * a_NK[:, None, None, None, :, None]
-    scaled_NCHW = scaled.flatten(3).permute(0, 3, 1, 2)
-    kernels = weight_KOCHW.transpose(0, 1).flatten(1, 2)
-    return F.conv2d(scaled_NCHW, kernels, None, g.stride, g.padding, g.dilation, g.groups)
+    x_NSGC = x_NCS.movedim(1, -1).unflatten(-1, (g.groups, c // g.groups))
+    scaled = x_NSGC.unsqueeze(-2) * a_NK.view(n, *ones, 1, k, 1)
+    scaled_NCS = scaled.flatten(-3).movedim(-1, 1)
+    kernels = weight_KOCS.transpose(0, 1).flatten(1, 2)
+    return convolve(scaled_NCS, kernels, None, g.stride, g.padding, g.dilation, g.groups)
 
 
 @algorithm("output")
-def _by_output(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
-    weight_KOCHW, a_NK = _for_torch(weight_KOCHW, a_NK, g)
-    k, o = weight_KOCHW.shape[:2]
+def _by_output(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
+    convolve, ones = _CONVOLUTIONS[g.dims], (1,) * g.dims
+    k, o = weight_KOCS.shape[:2]
     # A group's output channels are adjacent, so the K experts of a group must be adjacent, too.
-    kernels = weight_KOCHW.unflatten(1, (g.groups, o // g.groups)).transpose(0, 1).flatten(0, 2)
-    out = F.conv2d(x_NCHW, kernels, None, g.stride, g.padding, g.dilation, g.groups)
-    out_NGKOHW = out.unflatten(1, (g.groups, k, o // g.groups))
-    return in_layout_of(x_NCHW, (a_NK[:, None, :, None, None, None] * out_NGKOHW).sum(2).flatten(1, 2))
+    kernels = weight_KOCS.unflatten(1, (g.groups, o // g.groups)).transpose(0, 1).flatten(0, 2)
+    out = convolve(x_NCS, kernels, None, g.stride, g.padding, g.dilation, g.groups)
+    out_NGKOS = out.unflatten(1, (g.groups, k, o // g.groups))
+    return (a_NK.view(-1, 1, k, 1, *ones) * out_NGKOS).sum(2).flatten(1, 2)
 
 
-@algorithm("unfold")
-def _by_unfold(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
-    weight_KOCHW, a_NK = _for_torch(weight_KOCHW, a_NK, g)
-    n, o = x_NCHW.shape[0], weight_KOCHW.shape[1]
-    if g.kernel == g.stride == (1, 1) and g.padding == (0, 0):
-        patches = x_NCHW.flatten(2)
+def _unfold_obstacle(geometry: Geometry) -> str:
+    return "needs one or two spatial dimensions" if geometry.dims == 3 else ""
+
+
+@algorithm("unfold", obstacle=_unfold_obstacle)
+def _by_unfold(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
+    n, o = x_NCS.shape[0], weight_KOCS.shape[1]
+    if max(g.kernel) == max(g.stride) == 1 and max(g.padding) == 0:
+        patches = x_NCS.flatten(2)
+    elif g.dims == 1:  # as images of one row
+        row = [(1, *g.kernel), (1, *g.dilation), (0, *g.padding), (1, *g.stride)]
+        patches = F.unfold(x_NCS.unsqueeze(2), *row)
     else:
-        patches = F.unfold(x_NCHW, g.kernel, g.dilation, g.padding, g.stride)
-    mixed = (a_NK @ weight_KOCHW.flatten(1)).view(n * g.groups, o // g.groups, weight_KOCHW[0, 0].numel())
-    out = torch.bmm(mixed, patches.reshape(n * g.groups, mixed.shape[-1], g.out_height * g.out_width))
-    return in_layout_of(x_NCHW, out.view(n, o, g.out_height, g.out_width))
+        patches = F.unfold(x_NCS, g.kernel, g.dilation, g.padding, g.stride)
+    mixed = (a_NK @ weight_KOCS.flatten(1)).view(n * g.groups, o // g.groups, weight_KOCS[0, 0].numel())
+    out = torch.bmm(mixed, patches.reshape(n * g.groups, mixed.shape[-1], math.prod(g.out_size)))
+    return out.view(n, o, *g.out_size)
 
 
 UNTIMED = "not timed on a GPU yet, so only by name: algorithm='fused'"
@@ -166,16 +182,28 @@ def _operator_obstacle(operator: ModuleType, geometry: Geometry) -> str:
 def _operator_passed_over(operator: ModuleType, geometry: Geometry) -> str:
     if geometry.device == "cuda":
         return UNTIMED
-    if geometry.batch * geometry.out_height * geometry.out_width < _MIN_PIXELS:
+    # torch.export makes one program for all batch sizes, so the choice must not depend on them.
+    if not torch.compiler.is_exporting() and geometry.batch * math.prod(geometry.out_size) < _MIN_PIXELS:
         return "too few pixels in the batch to pay for rearranging the experts"
-    if torch._C._are_functorch_transforms_active():
-        return "torch.func transforms do not support custom operators"
+    if torch._C._are_functorch_transforms_active() or _in_forward_mode():
+        return "torch.func transforms and forward-mode derivatives do not support custom operators"
     unavailable: str = operator.obstacle()
     return unavailable
 
 
+def _in_forward_mode() -> bool:
+    return forward_ad._current_level >= 0
+
+
+def _refuse_forward_mode(name: str) -> None:
+    """torch would lose the derivative of a custom operator without a word."""
+    if _in_forward_mode():
+        raise NotImplementedError(f"algorithm {name!r} has no forward-mode derivative; use 'auto'")
+
+
 @algorithm("fused", obstacle=partial(_operator_obstacle, fused), passed_over=partial(_operator_passed_over, fused))
 def _by_fused(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    _refuse_forward_mode("fused")
     # Mixing is done in float32: rounding a routing weight to 8 bits would shift an image's whole kernel.
     return fused.fused(x_NCHW, weight_KOCHW, a_NK.float(), g.stride[0], g.padding[0])
 
@@ -191,18 +219,24 @@ def _winograd_features(geometry: Geometry) -> tuple[float, ...]:
     features=_winograd_features,
 )
 def _by_winograd(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    _refuse_forward_mode("winograd")
     tile, _ = winograd.best_tile(g)
     return winograd.winograd(x_NCHW, weight_KOCHW, a_NK.float(), g.padding[0], tile)
 
 
-def in_layout_of(x_NCHW: Tensor, out_NCHW: Tensor) -> Tensor:
-    """`out` in the memory format of `x`, contiguous or channels_last; avoids memory_format, which vmap lacks."""
-    if x_NCHW.shape[1] > 1 and x_NCHW.stride(1) == 1:
-        return out_NCHW.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-    return out_NCHW.contiguous()
+def in_layout_of(x_NCS: Tensor, out_NCS: Tensor) -> Tensor:
+    """`out` in the memory format of `x`, contiguous or channels_last; avoids memory_format, which vmap lacks.
+
+    A map of one pixel or one channel can be both; its strides tell which is meant, as in torch. There is no
+    channels_last for one spatial dimension.
+    """
+    channels = x_NCS.shape[1]
+    if x_NCS.dim() > 3 and channels > 1 and x_NCS.stride(1) == 1 and x_NCS.stride(-1) >= channels:
+        return out_NCS.movedim(1, -1).contiguous().movedim(-1, 1)
+    return out_NCS.contiguous()
 
 
-def _for_torch(weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
+def _for_torch(weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> tuple[Tensor, Tensor]:
     """Prepares the experts and routing weights for torch's own operations.
 
     Converts the routing weights to the input's type. On a CPU in bf16, sets the experts, and thereby their gradients,
@@ -211,10 +245,11 @@ def _for_torch(weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> tuple[Tensor,
     """
     a_NK = a_NK.to(g.dtype)
     if not g.training or g.device != "cpu" or g.dtype.itemsize >= 4:
-        return weight_KOCHW, a_NK
-    rows, columns = g.taps_on_padding()
-    if not rows and not columns:
-        return weight_KOCHW, a_NK
-    height, width = g.kernel
-    used = [[i not in rows and j not in columns for j in range(width)] for i in range(height)]
-    return torch.where(torch.tensor(used, device=weight_KOCHW.device), weight_KOCHW, 0.0), a_NK
+        return weight_KOCS, a_NK
+    on_padding = g.taps_on_padding()
+    if not any(on_padding):
+        return weight_KOCS, a_NK
+    used = torch.ones(g.kernel, dtype=torch.bool, device=weight_KOCS.device)
+    for axis, taps in enumerate(on_padding):
+        used.movedim(axis, 0)[taps] = False
+    return torch.where(used, weight_KOCS, 0.0), a_NK

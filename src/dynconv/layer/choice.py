@@ -6,7 +6,8 @@ For each algorithm and number type, with or without gradients, the model predict
 
 with the features of the algorithm's entry in `ALGORITHMS`: 1 and logs of shapes, so that the coefficients w are
 exponents. choice.json holds the coefficients, fitted by `benchmarks/fit_choice.py` to measurements of `dynconv bench
-layer` on the machine that the file names. For unmeasured number types and devices, a rule of thumb decides.
+layer` on the machine that the file names. For sequences, volumes, and unmeasured number types and devices, a rule of
+thumb decides.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from dynconv.layer.algorithms import ALGORITHMS, UNTIMED
 from dynconv.layer.geometry import Geometry
 
 __all__ = ["UNTIMED", "Estimate", "Explanation", "choose", "explain", "obstacle"]
+
+SMALL_MAP = 144
+"""Where nothing was measured, `input` is taken for outputs of up to this many pixels, and `kernel` above."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,13 @@ class Explanation:
 
     def __str__(self) -> str:
         g = self.geometry
+        size, out_size, kernel = (
+            sep.join(map(str, s)) for sep, s in ((", ", g.size), (", ", g.out_size), ("x", g.kernel))
+        )
         lines = [
-            f"[{g.batch}, {g.in_channels}, {g.height}, {g.width}] -> [{g.batch}, {g.out_channels}, {g.out_height}, "
-            f"{g.out_width}], {g.experts} experts {g.kernel[0]}x{g.kernel[1]}, {str(g.dtype).removeprefix('torch.')} "
-            f"on {g.device}, {'forward and backward' if g.training else 'forward'}"
+            f"[{g.batch}, {g.in_channels}, {size}] -> [{g.batch}, {g.out_channels}, {out_size}], {g.experts} experts "
+            f"{kernel}, {str(g.dtype).removeprefix('torch.')} on {g.device}, "
+            f"{'forward and backward' if g.training else 'forward'}"
         ]
         for estimate in self.estimates:
             mark = "->" if estimate.algorithm == self.chosen else "  "
@@ -103,8 +110,7 @@ def obstacle(algorithm: str, geometry: Geometry) -> str:
 
 
 def _by_rule(geometry: Geometry) -> str:
-    small = min(geometry.out_height, geometry.out_width) <= 12
-    return "input" if geometry.experts == 1 or small else "kernel"
+    return "input" if geometry.experts == 1 or geometry.out_pixels <= SMALL_MAP else "kernel"
 
 
 def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
@@ -113,6 +119,8 @@ def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
 
 
 def _coefficients(geometry: Geometry) -> dict[str, list[float]]:
+    if geometry.dims != 2:
+        return {}
     return _MODEL.get((geometry.device, geometry.dtype, geometry.training), {})
 
 

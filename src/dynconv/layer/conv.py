@@ -1,53 +1,66 @@
-"""`DynamicConv2d`: K expert convolutions and the router that mixes them per image.
+"""`DynamicConv1d`, `DynamicConv2d`, `DynamicConv3d`: K expert convolutions and the router that mixes them per sample.
 
     a = g(SpatialAveragePool(X) W),    O = a_1 Conv_1(X) + ... + a_K Conv_K(X)
 
 Known as conditionally parameterised convolution (Yang et al. 2019, https://arxiv.org/abs/1904.04971) and as dynamic
 convolution (Chen et al. 2020, https://arxiv.org/abs/1912.03458).
+
+One class does the work for any number of spatial dimensions, so this file is longer than most.
 """
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, Self, get_args
+from typing import Any, ClassVar, Literal, Self, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynconv.layer import choice
-from dynconv.layer.geometry import Geometry, Pair, pair, sides_of_padding
+from dynconv.layer.geometry import AXES, Geometry, Sizes, sides_of_padding, sizes
 from dynconv.layer.mixing import check_algorithm, mix_convolutions
-from dynconv.layer.routing import Router
+from dynconv.layer.routing import Gate, Router
 
 PaddingMode = Literal["zeros", "reflect", "replicate", "circular"]
 
 
-class DynamicConv2d(nn.Module):
-    """A convolution whose kernel is mixed from K experts for each image: x [N, C, H, W] -> [N, O, H', W'].
-
-    Like `Conv2d`, it also takes one image without a batch dimension: [C, H, W] -> [O, H', W'].
+class DynamicConv(nn.Module):
+    """The common part of the three layers; use `DynamicConv1d`, `DynamicConv2d` or `DynamicConv3d`.
 
     Args:
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
-            for `torch.nn.Conv2d`. The router sees the input before padding.
+            for torch.nn's convolution of as many dimensions. The router sees the input before padding.
         experts: K >= 1.
         router_hidden, gate, temperature: see `Router`.
         algorithm: how to compute the mixture, see `dynconv.layer.algorithms`; the results agree up to rounding.
+
+    Attributes:
+        weight: the experts' kernels, [K, O, C / groups, *kernel_size].
+        bias: the experts' biases, [K, O], or None.
+        router: the `Router`.
+        in_channels, ..., algorithm: the arguments. As in torch, kernel_size, stride, dilation and padding (unless a
+            word) have one number per dimension.
 
     Raises:
         ValueError: an argument has an invalid value; the error names the argument.
     """
 
+    static: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
+    """The convolution that K = 1 experts would be."""
+    dims: ClassVar[int]
+    """Number of spatial dimensions."""
+
     def __init__(
         self,
         in_channels: int,
         out_channels: int,
-        kernel_size: int | Pair,
-        stride: int | Pair = 1,
-        padding: int | Pair | str = 0,
-        dilation: int | Pair = 1,
+        kernel_size: int | Sizes,
+        stride: int | Sizes = 1,
+        padding: int | Sizes | str = 0,
+        dilation: int | Sizes = 1,
         groups: int = 1,
         bias: bool = True,
         padding_mode: PaddingMode = "zeros",
@@ -56,7 +69,7 @@ class DynamicConv2d(nn.Module):
         *,
         experts: int = 4,
         router_hidden: int = 0,
-        gate: str = "softmax",
+        gate: str | Gate | Callable[[Tensor], Tensor] = "softmax",
         temperature: float = 1.0,
         algorithm: str = "auto",
     ) -> None:
@@ -69,32 +82,47 @@ class DynamicConv2d(nn.Module):
             raise ValueError(f"groups: {groups} does not divide {in_channels} and {out_channels} channels")
         if padding_mode not in get_args(PaddingMode):
             raise ValueError(f"padding_mode: {padding_mode!r} is none of {', '.join(get_args(PaddingMode))}")
-        self.kernel_size = pair(kernel_size, "kernel_size")
-        self.stride, self.dilation, self.groups = pair(stride, "stride"), pair(dilation, "dilation"), groups
-        for name, sides in {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}.items():
-            if min(pair(sides, name)) < 1:
-                raise ValueError(f"{name}: must be at least 1, not {sides}")
+        self.in_channels, self.out_channels, self.groups, self.experts = in_channels, out_channels, groups, experts
+        self.kernel_size = sizes(kernel_size, self.dims, "kernel_size")
+        self.stride, self.dilation = sizes(stride, self.dims, "stride"), sizes(dilation, self.dims, "dilation")
+        for name, given in {"kernel_size": kernel_size, "stride": stride, "dilation": dilation}.items():
+            if min(sizes(given, self.dims, name)) < 1:
+                raise ValueError(f"{name}: must be at least 1, not {given}")
         check_algorithm(algorithm)
-        self.padding = sides_of_padding(padding, self.kernel_size, self.stride, self.dilation)
+        self._sides = sides_of_padding(padding, self.kernel_size, self.stride, self.dilation)
+        self.padding = padding if isinstance(padding, str) else sizes(padding, self.dims, "padding")
         self.padding_mode: PaddingMode = padding_mode
         self.algorithm = algorithm
         options: dict[str, Any] = {"device": device, "dtype": dtype}
         kernels = (experts, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(kernels, **options))
         self.bias = nn.Parameter(torch.empty(experts, out_channels, **options)) if bias else None
-        self.router = Router(in_channels, experts, router_hidden, gate, temperature).to(**options)
-        self.reset_experts()
+        self.router = Router(in_channels, experts, router_hidden, gate, temperature, **options)
+        self._reset_experts()
 
-    def _explicit_padding(self) -> tuple[Pair, int, int]:
-        """The padding that the convolution does itself, and the number of rows and columns added before it."""
-        left, right, top, bottom = self.padding
-        if self.padding_mode == "zeros" and (left, top) == (right, bottom):
-            return (top, left), 0, 0
-        return (0, 0), top + bottom, left + right
+    @property
+    def router_hidden(self) -> int:
+        """Width of the router's hidden layer, 0 for none."""
+        return 0 if self.router.hidden is None else self.router.hidden.out_features
+
+    @property
+    def gate(self) -> str | Gate | Callable[[Tensor], Tensor]:
+        """g, as it was given."""
+        return self.router.gate
+
+    @property
+    def temperature(self) -> Tensor:
+        """What divides the router's logits, a buffer of the router."""
+        return self.router.temperature
+
+    def reset_parameters(self) -> None:
+        """Draws experts, biases and router as the constructor does, and restores its temperature."""
+        self.router.reset_parameters()
+        self._reset_experts()
 
     @torch.no_grad()
-    def reset_experts(self) -> None:
-        """Draws each expert as `torch.nn.Conv2d` draws its kernel: uniformly, scaled by the fan-in of one expert."""
+    def _reset_experts(self) -> None:
+        # As torch.nn draws a kernel: uniform, scaled by the fan-in, which is that of one expert.
         bound = 1 / math.sqrt(self.weight[0, 0].numel())
         self.weight.uniform_(-bound, bound)
         if self.bias is not None:
@@ -111,40 +139,46 @@ class DynamicConv2d(nn.Module):
         """
         if self.groups != 1:
             raise ValueError("add_identity: needs groups = 1")
-        channels = torch.arange(min(self.weight.shape[1:3]), device=self.weight.device)
+        channels = torch.arange(min(self.in_channels, self.out_channels), device=self.weight.device)
         self.weight[:, channels] *= 0.5
-        self.weight[:, channels, channels, self.weight.shape[3] // 2, self.weight.shape[4] // 2] += 1.0
+        centres: tuple[Any, ...] = (slice(None), channels, channels, *(size // 2 for size in self.kernel_size))
+        self.weight[centres] += 1.0
 
     @classmethod
     @torch.no_grad()
-    def from_conv(cls, conv: nn.Conv2d, experts: int = 4, noise: float = 0.1, **options: Any) -> DynamicConv2d:
+    def from_conv(
+        cls, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, experts: int = 4, noise: float = 0.1, **options: Any
+    ) -> Self:
         """A dynamic layer whose output initially equals that of `conv`, up to rounding, and can diverge in training.
 
-        The router starts at exactly a = 1/K. Each expert is conv's kernel plus its own deviation; the deviations sum to
-        zero, so they cancel in the output while each routing weight has its own gradient. What is frozen in `conv`
-        stays frozen: the experts and the router if its kernel is, the biases if its bias is.
+        The router starts with equal weights, 1/K with most gates. Each expert is conv's kernel, divided by the sum of
+        these weights, plus its own deviation; the deviations sum to zero, so they cancel in the output while each
+        routing weight has its own gradient. What is frozen in `conv` stays frozen: the experts and the router if its
+        kernel is, the biases if its bias is.
 
         Args:
             conv: provides the geometry, the kernel, the bias, the device and the type.
             experts: K.
             noise: standard deviation of the deviations, relative to that of the kernel; for a (nearly) constant kernel,
-                relative to its magnitude; for a zero kernel, relative to that of a new `Conv2d`.
+                (one weight, a constant), relative to its magnitude; of a zero kernel, to that of a new one.
             options: router_hidden, gate, temperature, algorithm.
+
+        Raises:
+            ValueError: `conv` has another number of dimensions.
         """
-        kernel_size, stride, dilation = (
-            pair(getattr(conv, name), name) for name in ("kernel_size", "stride", "dilation")
-        )
-        padding = conv.padding if isinstance(conv.padding, str) else pair(conv.padding, "padding")
+        if not isinstance(conv, cls.static):
+            raise ValueError(f"conv: {cls.__name__} needs a {cls.static.__name__}, not {type(conv).__name__}")
         layer = cls(
-            conv.in_channels, conv.out_channels, kernel_size, stride, padding, dilation, conv.groups,
-            conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
+            conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
+            conv.groups, conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
             experts=experts, **options,
         )  # fmt: skip
-        deviations = torch.randn_like(layer.weight) * (noise * _spread(conv.weight))
-        layer.weight.copy_(conv.weight + deviations - deviations.mean(0))
-        if layer.bias is not None and conv.bias is not None:
-            layer.bias.copy_(conv.bias.expand_as(layer.bias))
         nn.init.zeros_(layer.router.linear.weight)
+        total = 1.0 if layer.router.sums_to_one else layer._constant_routing().sum()
+        deviations = torch.randn_like(layer.weight) * (noise * _spread(conv.weight))
+        layer.weight.copy_((conv.weight + deviations - deviations.mean(0)) / total)
+        if layer.bias is not None and conv.bias is not None:
+            layer.bias.copy_((conv.bias / total).expand_as(layer.bias))
         for parameter in (layer.weight, *layer.router.parameters()):
             parameter.requires_grad_(conv.weight.requires_grad)
         if layer.bias is not None and conv.bias is not None:
@@ -152,37 +186,41 @@ class DynamicConv2d(nn.Module):
         return layer
 
     @torch.no_grad()
-    def collapse(self) -> nn.Conv2d:
-        """The single convolution that is equivalent to this layer if its routing weights do not depend on the image.
+    def collapse(self) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
+        """The single convolution that is equivalent to this layer if its routing weights do not depend on the sample.
 
         Raises:
-            ValueError: the routing weights depend on the image: the router's last layer is not zero, and K > 1 or the
+            ValueError: the routing weights depend on the sample: the router's last layer is not zero, and K > 1 or the
                 gate does not declare that its weights sum to one.
         """
-        always_one = self.weight.shape[0] == 1 and self.router.sums_to_one
+        always_one = self.experts == 1 and self.router.sums_to_one
         if not always_one and self.router.linear.weight.count_nonzero():
             raise ValueError("collapse: the routing depends on the image, so there is no one convolution")
-        weight = self.weight
-        a_1K = self.routing_weights(weight.new_zeros(1, weight.shape[2] * self.groups, 1, 1)).to(weight.dtype)
-        _, out_channels, channels, *_ = weight.shape
-        left, right, top, bottom = self.padding
-        conv = nn.Conv2d(
-            channels * self.groups, out_channels, self.kernel_size, self.stride,
-            (top, left) if (top, left) == (bottom, right) else "same", self.dilation, self.groups,
-            self.bias is not None, self.padding_mode, weight.device, weight.dtype,
+        weight, a_K = self.weight, self._constant_routing()
+        make: Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d] = self.static
+        conv = make(
+            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
+            self.groups, self.bias is not None, self.padding_mode, weight.device, weight.dtype,
         )  # fmt: skip
-        conv.weight.copy_(torch.einsum("k,kochw->ochw", a_1K[0], weight))
+        conv.weight.copy_(torch.einsum("k,k...->...", a_K, weight))
         if conv.bias is not None and self.bias is not None:
-            conv.bias.copy_(a_1K[0] @ self.bias)
+            conv.bias.copy_(a_K @ self.bias)
         return conv
 
+    def _constant_routing(self) -> Tensor:
+        """The routing weights a, [K], in the experts' type, for a router that does not depend on the sample."""
+        x_C1 = self.weight.new_zeros(self.in_channels, *(1,) * self.dims)
+        return self.routing_weights(x_C1).to(self.weight.dtype)
+
     def routing_weights(self, x: Tensor) -> Tensor:
-        """The routing weights a: [N, K] for x [N, C, H, W], or [K] for x [C, H, W]."""
-        routing: Tensor = self.router(x) if x.dim() == 4 else self.router(x[None])[0]
+        """The routing weights a: [N, K] for x [N, C, *size], or [K] for x [C, *size]."""
+        routing: Tensor = self.router(x) if x.dim() == self.dims + 2 else self.router(x[None])[0]
         return routing
 
     def forward(self, x: Tensor, routing_weights: Tensor | None = None) -> Tensor:
-        """Computes sum_k a_k Conv_k(x): [N, C, H, W] -> [N, O, H', W'], or [C, H, W] -> [O, H', W'].
+        """Computes sum_k a_k Conv_k(x): [N, C, *size] -> [N, O, *size'], or [C, *size] -> [O, *size'].
+
+        The output has the memory format of x.
 
         Args:
             x: input.
@@ -191,18 +229,26 @@ class DynamicConv2d(nn.Module):
         Raises:
             ValueError: x has another number of dimensions, or shapes do not match.
         """
-        if x.dim() == 3:
+        if x.dim() == self.dims + 1:
             return self.forward(x[None], None if routing_weights is None else routing_weights[None])[0]
-        if x.dim() != 4:
-            raise ValueError(f"x: needs [N, C, H, W] or [C, H, W], not {list(x.shape)}")
+        if x.dim() != self.dims + 2:
+            size = AXES[self.dims]
+            raise ValueError(f"x: needs [N, C, {size}] or [C, {size}], not {list(x.shape)}")
         a_NK = self.routing_weights(x) if routing_weights is None else routing_weights
-        padding, *extra = self._explicit_padding()
+        padding, extra = self._explicit_padding()
         if any(extra):
-            x = F.pad(x, self.padding, "constant" if self.padding_mode == "zeros" else self.padding_mode)
+            x = F.pad(x, extra, "constant" if self.padding_mode == "zeros" else self.padding_mode)
         return mix_convolutions(
             x, self.weight, a_NK, self.bias,
             stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups, algorithm=self.algorithm,
         )  # fmt: skip
+
+    def _explicit_padding(self) -> tuple[Sizes, Sizes]:
+        """The padding that the convolution does itself, and the padding added before it, as `F.pad` takes it."""
+        before, after = self._sides[::2], self._sides[1::2]
+        if self.padding_mode == "zeros" and before == after:
+            return before[::-1], (0,) * len(self._sides)
+        return (0,) * self.dims, self._sides
 
     def explain_algorithm(self, shape: Sequence[int], training: bool | None = None) -> choice.Explanation:
         """What `auto` takes for an input of this shape, and the predicted times; print the result to see a table.
@@ -210,40 +256,83 @@ class DynamicConv2d(nn.Module):
         Under autocast, the answer applies to autocast's type.
 
         Args:
-            shape: shape of x, (N, C, H, W).
+            shape: shape of x, (N, C, *size).
             training: with or without gradients; by default `layer.training`.
 
         Raises:
-            ValueError: shape does not have four dimensions, or has another number of channels.
+            ValueError: shape has another number of dimensions, or of channels.
         """
-        k, out_channels, channels, *_ = self.weight.shape
-        if len(shape) != 4 or shape[1] != channels * self.groups:
-            raise ValueError(f"shape: needs (N, {channels * self.groups}, H, W), not {tuple(shape)}")
-        batch, _, height, width = shape
-        padding, extra_height, extra_width = self._explicit_padding()
+        if len(shape) != self.dims + 2 or shape[1] != self.in_channels:
+            raise ValueError(f"shape: needs (N, {self.in_channels}, {AXES[self.dims]}), not {tuple(shape)}")
+        padding, extra = self._explicit_padding()
+        padded = tuple(
+            size + before + after for size, before, after in zip(shape[2:], extra[-2::-2], extra[-1::-2], strict=True)
+        )
         device = self.weight.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.weight.dtype
         geometry = Geometry(
-            batch, shape[1], height + extra_height, width + extra_width, out_channels, k, self.kernel_size,
-            self.stride, padding, self.dilation, self.groups, dtype, device,
-            self.training if training is None else training,
+            shape[0], shape[1], padded, self.out_channels, self.experts, self.kernel_size, self.stride, padding,
+            self.dilation, self.groups, dtype, device, self.training if training is None else training,
         )  # fmt: skip
         return choice.explain(geometry.computed())
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        # `to(memory_format=torch.channels_last)` fails on five dimensions, so the experts are passed as K * O kernels.
+        # `to(memory_format=torch.channels_last)` needs four dimensions, so the experts are passed as K * O kernels.
         def as_kernels(tensor: Tensor) -> Tensor:
-            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2]) if tensor.dim() == 5 else fn(tensor)
+            if tensor.dim() != self.dims + 3:
+                return fn(tensor)
+            return fn(tensor.flatten(0, 1)).unflatten(0, tensor.shape[:2])
 
         return super()._apply(as_kernels, recurse)  # type: ignore[no-untyped-call]
 
     def extra_repr(self) -> str:
-        k, o, c, *kernel = self.weight.shape
-        return (
-            f"{c * self.groups}, {o}, kernel_size={tuple(kernel)}, stride={self.stride}, padding={self.padding}, "
-            f"dilation={self.dilation}, groups={self.groups}, bias={self.bias is not None}, "
-            f"padding_mode={self.padding_mode!r}, experts={k}, algorithm={self.algorithm!r}"
-        )
+        shown = [f"{self.in_channels}, {self.out_channels}, kernel_size={_short(self.kernel_size)}"]
+        for name, parameter in inspect.signature(type(self).__init__).parameters.items():
+            if name in ("self", "in_channels", "out_channels", "kernel_size", "device", "dtype"):
+                continue
+            value = _short(getattr(self, name))
+            if name == "bias":
+                value = self.bias is not None
+            elif name == "temperature":  # which has no value on the meta device
+                value = 1.0 if value.is_meta else round(value.item(), 6)
+            if value != parameter.default:
+                shown.append(f"{name}={value!r}")
+        return ", ".join(shown)
+
+
+class DynamicConv1d(DynamicConv):
+    """A convolution of sequences whose kernel is mixed from K experts for each sample: x [N, C, L] -> [N, O, L'].
+
+    Like `torch.nn.Conv1d`, it also takes one sequence without a batch dimension: [C, L] -> [O, L']. See `DynamicConv`
+    for the arguments.
+    """
+
+    static, dims = nn.Conv1d, 1
+
+
+class DynamicConv2d(DynamicConv):
+    """A convolution of images whose kernel is mixed from K experts for each image: x [N, C, H, W] -> [N, O, H', W'].
+
+    Like `torch.nn.Conv2d`, it also takes one image without a batch dimension: [C, H, W] -> [O, H', W']. See
+    `DynamicConv` for the arguments.
+    """
+
+    static, dims = nn.Conv2d, 2
+
+
+class DynamicConv3d(DynamicConv):
+    """A convolution of volumes whose kernel is mixed from K experts for each sample.
+
+    x [N, C, D, H, W] -> [N, O, D', H', W']. Like `torch.nn.Conv3d`, it also takes one volume without a batch dimension:
+    [C, D, H, W] -> [O, D', H', W']. For the arguments see `DynamicConv`.
+    """
+
+    static, dims = nn.Conv3d, 3
+
+
+def _short(value: Any) -> Any:
+    """One number if every dimension has the same."""
+    return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
 
 
 def _spread(weight: Tensor) -> Tensor:

@@ -1,52 +1,62 @@
-"""The geometry of one dynamic convolution: everything that its cost and the choice of `auto` depend on."""
+"""The geometry of one dynamic convolution: everything that its cost and the choice of `auto` depend on.
+
+Shape suffixes: N images, K experts, C input and O output channels, S one to three spatial dimensions.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-Pair = tuple[int, int]
-"""Height, width."""
+Sizes = tuple[int, ...]
+"""One number per spatial dimension, in the order of the input's: for images height, width."""
+
+AXES = {1: "L", 2: "H, W", 3: "D, H, W"}
+"""What the spatial dimensions are called, by their number."""
 
 
-def pair(value: int | Sequence[int], name: str) -> Pair:
-    """A height and a width: one number stands for both, two are kept.
+def sizes(value: int | Sequence[int], dims: int, name: str) -> Sizes:
+    """One number per spatial dimension: a single one stands for all.
 
     Raises:
-        ValueError: `value` is neither one number nor two; the error names the argument `name`.
+        ValueError: `value` has another length; the error names the argument `name`.
     """
     if isinstance(value, int):
-        return value, value
-    if len(value) != 2:
-        raise ValueError(f"{name}: needs one number, or two for height and width, not {tuple(value)}")
-    return value[0], value[1]
+        return (value,) * dims
+    if len(value) != dims:
+        needed = {1: "one number", 2: "one number, or two for height and width"}.get(dims, f"one number, or {dims}")
+        raise ValueError(f"{name}: needs {needed}, not {tuple(value)}")
+    return tuple(value)
 
 
-def sides_of_padding(
-    padding: int | Sequence[int] | str, kernel: Pair, stride: Pair, dilation: Pair
-) -> tuple[int, int, int, int]:
-    """The padding of `torch.nn.Conv2d`, in pixels on the left, right, top and bottom.
+def sides_of_padding(padding: int | Sequence[int] | str, kernel: Sizes, stride: Sizes, dilation: Sizes) -> Sizes:
+    """The padding of torch.nn's convolutions as `torch.nn.functional.pad` takes it.
+
+    Returns:
+        The pixels before and after each dimension, the last dimension first: for images left, right, top and bottom.
 
     Raises:
         ValueError: `padding` is negative, an unknown word, or 'same' with a stride other than 1.
     """
     if padding == "same":
-        if stride != (1, 1):
+        if max(stride) > 1:
             raise ValueError("padding: 'same' needs stride 1")
         # As in Conv2d, an odd total puts the extra pixel on the right and at the bottom.
-        height, width = (d * (k - 1) for d, k in zip(dilation, kernel, strict=True))
-        return width // 2, width - width // 2, height // 2, height - height // 2
-    if padding == "valid":
-        return 0, 0, 0, 0
-    if isinstance(padding, str):
+        totals = [d * (k - 1) for d, k in zip(dilation, kernel, strict=True)]
+        sides = [(total // 2, total - total // 2) for total in totals]
+    elif padding == "valid":
+        sides = [(0, 0)] * len(kernel)
+    elif isinstance(padding, str):
         raise ValueError(f"padding: {padding!r} is neither numbers nor 'same' nor 'valid'")
-    height, width = pair(padding, "padding")
-    if min(height, width) < 0:
-        raise ValueError(f"padding: must be at least 0, not {padding}")
-    return width, width, height, height
+    else:
+        sides = [(side, side) for side in sizes(padding, len(kernel), "padding")]
+        if min(sides) < (0, 0):
+            raise ValueError(f"padding: must be at least 0, not {padding}")
+    return tuple(side for pair in reversed(sides) for side in pair)
 
 
 @dataclass(frozen=True)
@@ -54,9 +64,9 @@ class Geometry:
     """The geometry of one dynamic convolution of a batch.
 
     Attributes:
-        batch, in_channels, height, width: dimensions of the input.
+        batch, in_channels, size: dimensions of the input.
         out_channels, experts, kernel: dimensions of the experts.
-        stride, padding, dilation, groups: as for `torch.nn.Conv2d`.
+        stride, padding, dilation, groups: as for torch.nn's convolutions.
         dtype: the type of the input and the experts.
         device: "cpu", "cuda", ...
         training: whether gradients are needed.
@@ -64,14 +74,13 @@ class Geometry:
 
     batch: int
     in_channels: int
-    height: int
-    width: int
+    size: Sizes
     out_channels: int
     experts: int
-    kernel: Pair
-    stride: Pair
-    padding: Pair
-    dilation: Pair
+    kernel: Sizes
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes
     groups: int
     dtype: torch.dtype
     device: str
@@ -79,15 +88,15 @@ class Geometry:
 
     @classmethod
     def of(
-        cls, x_NCHW: Tensor, weight_KOCHW: Tensor, stride: Pair, padding: Pair, dilation: Pair, groups: int
+        cls, x_NCS: Tensor, weight_KOCS: Tensor, stride: Sizes, padding: Sizes, dilation: Sizes, groups: int
     ) -> Geometry:
-        """The geometry for applying the experts weight_KOCHW to x_NCHW; see `computed`."""
-        batch, in_channels, height, width = x_NCHW.shape
-        experts, out_channels, _, kernel_height, kernel_width = weight_KOCHW.shape
+        """The geometry for applying the experts to x; see `computed`."""
+        batch, in_channels, *size = x_NCS.shape
+        experts, out_channels, _, *kernel = weight_KOCS.shape
         return cls(
-            batch, in_channels, height, width, out_channels, experts, (kernel_height, kernel_width),
-            stride, padding, dilation, groups, x_NCHW.dtype, x_NCHW.device.type,
-            torch.is_grad_enabled() and (x_NCHW.requires_grad or weight_KOCHW.requires_grad),
+            batch, in_channels, tuple(size), out_channels, experts, tuple(kernel),
+            stride, padding, dilation, groups, x_NCS.dtype, x_NCS.device.type,
+            torch.is_grad_enabled() and (x_NCS.requires_grad or weight_KOCS.requires_grad),
         ).computed()  # fmt: skip
 
     def computed(self) -> Geometry:
@@ -96,31 +105,41 @@ class Geometry:
         oneDNN's own strided 1x1 convolution gives wrong weight gradients, or crashes, for fewer than 8 channels,
         channels last: https://github.com/uxlfoundation/oneDNN/issues/6035
         """
-        if self.kernel != (1, 1) or self.padding != (0, 0) or self.stride == (1, 1):
+        if max(self.kernel) > 1 or max(self.padding) > 0 or max(self.stride) == 1:
             return self
-        return replace(self, height=self.out_height, width=self.out_width, stride=(1, 1))
+        return replace(self, size=self.out_size, stride=(1,) * self.dims)
 
     @property
-    def out_height(self) -> int:
-        """Rows of the output."""
-        return (self.height + 2 * self.padding[0] - self.dilation[0] * (self.kernel[0] - 1) - 1) // self.stride[0] + 1
+    def dims(self) -> int:
+        """Number of spatial dimensions, 1 to 3."""
+        return len(self.kernel)
 
     @property
-    def out_width(self) -> int:
-        """Columns of the output."""
-        return (self.width + 2 * self.padding[1] - self.dilation[1] * (self.kernel[1] - 1) - 1) // self.stride[1] + 1
+    def out_size(self) -> Sizes:
+        """Size of the output."""
+        return tuple(
+            (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for size, kernel, stride, padding, dilation in zip(
+                self.size, self.kernel, self.stride, self.padding, self.dilation, strict=True
+            )
+        )
 
-    def taps_on_padding(self) -> tuple[list[int], list[int]]:
-        """Rows and columns of the kernel that meet only padding.
+    @property
+    def out_pixels(self) -> int:
+        """Number of pixels of an output map, at least 1."""
+        return math.prod([max(1, size) for size in self.out_size])
+
+    def taps_on_padding(self) -> list[list[int]]:
+        """For each dimension, the taps of the kernel that meet only padding.
 
         They exist only if a strided convolution's map is smaller than its kernel.
         """
-        rows = self._taps_on_padding(0, self.height, self.out_height)
-        return rows, self._taps_on_padding(1, self.width, self.out_width)
+        return [self._taps_on_padding(axis) for axis in range(self.dims)]
 
-    def _taps_on_padding(self, axis: int, side: int, out_side: int) -> list[int]:
-        kernel, stride, dilation = self.kernel[axis], self.stride[axis], self.dilation[axis]
-        if side >= stride + dilation * (kernel - 1):
+    def _taps_on_padding(self, axis: int) -> list[int]:
+        size, kernel, stride = self.size[axis], self.kernel[axis], self.stride[axis]
+        padding, dilation = self.padding[axis], self.dilation[axis]
+        if size >= stride + dilation * (kernel - 1):
             return []  # nearly always
-        corners = range(-self.padding[axis], out_side * stride - self.padding[axis], stride)
-        return [tap for tap in range(kernel) if not any(0 <= corner + tap * dilation < side for corner in corners)]
+        corners = range(-padding, self.out_size[axis] * stride - padding, stride)
+        return [tap for tap in range(kernel) if not any(0 <= corner + tap * dilation < size for corner in corners)]

@@ -88,6 +88,7 @@ def _block_rows(block: Block, number: int, side: int) -> list[Row]:
 def _experts_row(conv: DynamicConv2d, number: int, side: int) -> Row:
     experts, out_channels, _, kernel, _ = conv.weight.shape
     stride = conv.stride[0]
+    assert isinstance(conv.padding, tuple)
     out_side = max(0, (side + 2 * conv.padding[0] - conv.dilation[0] * (kernel - 1) - 1) // stride + 1)
     pixels = out_side * out_side
     once = conv.weight[0].numel() * pixels

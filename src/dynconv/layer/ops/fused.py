@@ -40,7 +40,7 @@ def applies(geometry: Geometry) -> bool:
         and g.groups == 1
         and g.padding[0] == g.padding[1]
         and 0 <= g.padding[0] < g.kernel[0]
-        and min(g.out_height, g.out_width) >= 1
+        and min(g.out_size) >= 1
     )
 
 

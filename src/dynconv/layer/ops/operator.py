@@ -10,6 +10,8 @@ from torch import Tensor
 from torch._library.custom_ops import CustomOpDef
 from torch.nn import functional as F
 
+from dynconv.layer.flops import register_flops
+
 
 class Run(Protocol):
     """Computes an operator on a CPU.
@@ -100,6 +102,7 @@ def register(
     operator.register_fake(lambda x, weight, routing, *numbers: empty_output(x, weight, numbers))
     operator_backward.register_fake(fake_gradients)
     operator.register_autograd(backward, setup_context=setup_context)
+    register_flops(name)
     return operator, operator_backward
 
 

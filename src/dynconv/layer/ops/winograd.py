@@ -5,6 +5,7 @@ x_NCHW, weight_KOCHW with 3x3 kernels and routing_NK are float32; stride 1, one 
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import torch
@@ -33,7 +34,7 @@ def applies(geometry: Geometry) -> bool:
         and g.groups == 1
         and g.padding in ((0, 0), (1, 1), (2, 2))
         and g.in_channels % 8 == g.out_channels % 8 == 0
-        and min(g.out_height, g.out_width) >= 1
+        and min(g.out_size) >= 1
     )
 
 
@@ -64,7 +65,7 @@ def best_tile(geometry: Geometry) -> tuple[int, float]:
     experts, in_channels, out_channels = geometry.experts, geometry.in_channels, geometry.out_channels
 
     def cost(tile: int) -> float:
-        tiles = -(-geometry.out_height // tile) * -(-geometry.out_width // tile)
+        tiles = math.prod([-(-size // tile) for size in geometry.out_size])
         forward = min(experts * tiles, tiles + 4 + 2 * experts)
         backward = min(2 * experts * tiles, 2 * tiles + 12 * experts)
         multiply = (forward + backward) / 3 * in_channels * out_channels
