@@ -31,7 +31,7 @@ def test_a_run_is_read_whole() -> None:
     metrics, summary = run.metrics(), run.summary()
 
     assert (run.config.preset, run.config.epochs, run.config.holdout, run.config.tta) == ("quick", 2, 500, True)
-    assert run.config.model.widths == (8, 8) and run.config.model.gate == "softmax"
+    assert run.config.model.widths == (8, 8) and run.config.model.gate == ("softmax",)
     assert len(metrics.steps) == 38 and len(metrics.epochs) == 2 and not metrics.damaged
     assert summary is not None and summary.finished and summary.test_accuracy == metrics.epochs[-1].test_accuracy
     assert run.environment.data_source == "shapes" and run.environment.data == "shapes"

@@ -2,10 +2,11 @@
 
 import json
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from dynconv.bench.shapes import SETS, Shape, shapes
+from dynconv.bench.shapes import Shape, ShapeSet, shapes
 from dynconv.cli.main import main
 from dynconv.errors import DynconvError
 from dynconv.layer.ops import winograd
@@ -114,4 +115,5 @@ def test_wrong_words_are_named(words: list[str], capsys: pytest.CaptureFixture[s
 def test_the_shapes_are_those_of_the_networks() -> None:
     assert shapes("quick", MODELS)[0] == Shape(24, 32, 31, 3, 1)
     assert Shape(256, 512, 14, 3, 2) in shapes("resnet18-56", MODELS)
-    assert all(shapes(name, MODELS) for name in SETS)
+    assert str(shapes("mobilenet", MODELS)[1]) == "96->96 3x3/2 in 96 groups @112"
+    assert all(shapes(name, MODELS) for name in get_args(ShapeSet))

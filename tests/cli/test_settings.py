@@ -61,7 +61,7 @@ def test_preset_then_file_then_flags(tmp_path: Path) -> None:
     config = settings("basic", "--config", str(file), "--model.experts", "7")
 
     assert (config.preset, config.epochs, config.optim.lr) == ("basic", 3, 1e-3)
-    assert (config.model.experts, config.model.temperature) == (7, 2.0)
+    assert (config.model.experts, config.model.temperature) == ((7,), 2.0)
     assert config.model.widths == PRESETS["basic"]().model.widths
 
 
@@ -83,15 +83,15 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
 
     file.write_text("data: {source: shapes, holdout: 50}\nmodel: {activation: sigmoid, classifier_hidden: 4}\n")
     config = settings("--config", str(file))
-    assert (config.holdout, config.model.gate, config.model.head_hidden) == (50, "sigmoid", 4)
+    assert (config.holdout, config.model.gate, config.model.head_hidden) == (50, ("sigmoid",), 4)
     assert launch("--config", str(file)).data == "shapes"
 
 
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--model.experts", "0"], "model.experts: must be a whole number, at least 1, not 0"),
-        (["--model.experts", "two"], "model.experts: must be a whole number, at least 1, not two"),
+        (["--model.experts", "0"], "model.experts: must be whole numbers, at least 1, not 0"),
+        (["--model.experts", "two"], "model.experts: must be whole numbers, at least 1, not two"),
         (["--optim.ema", "1"], "optim.ema: must be a number, at least 0, below 1, not 1"),
         (["--optim.lr", "nan"], "optim.lr: must be a number, above 0, not nan"),
         (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 256, not 4"),
@@ -170,7 +170,7 @@ def test_help_shows_every_field_with_its_text_and_the_presets_defaults(
         "--config",
     ):
         assert flag in text
-    assert "K, the number of convolutions in each block." in text
+    assert "K, the number of convolutions in a block." in text
     assert f"(default: {PRESETS['basic']().optim.lr})" in text
 
 

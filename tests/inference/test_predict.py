@@ -299,7 +299,7 @@ def test_weights_that_cannot_be_used(
 
 def test_weights_of_another_architecture(run: Path, tmp_path: Path) -> None:
     weights: Weights = load_weights(run / "weights.safetensors")
-    model = weights.model.model_copy(update={"experts": 5})
+    model = weights.model.model_copy(update={"experts": (5,)})
     save_weights(tmp_path / "w.safetensors", replace(weights, model=model))
 
     with pytest.raises(DynconvError, match="do not fit the network"):

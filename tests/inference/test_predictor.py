@@ -202,7 +202,7 @@ def test_class_names_are_different_printable_strings(classes: Any, said: str, tm
 def test_weights_that_describe_an_impossible_network_are_refused(tmp_path: Path, net: Net) -> None:
     changes: tuple[dict[str, Any], ...] = (
         {"residual": (True,) * 2},
-        {"experts": 300_000},
+        {"experts": (300_000,)},
         {"widths": (8,) * 300_000, "pools": (1,)},
     )
     for number, impossible in enumerate(changes):

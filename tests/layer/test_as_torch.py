@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from operators import OPERATORS
 from torch import Tensor, nn
 from torch.testing._internal import common_methods_invocations as operators
 from torch.testing._internal import common_modules as modules
@@ -17,7 +18,7 @@ from dynconv.layer.conv import DynamicConv
 from dynconv.layer.mixing import mix_convolutions
 
 LAYERS: tuple[type[DynamicConv], ...] = (DynamicConv1d, DynamicConv2d, DynamicConv3d)
-BY_TORCH = [name for name in ALGORITHMS if name not in ("fused", "winograd")]  # float64, any geometry
+BY_TORCH = [name for name in ALGORITHMS if name not in OPERATORS]  # float64, any geometry
 
 
 @pytest.mark.parametrize("algorithm", ["auto", *BY_TORCH])
@@ -61,13 +62,13 @@ def samples(layer: type[DynamicConv]) -> Iterator[Any]:
 def test_module_samples(layer: type[DynamicConv], algorithm: str) -> None:
     if algorithm == "unfold" and layer.dims == 3:
         pytest.skip("unfold has no three dimensions")
-    info = next(info for info in modules.module_db if info.module_cls is layer.static)
+    info = next(info for info in modules.module_db if info.module_cls is layer.static_type)
     torch.manual_seed(0)
     cases = info.module_inputs_func(info, "cpu", torch.float64, requires_grad=True, training=True)
     assert cases
     for case in cases:
         made, given = case.constructor_input, case.forward_input
-        conv = layer.static(*made.args, **made.kwargs, dtype=torch.float64)
+        conv = layer.static_type(*made.args, **made.kwargs, dtype=torch.float64)
         ours = layer.from_conv(conv, experts=3, algorithm=algorithm)
         (x,) = given.args
         expected, found = conv(x), ours(x)
@@ -85,7 +86,7 @@ def test_module_samples(layer: type[DynamicConv], algorithm: str) -> None:
 @pytest.mark.parametrize("layer", LAYERS)
 def test_constructor_arguments_are_attributes_as_torch_has_them(layer: type[DynamicConv]) -> None:
     options: dict[str, Any] = {"stride": 2, "padding": 1, "dilation": 2, "groups": 2, "padding_mode": "circular"}
-    conv = layer.static(4, 6, 3, **options)
+    conv = layer.static_type(4, 6, 3, **options)
     ours = layer(4, 6, 3, **options, experts=3, router_hidden=5, gate="sigmoid", temperature=2.0, algorithm="input")
 
     for name in ("in_channels", "out_channels", "kernel_size", *options):
@@ -144,7 +145,7 @@ def test_everything_is_made_in_the_type_asked_for(layer: type[DynamicConv], dtyp
 
 @pytest.mark.parametrize("layer", LAYERS)
 def test_an_empty_batch_and_maps_below_the_kernel_are_as_in_torch(layer: type[DynamicConv]) -> None:
-    conv, ours = layer.static(4, 6, 3), layer(4, 6, 3)
+    conv, ours = layer.static_type(4, 6, 3), layer(4, 6, 3)
     empty = torch.empty(0, 4, *(5,) * layer.dims)
 
     assert ours(empty).shape == conv(empty).shape

@@ -4,10 +4,12 @@ import io
 import pytest
 import torch
 from equation import mixture
-from operators import needs_operators
+from operators import DENSE, needs_operators
+from torch import nn
 
-from dynconv.layer import DynamicConv2d
+from dynconv.layer import DynamicConv1d, DynamicConv2d, DynamicConv3d
 from dynconv.layer.algorithms import ALGORITHMS
+from dynconv.layer.conv import DynamicConv
 from dynconv.layer.routing import GATES
 
 
@@ -150,8 +152,6 @@ def test_identity_keeps_the_experts_apart() -> None:
 
     assert torch.nn.functional.cosine_similarity(out[:, :4].flatten(), x.flatten(), dim=0) > 0.5
     assert not torch.equal(layer.weight[0], layer.weight[1])
-    with pytest.raises(ValueError, match="groups"):
-        DynamicConv2d(4, 4, 3, groups=2).add_identity()
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_routing_has_shapes_without_values() -> None:
     assert layer.routing_weights(torch.empty(2, 4, 9, 9, device="meta")).shape == (2, 3)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 def test_a_net_goes_to_channels_last_and_to_other_types_as_with_conv2d(algorithm: str) -> None:
     if algorithm in ("fused", "winograd"):
         needs_operators()
@@ -262,3 +262,47 @@ def test_explanations_are_of_what_is_computed() -> None:
     layer = DynamicConv2d(8, 8, 4, padding="same", experts=2)
 
     assert layer.explain_algorithm((2, 8, 9, 9)).geometry.out_size == layer(torch.randn(2, 8, 9, 9)).shape[2:]
+
+
+@pytest.mark.parametrize("layer", [DynamicConv1d, DynamicConv2d, DynamicConv3d])
+def test_experts_of_different_kernels_are_convolutions_of_different_kernels(layer: type[DynamicConv]) -> None:
+    """In the middle of the largest, so all outputs have the same place and size."""
+    torch.manual_seed(0)
+    sizes, dilations = (1, 3, 3, 5), (1, 1, 2, 1)
+    mixed = layer(4, 6, 5, padding=2, experts=4, expert_kernel_sizes=sizes, expert_dilations=dilations)
+    nn.init.normal_(mixed.router.linear.weight)
+    x = torch.randn(3, 4, *(9,) * layer.dims)
+    a = mixed.routing_weights(x)
+    expected = torch.zeros_like(mixed(x))
+    for k, (size, dilation) in enumerate(zip(sizes, dilations, strict=True)):
+        own = layer.static_type(4, 6, size, padding=dilation * (size - 1) // 2, dilation=dilation)
+        assert mixed.taps is not None
+        kernel = mixed.weight[k][mixed.taps[k].expand_as(mixed.weight[k]) > 0]
+        own.weight.data.copy_(kernel.view_as(own.weight))
+        own.bias.data.copy_(mixed.bias[k])
+        assert own.weight.std().item() == pytest.approx(1 / (3 * own.weight[0].numel()) ** 0.5, rel=0.35)
+        expected += a[:, k].view(-1, *(1,) * (layer.dims + 1)) * own(x)
+
+    torch.testing.assert_close(mixed(x), expected, rtol=1e-4, atol=1e-4)
+    mixed(x).square().sum().backward()
+    assert (mixed.weight.grad[(mixed.taps == 0).expand_as(mixed.weight)] == 0).all()
+    again = copy.deepcopy(mixed)
+    torch.testing.assert_close(again(x), mixed(x))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "reason"),
+    [
+        ({"expert_kernel_sizes": (1, 3)}, "expert_kernel_sizes: needs 3 entries, one per expert, not 2"),
+        ({"expert_dilations": (1,)}, "expert_dilations: needs 3 entries"),
+        ({"expert_kernel_sizes": (1, 3, 7)}, "expert 3, .* spans .* no place in the middle of kernel_size"),
+        ({"expert_kernel_sizes": (1, 3, 2)}, "expert 3, .* no place in the middle"),
+        ({"expert_dilations": (1, 1, 2)}, "expert 3, .* with dilation .* spans"),
+        ({"expert_kernel_sizes": (0, 3, 5)}, "expert 1, "),
+    ],
+)
+def test_experts_that_have_no_place_are_named(wrong: dict[str, object], reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        DynamicConv2d(4, 6, 5, experts=3, **wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="experts that start as a convolution"):
+        DynamicConv2d.from_conv(nn.Conv2d(4, 6, 5), 3, expert_kernel_sizes=(1, 3, 5))

@@ -7,12 +7,11 @@ import torch
 from equation import mixture, relative_error, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operators import needs_operators
+from operators import DENSE, OPERATORS, needs_operators
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
-from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.geometry import sizes
 from dynconv.layer.mixing import mix_convolutions
 
@@ -186,6 +185,28 @@ def test_fused_agrees_with_the_equation(
     compare(case, inputs, "fused")
 
 
+@settings(max_examples=80, deadline=None)
+@given(
+    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([1, 3, 8, 16, 24, 33, 64]),
+    height=sides(), width=sides(), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
+    layout=st.sampled_from(["first", "last", "strided"]), algorithm=st.sampled_from(["depthwise", "auto"]),
+    seed=st.integers(0, 99),
+)  # fmt: skip
+def test_depthwise_agrees_with_the_equation(
+    n: int, k: int, c: int, height: dict[str, int], width: dict[str, int], dtype: torch.dtype, layout: str,
+    algorithm: str, seed: int,
+) -> None:  # fmt: skip
+    needs_operators()
+    case: Case = {"n": n, "k": k, "c": c, "o": c, "groups": c, "height": height["size"], "width": width["size"]}
+    case |= {name: (height[name], width[name]) for name in ("kernel", "stride", "padding", "dilation")}
+    inputs = [tensor.to(dtype) for tensor in tensors(case, seed)]
+    if layout == "last":
+        inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    if layout == "strided":
+        inputs[0] = torch.stack((inputs[0], inputs[0]), dim=-1)[..., 0]
+    compare(case, inputs, algorithm)
+
+
 @pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
 def test_the_gradient_of_a_tap_that_meets_only_padding_is_zero(algorithm: str) -> None:
     """oneDNN leaves it as the memory was, in bfloat16."""
@@ -209,7 +230,7 @@ EXTREMES = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 @pytest.mark.parametrize("name", EXTREMES)
 def test_extreme_routing_weights(algorithm: str, name: str) -> None:
     if algorithm in ("fused", "winograd"):
@@ -220,7 +241,7 @@ def test_extreme_routing_weights(algorithm: str, name: str) -> None:
     compare(case, inputs, algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
     if algorithm in ("fused", "winograd"):
         needs_operators()
@@ -237,7 +258,7 @@ def test_an_image_does_not_depend_on_its_batch_mates(algorithm: str) -> None:
         assert (together[i : i + 1] - alone).abs().max() <= WINOGRAD_TOLERANCE * together.abs().max()
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 @pytest.mark.parametrize("shape", [(1, 8, 12, 12), (5, 8, 12, 12), (5, 8, 1, 1), (5, 8, 12, 1)])
 def test_the_output_has_the_layout_of_the_input(
@@ -257,7 +278,7 @@ def test_the_output_has_the_layout_of_the_input(
         assert x.grad is not None and x.grad.is_contiguous(memory_format=layout)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 def test_the_flop_counter_knows_every_algorithm(algorithm: str) -> None:
     """At least the convolution, and for what mixes kernels, exactly that and the mixing."""
     if algorithm in ("fused", "winograd"):
@@ -276,8 +297,110 @@ def test_the_flop_counter_knows_every_algorithm(algorithm: str) -> None:
     assert backward.get_total_flops() >= convolution
 
 
+@pytest.mark.parametrize("algorithm", OPERATORS)
+@pytest.mark.parametrize(("experts", "side"), [(1, 12), (2, 12), (5, 12), (5, 3), (2, 5)])
+def test_the_operators_compute_only_the_gradients_that_are_asked_for(algorithm: str, experts: int, side: int) -> None:
+    """Frozen experts and routing cost nothing; the input's gradient is the same."""
+    needs_operators(algorithm)
+    torch.manual_seed(0)
+    groups, channels, out_channels = (16, 16, 16) if algorithm == "depthwise" else (1, 8, 16)
+    weight = torch.randn(experts, out_channels, channels // groups, 3, 3)
+    x, a = torch.randn(3, channels, side, side), torch.randn(3, experts)
+    direction = torch.randn(3, out_channels, side, side)
+    counted = {}
+    for needed in ((0, 1, 2), (0,), (1,), (2,), (0, 2)):
+        inputs = [tensor.clone().requires_grad_(i in needed) for i, tensor in enumerate((x, weight, a))]
+        exact = [tensor.detach().double().requires_grad_() for tensor in inputs]
+        out = mix_convolutions(*inputs, padding=1, groups=groups, algorithm=algorithm)
+        with FlopCounterMode(display=False) as counter:
+            found = torch.autograd.grad(out, [inputs[i] for i in needed], direction)
+        counted[needed] = counter.get_total_flops()
+        expected = torch.autograd.grad(mixture(*exact, padding=1, groups=groups), exact, direction.double())
+        for i, gradient in zip(needed, found, strict=True):
+            assert relative_error(gradient, expected[i]) < 2e-4
+
+    convolution, mixing = 2 * direction.numel() * weight[0, 0].numel(), 2 * a.numel() * weight[0].numel()
+    assert counted[0,] == convolution
+    assert counted[1,] == counted[2,] == convolution + 2 * mixing
+    assert counted[0, 1, 2] == counted[0, 2] == 2 * convolution + 2 * mixing
+
+
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
+def test_inputs_that_overlap_in_memory_are_read_as_what_they_are(algorithm: str) -> None:
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
+    torch.manual_seed(0)
+    row = torch.randn(8 * 14 + 200)
+    x = row.as_strided((2, 8, 12, 12), (7, 14, 1, 1))  # windows that slide over one row
+    weight = torch.randn(1, 16, 8, 3, 3).expand(3, -1, -1, -1, -1)  # strides of zero
+    a = torch.randn(2, 1).expand(2, 3)
+    found = mix_convolutions(x, weight, a, padding=1, algorithm=algorithm)
+    expected = mixture(*(tensor.double() for tensor in (x, weight, a)), padding=1)  # type: ignore[call-arg]
+
+    assert relative_error(found, expected) < WINOGRAD_TOLERANCE
+
+
+MISUSE = {
+    "double routing": (lambda x, w, a: (x, w, a.double()), "float32 routing"),
+    "double input": (lambda x, w, a: (x.double(), w.double(), a), "needs float32"),
+    "mixed types": (lambda x, w, a: (x.bfloat16(), w, a), "of one type"),
+    "channels": (lambda x, w, a: (x[:, :4], w, a), "shapes do not match"),
+    "images": (lambda x, w, a: (x, w, a[:1]), "shapes do not match"),
+    "dimensions": (lambda x, w, a: (x[0], w, a), r"needs x \[N, C, H, W\]"),
+    "kernel": (lambda x, w, a: (x, w[..., :2], a), "kernels"),
+    "smaller than the kernel": (lambda x, w, a: (x[..., :0, :0], w, a), "needs float32"),
+}
+
+
+@pytest.mark.parametrize("name", MISUSE)
+@pytest.mark.parametrize("operator", ["fused", "winograd"])
+def test_the_operators_check_what_they_are_given(operator: str, name: str) -> None:
+    """By torch.ops as well, where nothing else stands before them."""
+    needs_operators(operator)
+    change, reason = MISUSE[name]
+    x, weight, a = torch.randn(2, 8, 6, 6), torch.randn(3, 8, 8, 3, 3), torch.randn(2, 3)
+    integers = {"fused": (1, 0), "winograd": (0, 4)}[operator]
+    out = getattr(torch.ops.dynconv, operator)(x, weight, a, *integers)
+    with pytest.raises((ValueError, RuntimeError), match=f"dynconv::{operator}: .*{reason}"):
+        getattr(torch.ops.dynconv, operator)(*change(x, weight, a), *integers)
+    with pytest.raises((ValueError, RuntimeError), match=f"dynconv::{operator}.*: .*{reason}"):
+        getattr(torch.ops.dynconv, f"{operator}_backward")(out, *change(x, weight, a), *integers, True, True)
+    for wrong in (out.double(), out[:1], out[..., 1:]):
+        with pytest.raises(ValueError, match="grad must be"):
+            getattr(torch.ops.dynconv, f"{operator}_backward")(wrong, x, weight, a, *integers, True, True)
+
+
+def test_the_operators_refuse_integers_outside_their_domain() -> None:
+    needs_operators()
+    x, weight, a = torch.randn(2, 8, 6, 6), torch.randn(3, 8, 8, 3, 3), torch.randn(2, 3)
+    for operator, integers in (("fused", (3, 0)), ("fused", (1, 3)), ("winograd", (0, 9)), ("winograd", (5, 4))):
+        with pytest.raises(ValueError, match=f"dynconv::{operator}: "):
+            getattr(torch.ops.dynconv, operator)(x, weight, a, *integers)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_goes_where_the_equation_sends_it(value: float) -> None:
+    """winograd spreads it over a tile of the output, as every Winograd convolution does; never less far.
+
+    Without padding: whether zeros that pad a map are multiplied is not the equation's.
+    """
+    needs_operators()
+    torch.manual_seed(0)
+    for place in range(3):
+        inputs = [torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8, 3, 3), torch.rand(2, 3)]
+        inputs[place].view(-1)[5] = value
+        expected = mixture(*inputs).isfinite()
+        assert not expected.all()
+        for algorithm in DENSE:
+            found = mix_convolutions(*inputs, algorithm=algorithm).isfinite()
+            if algorithm == "winograd":
+                assert not (found & ~expected).any()
+            else:
+                assert torch.equal(found, expected), algorithm
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 @pytest.mark.parametrize("differentiate", ["torch.func.jvp", "dual_level"])
 def test_forward_mode_derivatives_are_right_or_refused(algorithm: str, differentiate: str) -> None:
     if algorithm in ("fused", "winograd"):
@@ -314,6 +437,9 @@ def test_forward_mode_derivatives_are_right_or_refused(algorithm: str, different
         ("fused", (2, 8, 4, 3, 3), {"groups": 2}),
         ("fused", (2, 8, 8, 3, 3), {"dilation": 2}),
         ("fused", (2, 8, 8, 1, 1), {}),
+        ("depthwise", (2, 8, 8, 3, 3), {}),
+        ("depthwise", (2, 16, 1, 3, 3), {"groups": 8}),
+        ("depthwise", (2, 8, 2, 3, 3), {"groups": 4}),
     ],
 )
 def test_the_operators_refuse_what_they_do_not_compute(
@@ -332,7 +458,7 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 @pytest.mark.parametrize("name", WRONG)
 def test_shapes_that_do_not_fit_are_refused(algorithm: str, name: str) -> None:
     x, a, message = WRONG[name]
@@ -340,7 +466,7 @@ def test_shapes_that_do_not_fit_are_refused(algorithm: str, name: str) -> None:
         mix_convolutions(torch.randn(x), torch.randn(3, 8, 8, 3, 3), torch.ones(a), padding=1, algorithm=algorithm)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 def test_types_that_do_not_fit_are_refused_and_routing_weights_of_any_type_taken(algorithm: str) -> None:
     if algorithm in ("fused", "winograd"):
         needs_operators()
@@ -377,19 +503,20 @@ def test_gradients_are_right_to_second_order() -> None:
         assert torch.autograd.gradgradcheck(mix, inputs)
 
 
-@pytest.mark.parametrize("algorithm", ["fused", "winograd"])
+@pytest.mark.parametrize("algorithm", OPERATORS)
 @pytest.mark.parametrize("inputs_needed", [(0, 1, 2), (1, 2), (2,)])
 def test_the_operators_differentiate_twice(algorithm: str, inputs_needed: tuple[int, ...]) -> None:
     """The gradient of a gradient penalty, against `kernel`."""
-    if algorithm in ("fused", "winograd"):
-        needs_operators()
+    needs_operators(algorithm)
     torch.manual_seed(0)
-    given_ = [torch.randn(2, 8, 11, 11), torch.randn(3, 16, 8, 3, 3), torch.randn(2, 3)]
+    groups = 8 if algorithm == "depthwise" else 1
+    weight = torch.randn(3, 8 if groups == 8 else 16, 8 // groups, 3, 3)
+    given_ = [torch.randn(2, 8, 11, 11), weight, torch.randn(2, 3)]
     found = []
     for name in (algorithm, "kernel"):
         tensors_ = [tensor.clone().requires_grad_(i in inputs_needed) for i, tensor in enumerate(given_)]
         wanted = [tensors_[i] for i in inputs_needed]
-        out = mix_convolutions(*tensors_, padding=1, algorithm=name)
+        out = mix_convolutions(*tensors_, padding=1, groups=groups, algorithm=name)
         first = torch.autograd.grad(out.square().sum(), wanted, create_graph=True)
         found.append(torch.autograd.grad(sum(gradient.square().sum() for gradient in first), wanted))
 

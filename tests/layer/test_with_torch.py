@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.multiprocessing as mp
-from operators import needs_operators
+from operators import DENSE, needs_operators
 from torch import nn
 from torch._dynamo.testing import CompileCounter
 from torch.distributed.device_mesh import init_device_mesh
@@ -18,13 +18,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parametrizations, prune
 
 from dynconv.layer import DynamicConv1d, DynamicConv2d, DynamicConv3d
-from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.conv import DynamicConv
 
 LAYERS = (DynamicConv1d, DynamicConv2d, DynamicConv3d)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *ALGORITHMS])
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
 def test_compiles_to_one_graph_whatever_the_batch_size(algorithm: str) -> None:
     if algorithm in ("fused", "winograd"):
         needs_operators()

@@ -45,6 +45,22 @@ def test_counts_by_hand() -> None:
     assert total_multiply_adds(Net(PLAIN, 10), 8) == 6 + 14272 + 16 + 6944 + 160
 
 
+def test_parameters_of_blocks_that_differ_are_those_that_learn() -> None:
+    config = ModelConfig(
+        widths=(8, 8, 16), pools=(2, 1, 1), residual=(True,), residual_scale=True, experts=(1, 2, 4), groups=(1, 2, 4),
+        squeeze_excite=(3, 0, 5), gate=("none", "relu", "l1"), router_hidden=(4, 0, 0),
+    )  # fmt: skip
+    net = Net(config, classes=4)
+
+    rows = multiply_adds(net, image_size=12)
+
+    assert sum(row.parameters for row in rows) == sum(p.numel() for p in net.parameters() if p.requires_grad)
+    others = {row.block: row for row in rows if row.part == "other"}
+    assert "squeeze-and-excitation 3" in others[1].layer and others[1].multiply_adds == 2 * 8 * 3
+    assert others[2].layer.endswith("scaled, + input") and others[2].multiply_adds == 0
+    assert next(row for row in rows if row.part == "experts" and row.block == 3).layer == "4 x conv 3x3, 4 groups"
+
+
 def test_parameters_are_those_that_learn() -> None:
     config = ModelConfig(widths=(8, 16), pools=(2,), router_hidden=5, head_hidden=7, experts=3)
     net = Net(config, classes=4)

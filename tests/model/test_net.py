@@ -8,36 +8,53 @@ from equation import mixture, relative_error, with_gradients
 from torch import nn
 
 from dynconv.layer import DynamicConv2d
+from dynconv.layer.routing import GATES
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Backbone, Block, Net
 from dynconv.training.presets import PRESETS
 
+MODELS = {name: make().model for name, make in PRESETS.items()}
+MODELS["blocks that differ"] = ModelConfig(
+    widths=(12, 12, 24, 24), pools=(2, 1, 1, 1), experts=(2, 3, 4, 2), kernel_sizes=(3, 5, 1, 3), groups=(1, 2, 3, 24),
+    gate=("softmax", "l1", "tanh", "sparsemax"), router_hidden=(0, 5, 0, 0), squeeze_excite=(0, 3, 4, 0),
+    residual=(True,), residual_scale=True,
+)  # fmt: skip
+MODELS["experts that differ"] = ModelConfig(
+    widths=(12, 12), pools=(2, 1), experts=(4,), kernel_sizes=(5,), expert_kernel_sizes=(1, 3, 3, 5),
+    expert_dilations=(1, 1, 2, 1),
+)  # fmt: skip
 
-def preset_net(name: str) -> Net:
+
+def net_of(name: str) -> Net:
     torch.manual_seed(0)
-    net = Net(PRESETS[name]().model, classes=10)
+    net = Net(MODELS[name], classes=10)
     net.input.fit(torch.rand(100, 3, 32, 32))
     for block in net.backbone:
-        nn.init.normal_(block.conv.router.linear.weight)  # routing that differs between images
+        nn.init.normal_(block.conv.router.linear.weight, std=0.4)  # routing that differs between images
     return net
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_block_is_the_equation_forward_and_backward(name: str) -> None:
     """a = g(SpatialAveragePool(X) W), O = sum_k a_k Conv_k(X), written out with K convolutions in float64."""
-    net, captured = preset_net(name), []
+    net, captured = net_of(name), []
     for block in net.backbone:
         block.conv.register_forward_hook(lambda layer, args, out: captured.append((layer, args[0], out)))
     net(torch.rand(3, 3, 32, 32) * torch.rand(3, 3, 1, 1))
 
-    assert len(captured) == len(PRESETS[name]().model.widths)
+    assert len(captured) == len(MODELS[name].widths)
     for layer, x_seen, out_seen in tuple(captured):  # calling a layer below captures again
         x = x_seen.detach().requires_grad_()
-        router = layer.router.linear
-        parameters = [layer.weight, router.weight, router.bias, *([layer.bias] if layer.bias is not None else [])]
+        parameters = [layer.weight, *layer.router.parameters(), *([layer.bias] if layer.bias is not None else [])]
         exact = [tensor.detach().double().requires_grad_() for tensor in (x, *parameters)]
-        a = (exact[0].mean((2, 3)) @ exact[2].T + exact[3]).softmax(1)
-        expected = mixture(exact[0], exact[1], a, *exact[4:], stride=layer.stride, padding=layer.padding[0])
+        features, router = exact[0].mean((2, 3)), exact[2:] if layer.bias is None else exact[2:-1]
+        if layer.router.hidden is not None:
+            features = (features @ router[0].T + router[1]).clamp_min(0)
+        a = GATES[layer.gate].function(features @ router[-2].T + router[-1])
+        bias = None if layer.bias is None else exact[-1]
+        convolution = {"stride": layer.stride, "padding": layer.padding, "groups": layer.groups}
+        kernels = exact[1] if layer.taps is None else exact[1] * layer.taps
+        expected = mixture(exact[0], kernels, a, bias, **convolution)
         assert relative_error(out_seen, expected) < 1e-5
         assert a.std(0).min() > 1e-3, "the routing does not depend on the image, so the test would prove little"
         direction = torch.randn(expected.shape)
@@ -46,27 +63,28 @@ def test_every_block_is_the_equation_forward_and_backward(name: str) -> None:
             assert relative_error(ours, theirs) < 1e-3
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_learned_convolution_is_an_expert_of_a_block_that_routes_on_its_own_input(name: str) -> None:
-    net = preset_net(name)
+    net = net_of(name)
     experts = {id(block.conv.weight) for block in net.backbone}
 
     for path, parameter in net.named_parameters():
         if parameter.dim() > 2:
             assert id(parameter) in experts, path
         elif parameter.dim() == 2:
-            assert ".router." in path or path.startswith("head.") or path.endswith("conv.bias"), path
+            added = ".router." in path or ".excite." in path or path.endswith("conv.bias")
+            assert added or path.startswith("head."), path
     for module in net.modules():
         assert not isinstance(module, nn.modules.conv._ConvNd)
     assert all(type(block) is Block and isinstance(block.conv, DynamicConv2d) for block in net.backbone)
     assert not any(parameter.requires_grad for parameter in net.input.parameters())
-    assert type(net.backbone) is Backbone and PRESETS[name]().model.experts >= 2
+    assert type(net.backbone) is Backbone and min(MODELS[name].experts) >= 2
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", MODELS)
 def test_each_routing_weight_belongs_to_its_own_image(name: str) -> None:
     """Changing one image changes the routing of no other."""
-    net = preset_net(name).eval()
+    net = net_of(name).eval()
     x = torch.rand(4, 3, 32, 32)
     changed = x.clone()
     changed[2] = 1 - changed[2]
@@ -81,11 +99,11 @@ def test_each_routing_weight_belongs_to_its_own_image(name: str) -> None:
 
     before, after = routing(x), routing(changed)
     torch.testing.assert_close(before[[0, 1, 3]], after[[0, 1, 3]])
-    assert (before[2] != after[2]).all()
+    assert (before[2] != after[2]).any()  # a gate can be saturated
 
 
 def test_the_head_takes_the_spatial_mean_of_the_last_block() -> None:
-    net = preset_net("basic").eval()
+    net = net_of("basic").eval()
     x = torch.rand(2, 3, 32, 32)
     features = net.backbone(net.input(x))
 
@@ -94,10 +112,10 @@ def test_the_head_takes_the_spatial_mean_of_the_last_block() -> None:
 
 
 def test_basic_has_nothing_that_the_specification_does_not_name() -> None:
-    kinds = {type(module).__name__ for block in preset_net("basic").backbone for module in block.modules()}
+    kinds = {type(module).__name__ for block in net_of("basic").backbone for module in block.modules()}
 
     assert kinds <= {"Block", "DynamicConv2d", "Router", "Linear", "MaxPool2d", "ReLU", "Identity"}
-    assert not preset_net("basic").input.whiten
+    assert not net_of("basic").input.whiten
 
 
 def test_every_component_can_be_configured() -> None:
@@ -140,7 +158,7 @@ def test_whitening_decorrelates_patches() -> None:
 
 
 def test_uint8_images_and_floats_between_0_and_1_are_the_same_to_the_network() -> None:
-    net = preset_net("quick").eval()
+    net = net_of("quick").eval()
     images = torch.randint(0, 256, (3, 3, 32, 32), dtype=torch.uint8)
 
     torch.testing.assert_close(net(images), net(images.float() / 255))
@@ -163,3 +181,47 @@ def test_a_network_without_the_statistics_of_its_images_refuses_to_run_and_says_
 
     assert torch.equal(fresh.eval()(images), fitted.eval()(images))
     assert torch.equal(copy.deepcopy(fitted)(images), fitted(images))
+
+
+def test_one_entry_stands_for_all_blocks_and_each_block_can_have_its_own() -> None:
+    same, own = ModelConfig(widths=(8, 8), pools=(2,), experts=3), MODELS["blocks that differ"]
+
+    assert same.experts == (3,) and same.per_block("experts") == (3, 3) and same.experts_text == "3"
+    assert own.per_block("experts") == (2, 3, 4, 2) and own.experts_text == "2, 3, 4, 2"
+    net = Net(own, 10)
+    assert [block.conv.experts for block in net.backbone] == [2, 3, 4, 2]
+    assert [block.conv.groups for block in net.backbone] == [1, 2, 3, 24]
+    with pytest.raises(ValueError, match="experts: has 3 entries, needs 1 or 2"):
+        ModelConfig(widths=(8, 8), pools=(2,), experts=(1, 2, 3))
+    with pytest.raises(ValueError, match="groups: 5 does not divide"):
+        Net(ModelConfig(widths=(8, 8), pools=(2,), groups=(1, 5)), 10)
+
+
+def test_added_components_start_as_the_identity() -> None:
+    """So they change what a network can learn, and not where it starts."""
+    plain = ModelConfig(widths=(8, 8), pools=(2, 1), residual=(True,))
+    with_more = plain.model_copy(update={"squeeze_excite": (4,), "residual_scale": True})
+    torch.manual_seed(0)
+    nets = [Net(plain, 3), Net(with_more, 3)]
+    nets[1].load_state_dict(nets[0].state_dict(), strict=False)
+    x = torch.rand(5, 3, 16, 16)
+    for net in nets:
+        net.input.fit(x)
+        net.train()
+
+    torch.testing.assert_close(nets[1](x), nets[0](x))
+    assert nets[1].backbone[1].scale is not None and nets[1].backbone[0].scale is None
+    nets[1](x).square().sum().backward()
+    assert all(parameter.grad is not None for parameter in nets[1].parameters() if parameter.requires_grad)
+
+
+def test_identities_of_grouped_experts_pass_on_each_groups_channels() -> None:
+    layer = DynamicConv2d(6, 9, 3, padding=1, groups=3, bias=False, experts=2)
+    with torch.no_grad():
+        layer.weight.zero_()
+    layer.add_identity()
+    x = torch.randn(2, 6, 5, 5)
+    out = layer(x).unflatten(1, (3, 3))
+
+    torch.testing.assert_close(out[:, :, :2], x.unflatten(1, (3, 2)))
+    assert out[:, :, 2].abs().max() == 0

@@ -281,7 +281,8 @@ def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Captu
 
 def test_several_runs_side_by_side(run: Path, copy: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = (copy / "config.yaml").read_text(encoding="utf-8")
-    (copy / "config.yaml").write_text(config.replace("seed: 0", "seed: 1").replace("experts: 2", "experts: 3"))
+    config = config.replace("seed: 0", "seed: 1").replace("experts:\n  - 2", "experts:\n  - 3")
+    (copy / "config.yaml").write_text(config)
 
     assert main(["report", str(run), str(copy), "--output", str(tmp_path / "both")]) == 0
 

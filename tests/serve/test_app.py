@@ -292,7 +292,7 @@ def test_the_model_is_described(serving: Serving, predictor: Predictor) -> None:
         about = requests.get(f"{url}/v1/model").json()
 
     assert about["classes"] == list(shapes.CLASSES) == about["samples"]
-    assert (about["name"], about["data"], about["blocks"], about["experts"]) == ("tiny", "shapes", 2, 3)
+    assert (about["name"], about["data"], about["blocks"], about["experts"]) == ("tiny", "shapes", 2, [3, 3])
     assert about["limits"] == {"body": 8_000_000, "images": 7, "pixels": 25_000_000}
     assert about["class_routing"] == [[[0.25] * 3] * 10, [[None] * 3] * 10]
 

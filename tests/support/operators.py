@@ -2,9 +2,12 @@
 
 import pytest
 
-from dynconv.layer.ops import fused, winograd
+from dynconv.layer.algorithms import ALGORITHMS
+from dynconv.layer.ops import depthwise, fused, winograd
 
-OPERATORS = {"fused": fused, "winograd": winograd}
+OPERATORS = {"depthwise": depthwise, "fused": fused, "winograd": winograd}
+DENSE = [name for name in ALGORITHMS if name != "depthwise"]
+"""Algorithms for convolutions of one group."""
 EXCUSES = ("no C++ compiler found", "DYNCONV_CPU=none")
 
 

@@ -85,9 +85,9 @@ def test_groups_are_the_parts_of_the_network() -> None:
 def test_a_parameter_that_no_group_knows_is_an_error_that_names_it() -> None:
     """Among the biases it would learn 300 times too fast."""
     net = small_net()
-    net.backbone[0].scale = nn.Parameter(torch.ones(8))
+    net.backbone[0].offset = nn.Parameter(torch.ones(8))
 
-    with pytest.raises(ValueError, match=r"no group for the parameter backbone\.0\.scale"):
+    with pytest.raises(ValueError, match=r"no group for the parameter backbone\.0\.offset"):
         build_optimizers(net, OptimConfig())
 
 

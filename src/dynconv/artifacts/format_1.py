@@ -11,6 +11,9 @@ from typing import Any
 _RENAMED = {"activation": "gate", "classifier_hidden": "head_hidden"}
 _LAUNCH = ("run", "device", "compile")
 
+_ONE_FOR_ALL = ("experts", "gate", "router_hidden")
+"""Fields of the network that were one value for all blocks, and now are a list."""
+
 
 def config(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """The hyper-parameters, and the launch arguments that were among them: data, run, device, compile.
@@ -35,7 +38,11 @@ def config(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def model(tree: dict[str, Any]) -> dict[str, Any]:
     """The fields of the network's description."""
-    return {_RENAMED.get(name, name): value for name, value in tree.items()}
+    found = {_RENAMED.get(name, name): value for name, value in tree.items()}
+    for name in _ONE_FOR_ALL:
+        if isinstance(found.get(name), int | str):
+            found[name] = [found[name]]
+    return found
 
 
 def tensors(state: dict[str, Any]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from dynconv.layer import choice
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.mixing import mix_convolutions
-from dynconv.layer.ops import fused, winograd
+from dynconv.layer.ops import depthwise, fused, winograd
 from dynconv.model.config import ModelConfig
 
 Method = Callable[[Tensor, Tensor, Tensor, Shape], Tensor]
@@ -39,20 +39,21 @@ HOPELESS = 5.0  # times slower than the best in the first round: not measured ag
 
 def _static(x: Tensor, weight: Tensor, a: Tensor, shape: Shape) -> Tensor:
     """One convolution, no mixture: the floor."""
-    return F.conv2d(x, weight[0], None, shape.stride, shape.kernel // 2)
+    return F.conv2d(x, weight[0], None, shape.stride, shape.kernel // 2, groups=shape.groups)
 
 
 def _loop(x: Tensor, weight: Tensor, a: Tensor, shape: Shape) -> Tensor:
     """The equation as a student writes it."""
-    outputs = [F.conv2d(x, expert, None, shape.stride, shape.kernel // 2) for expert in weight]
+    outputs = [F.conv2d(x, expert, None, shape.stride, shape.kernel // 2, groups=shape.groups) for expert in weight]
     return torch.stack([a[:, k, None, None, None] * out for k, out in enumerate(outputs)]).sum(0)
 
 
 def _grouped(x: Tensor, weight: Tensor, a: Tensor, shape: Shape) -> Tensor:
     """A kernel mixed for each image, one group per image: the form of timm's CondConv2d and of the published layers."""
     n, channels, height, width = x.shape
-    mixed = (a @ weight.flatten(1)).view(n * shape.out_channels, channels, shape.kernel, shape.kernel)
-    out = F.conv2d(x.reshape(1, n * channels, height, width), mixed, None, shape.stride, shape.kernel // 2, groups=n)
+    mixed = (a @ weight.flatten(1)).view(n * shape.out_channels, *weight.shape[2:])
+    maps, groups = x.reshape(1, n * channels, height, width), n * shape.groups
+    out = F.conv2d(maps, mixed, None, shape.stride, shape.kernel // 2, groups=groups)
     return out.permute(1, 0, 2, 3).view(n, shape.out_channels, out.shape[-2], out.shape[-1])
 
 
@@ -64,6 +65,7 @@ def _algorithm(name: str) -> Method:
             a,
             stride=shape.stride,
             padding=shape.kernel // 2,
+            groups=shape.groups,
             algorithm=name,
         )
 
@@ -115,8 +117,8 @@ def geometry_of(cell: dict[str, Any], device: str, training: bool) -> Geometry:
     kernel, stride, padding = cell["kernel"], cell["stride"], cell["kernel"] // 2
     return Geometry(
         cell["batch"], cell["in_channels"], (cell["size"],) * 2, cell["out_channels"], cell["experts"],
-        (kernel, kernel), (stride, stride), (padding, padding), (1, 1), 1, getattr(torch, cell["dtype"]), device,
-        training,
+        (kernel, kernel), (stride, stride), (padding, padding), (1, 1), cell.get("groups", 1),
+        getattr(torch, cell["dtype"]), device, training,
     ).computed()  # fmt: skip
 
 
@@ -127,12 +129,13 @@ def _measure_cell(
     options: dict[str, Any] = {"device": device, "dtype": dtype}
     x = torch.randn(batch, shape.in_channels, shape.size, shape.size, **options)
     x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    weight = torch.randn(experts, shape.out_channels, shape.in_channels, shape.kernel, shape.kernel, **options)
-    weight = (weight * shape.in_channels**-0.5 / shape.kernel).requires_grad_()
+    channels = shape.in_channels // shape.groups
+    weight = torch.randn(experts, shape.out_channels, channels, shape.kernel, shape.kernel, **options)
+    weight = (weight * channels**-0.5 / shape.kernel).requires_grad_()
     a = torch.rand(batch, experts, **options).softmax(1).requires_grad_()
     methods: dict[str, Method] = {"static": _static, "loop": _loop, "grouped": _grouped}
     padding = shape.kernel // 2
-    geometry = Geometry.of(x, weight, (shape.stride,) * 2, (padding,) * 2, (1, 1), 1)
+    geometry = Geometry.of(x, weight, (shape.stride,) * 2, (padding,) * 2, (1, 1), shape.groups)
     methods |= {
         name: _algorithm(name) for name in ALGORITHMS if choice.obstacle(name, geometry) in ("", choice.UNTIMED)
     }
@@ -196,7 +199,7 @@ def _peak_memory(device: torch.device) -> Iterator[Callable[[], float | None]]:
         yield lambda: peak[0]
         peak[0] = (torch.cuda.max_memory_allocated(device) - before) / 2**20
         return
-    for operator in (fused, winograd):
+    for operator in (depthwise, fused, winograd):
         operator.library.release_workspace()
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)

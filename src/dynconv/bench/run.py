@@ -110,7 +110,7 @@ def _step(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]
     logger.info(f"{recipe.name}, {recipe.image_size} px, batches of {request.batch}")
     found = step.measure_step(recipe, request.experts, request.dtypes, request.batch, request.rounds)
     for dtype, rates in found["types"].items():
-        yield f"{dtype}, K = {recipe.model.experts}"
+        yield f"{dtype}, K = {recipe.model.experts_text}"
         own = rates["algorithms"]
         for name, rate in sorted(own.items(), key=lambda item: -item[1]):
             yield f"  {name:9s} {rate:7.1f} images/s  {own['auto'] / rate:5.2f} times as long as auto"

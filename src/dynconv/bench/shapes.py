@@ -1,9 +1,10 @@
-"""The convolutions to measure: those of the presets and of ResNet-18, and a series of ever smaller maps."""
+"""The convolutions to measure: those of the presets, ResNet-18 and MobileNetV2, and a series of ever smaller maps."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 
@@ -21,21 +22,31 @@ class Shape:
     size: int
     kernel: int
     stride: int
+    groups: int = 1
 
     def __str__(self) -> str:
         kind = f"{self.kernel}x{self.kernel}" + (f"/{self.stride}" if self.stride > 1 else "")
+        kind += f" in {self.groups} groups" if self.groups > 1 else ""
         return f"{self.in_channels}->{self.out_channels} {kind} @{self.size}"
 
 
-SETS = ("quick", "standard", "resnet18-32", "resnet18-56", "maps")
+ShapeSet = Literal["quick", "standard", "resnet18-32", "resnet18-56", "mobilenet", "maps"]
 MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4))
 """The shapes of `maps`, 3x3 at stride 1: channels in, channels out and side, from large maps to deep ones."""
+
+MOBILENET = (
+    (32, 112, 1), (96, 112, 2), (144, 56, 1), (144, 56, 2), (192, 28, 1), (192, 28, 2), (384, 14, 1), (576, 14, 1),
+    (576, 14, 2), (960, 7, 1),
+)  # fmt: skip
+"""The depthwise convolutions of MobileNetV2 on images of 224 pixels, 3x3: channels, side and stride."""
 
 
 def shapes(name: str, models: Mapping[str, ModelConfig]) -> list[Shape]:
     """The different convolutions of a set, from the first layer to the last; `models` are the presets'."""
     if name == "maps":
         return [Shape(*shape, kernel=3, stride=1) for shape in MAPS]
+    if name == "mobilenet":
+        return [Shape(channels, channels, size, 3, stride, channels) for channels, size, stride in MOBILENET]
     found = (
         _of_resnet18(int(name.removeprefix("resnet18-"))) if name.startswith("resnet18-") else _of_preset(models[name])
     )

@@ -58,11 +58,11 @@ def measure_step(
     labels = torch.randint(10, (batch,))
     found: dict[str, Any] = {"preset": recipe.name, "batch": batch, "image_size": image_size, "types": {}}
     for dtype in dtypes:
-        nets = {k: _Training(recipe, k, images) for k in {recipe.model.experts, *experts}}
+        nets = {k: _Training(recipe, k, images) for k in {recipe.model.experts, *((k,) for k in experts)}}
         own = nets[recipe.model.experts]
         names = [name for name in ALGORITHMS if own.can_compute(images[:2], labels[:2], dtype, name)]
         methods = [("algorithms", name, own, name) for name in ("auto", *names)]
-        methods += [("experts", str(k), nets[k], "auto") for k in experts]
+        methods += [("experts", str(k), nets[k,], "auto") for k in experts]
         times: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in methods}
         for turn in range(rounds + 1):
             for place in range(len(methods)):
@@ -84,7 +84,7 @@ def measure_step(
 class _Training:
     """A network with its optimizers."""
 
-    def __init__(self, recipe: Recipe, experts: int, images: torch.Tensor) -> None:
+    def __init__(self, recipe: Recipe, experts: tuple[int, ...], images: torch.Tensor) -> None:
         model = recipe.model.model_copy(update={"experts": experts})
         self.net = Net(model, 10).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.net.input.fit(images)

@@ -15,6 +15,7 @@ from tyro.conf import Positional
 
 from dynconv.bench.run import Request
 from dynconv.bench.run import run as measure
+from dynconv.bench.shapes import ShapeSet
 from dynconv.bench.step import Recipe
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
@@ -36,13 +37,14 @@ class BenchArguments(Arguments):
         tyro.conf.arg(metavar="{layer,step,predict,infer,serve}"),
     ]
     """What to measure."""
-    shapes: tuple[Literal["quick", "standard", "resnet18-32", "resnet18-56", "maps"], ...] = (
+    shapes: tuple[ShapeSet, ...] = (
         "quick",
         "standard",
         "resnet18-32",
         "resnet18-56",
     )
-    """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, or of five map sizes."""
+    """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, of five map sizes, or the
+    depthwise ones of MobileNetV2."""
     experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
     """layer, step: numbers of experts."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")

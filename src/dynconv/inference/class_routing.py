@@ -44,6 +44,6 @@ def load(predictor: Predictor, file: Path) -> list[Tensor]:
         means = [torch.tensor(block, dtype=torch.float32) for block in json.loads(file.read_text())]
     except (OSError, ValueError, TypeError, RecursionError) as error:
         raise DynconvError(f"{file}: missing or damaged") from error
-    if [mean.shape for mean in means] != [(len(predictor.classes), model.experts)] * len(model.widths):
+    if [mean.shape for mean in means] != [(len(predictor.classes), k) for k in model.per_block("experts")]:
         raise DynconvError(f"{file}: belongs to another network")
     return means

@@ -1,5 +1,6 @@
 """The dynamic convolution layer. Needs only torch and imports nothing else from dynconv."""
 
+from dynconv.layer.checkpoints import load_experts, load_router
 from dynconv.layer.conv import DynamicConv1d, DynamicConv2d, DynamicConv3d
 from dynconv.layer.convert import convert, fold_batchnorm
 from dynconv.layer.count import count
@@ -22,6 +23,8 @@ __all__ = [
     "fold_batchnorm",
     "gate",
     "instruction_sets",
+    "load_experts",
+    "load_router",
     "mix_convolutions",
     "sparsemax",
 ]

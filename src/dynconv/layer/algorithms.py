@@ -8,6 +8,8 @@ Convolution is linear in its kernel and in its input, so there is no need to com
     unfold    mix one kernel per image, unfold X into patches, then one matrix product per image
     fused     mix the kernels tile by tile where the tile is used: in a CPU's cache (ops/fused.cpp) or a GPU's
               registers (ops/fused_triton.py, by name only); 3x3 and 1x1
+    depthwise one group per channel: mix the kernels, and sum over their taps with vectors of channels
+              (ops/depthwise.cpp); CPU
     winograd  Winograd's minimal filtering, also with mixing in the cache (ops/winograd.cpp); CPU, float32, 3x3
 
 An entry says where its algorithm applies, how it computes, and from which features `choice.py` predicts its time. To
@@ -31,7 +33,7 @@ from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from dynconv.layer.geometry import Geometry
-from dynconv.layer.ops import fused, winograd
+from dynconv.layer.ops import depthwise, fused, winograd
 
 Compute = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
 
@@ -222,6 +224,16 @@ def _by_winograd(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry
     _refuse_forward_mode("winograd")
     tile, _ = winograd.best_tile(g)
     return winograd.winograd(x_NCHW, weight_KOCHW, a_NK.float(), g.padding[0], tile)
+
+
+@algorithm(
+    "depthwise",
+    obstacle=partial(_operator_obstacle, depthwise),
+    passed_over=partial(_operator_passed_over, depthwise),
+)
+def _by_depthwise(x_NCHW: Tensor, weight_KOCHW: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    _refuse_forward_mode("depthwise")
+    return depthwise.depthwise(x_NCHW, weight_KOCHW, a_NK.float(), *g.stride, *g.padding, *g.dilation)
 
 
 def in_layout_of(x_NCS: Tensor, out_NCS: Tensor) -> Tensor:

@@ -81,6 +81,8 @@ def choose(geometry: Geometry) -> str:
     """
     if torch.onnx.is_in_onnx_export():
         return "input"  # the only one whose ONNX operations do not fix the batch size
+    if not obstacle("depthwise", geometry):
+        return _for_depthwise(geometry)
     coefficients = _coefficients(geometry)
     if not coefficients:
         return _by_rule(geometry)
@@ -107,6 +109,14 @@ def obstacle(algorithm: str, geometry: Geometry) -> str:
     """Why `auto` does not consider an algorithm for this geometry; empty if it does."""
     entry = ALGORITHMS[algorithm]
     return entry.obstacle(geometry) or entry.passed_over(geometry)
+
+
+def _for_depthwise(geometry: Geometry) -> str:
+    """By `dynconv bench layer --shapes mobilenet` on a CPU with AVX512-BF16."""
+    slow_in_torch = max(geometry.stride) > 1 if geometry.dtype == torch.bfloat16 else geometry.experts > 1
+    if slow_in_torch:
+        return "depthwise"
+    return "input" if geometry.experts == 1 else "kernel"
 
 
 def _by_rule(geometry: Geometry) -> str:

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dynconv.layer import choice
-from dynconv.layer.geometry import AXES, Geometry, Sizes, sides_of_padding, sizes
+from dynconv.layer import choice, static
+from dynconv.layer.geometry import AXES, Geometry, Sizes, places_of_experts, sides_of_padding, sizes
 from dynconv.layer.mixing import check_algorithm, mix_convolutions
 from dynconv.layer.routing import Gate, Router
 
@@ -34,11 +34,14 @@ class DynamicConv(nn.Module):
         in_channels, out_channels, kernel_size, stride, padding, dilation, groups, bias, padding_mode, device, dtype: as
             for torch.nn's convolution of as many dimensions. The router sees the input before padding.
         experts: K >= 1.
+        expert_kernel_sizes, expert_dilations: the size and the dilation of each expert's own kernel, which lies in the
+            middle of one of kernel_size; by default, every expert fills it. The cost is that of kernel_size.
         router_hidden, gate, temperature: see `Router`.
         algorithm: how to compute the mixture, see `dynconv.layer.algorithms`; the results agree up to rounding.
 
     Attributes:
         weight: the experts' kernels, [K, O, C / groups, *kernel_size].
+        taps: which weights belong to an expert's kernel, as 0 and 1, [K, 1, 1, *kernel_size]; None if all do.
         bias: the experts' biases, [K, O], or None.
         router: the `Router`.
         in_channels, ..., algorithm: the arguments. As in torch, kernel_size, stride, dilation and padding (unless a
@@ -48,10 +51,11 @@ class DynamicConv(nn.Module):
         ValueError: an argument has an invalid value; the error names the argument.
     """
 
-    static: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
+    static_type: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
     """The convolution that K = 1 experts would be."""
     dims: ClassVar[int]
     """Number of spatial dimensions."""
+    taps: Tensor | None
 
     def __init__(
         self,
@@ -68,6 +72,8 @@ class DynamicConv(nn.Module):
         dtype: torch.dtype | None = None,
         *,
         experts: int = 4,
+        expert_kernel_sizes: Sequence[int | Sizes] | None = None,
+        expert_dilations: Sequence[int | Sizes] | None = None,
         router_hidden: int = 0,
         gate: str | Gate | Callable[[Tensor], Tensor] = "softmax",
         temperature: float = 1.0,
@@ -97,6 +103,8 @@ class DynamicConv(nn.Module):
         kernels = (experts, out_channels, in_channels // groups, *self.kernel_size)
         self.weight = nn.Parameter(torch.empty(kernels, **options))
         self.bias = nn.Parameter(torch.empty(experts, out_channels, **options)) if bias else None
+        self.expert_kernel_sizes, self.expert_dilations = expert_kernel_sizes, expert_dilations
+        self.register_buffer("taps", self._own_taps(**options))
         self.router = Router(in_channels, experts, router_hidden, gate, temperature, **options)
         self._reset_experts()
 
@@ -115,6 +123,19 @@ class DynamicConv(nn.Module):
         """What divides the router's logits, a buffer of the router."""
         return self.router.temperature
 
+    def _own_taps(self, **options: Any) -> Tensor | None:
+        if not self.expert_kernel_sizes and not self.expert_dilations:
+            return None
+        taps = torch.zeros(self.experts, 1, 1, *self.kernel_size, **options)
+        places = places_of_experts(self.kernel_size, self.experts, self.expert_kernel_sizes, self.expert_dilations)
+        for k, place in enumerate(places):
+            taps[k, 0, 0][place] = 1
+        return taps
+
+    def kernels(self) -> Tensor:
+        """The experts' kernels, zero where an expert has no weight."""
+        return self.weight if self.taps is None else self.weight * self.taps
+
     def reset_parameters(self) -> None:
         """Draws experts, biases and router as the constructor does, and restores its temperature."""
         self.router.reset_parameters()
@@ -127,25 +148,30 @@ class DynamicConv(nn.Module):
         self.weight.uniform_(-bound, bound)
         if self.bias is not None:
             self.bias.uniform_(-bound, bound)
+        if self.taps is not None:
+            self.taps.copy_(self._own_taps(device=self.taps.device, dtype=self.taps.dtype))  # type: ignore[arg-type]
+            larger_K = (self.taps[0].numel() / self.taps.flatten(1).sum(1)).sqrt()  # by the smaller fan-in
+            self.weight.mul_(self.taps * larger_K.view(-1, *(1,) * (self.dims + 2)))
+            if self.bias is not None:
+                self.bias.mul_(larger_K[:, None])
 
     @torch.no_grad()
     def add_identity(self) -> None:
         """Makes the first C output channels of every expert the identity plus that expert's own noise.
 
-        The noise is needed because equal experts get equal gradients and stay equal.
-
-        Raises:
-            ValueError: the layer has more than one group.
+        The noise is needed because equal experts get equal gradients and stay equal. With groups, each group's first
+        channels are passed on.
         """
-        if self.groups != 1:
-            raise ValueError("add_identity: needs groups = 1")
-        channels = torch.arange(min(self.in_channels, self.out_channels), device=self.weight.device)
-        self.weight[:, channels] *= 0.5
-        centres: tuple[Any, ...] = (slice(None), channels, channels, *(size // 2 for size in self.kernel_size))
+        inputs, outputs = self.in_channels // self.groups, self.out_channels // self.groups
+        channels = torch.arange(min(inputs, outputs), device=self.weight.device)
+        rows = (outputs * torch.arange(self.groups, device=self.weight.device)[:, None] + channels).flatten()
+        self.weight[:, rows] *= 0.5
+        centres: tuple[Any, ...] = (
+            slice(None), rows, channels.repeat(self.groups), *(size // 2 for size in self.kernel_size),
+        )  # fmt: skip
         self.weight[centres] += 1.0
 
     @classmethod
-    @torch.no_grad()
     def from_conv(
         cls, conv: nn.Conv1d | nn.Conv2d | nn.Conv3d, experts: int = 4, noise: float = 0.1, **options: Any
     ) -> Self:
@@ -160,32 +186,24 @@ class DynamicConv(nn.Module):
             conv: provides the geometry, the kernel, the bias, the device and the type.
             experts: K.
             noise: standard deviation of the deviations, relative to that of the kernel; for a (nearly) constant kernel,
-                (one weight, a constant), relative to its magnitude; of a zero kernel, to that of a new one.
+                relative to its magnitude; for a zero kernel, relative to that of a new one.
             options: router_hidden, gate, temperature, algorithm.
 
         Raises:
-            ValueError: `conv` has another number of dimensions.
+            ValueError: `conv` has another number of dimensions, or experts are to have other kernels than `conv`.
         """
-        if not isinstance(conv, cls.static):
-            raise ValueError(f"conv: {cls.__name__} needs a {cls.static.__name__}, not {type(conv).__name__}")
+        if options.get("expert_kernel_sizes") or options.get("expert_dilations"):
+            raise ValueError("expert_kernel_sizes: experts that start as a convolution have its kernel size")
+        if not isinstance(conv, cls.static_type):
+            raise ValueError(f"conv: {cls.__name__} needs a {cls.static_type.__name__}, not {type(conv).__name__}")
         layer = cls(
             conv.in_channels, conv.out_channels, conv.kernel_size, conv.stride, conv.padding, conv.dilation,
             conv.groups, conv.bias is not None, conv.padding_mode, conv.weight.device, conv.weight.dtype,
             experts=experts, **options,
         )  # fmt: skip
-        nn.init.zeros_(layer.router.linear.weight)
-        total = 1.0 if layer.router.sums_to_one else layer._constant_routing().sum()
-        deviations = torch.randn_like(layer.weight) * (noise * _spread(conv.weight))
-        layer.weight.copy_((conv.weight + deviations - deviations.mean(0)) / total)
-        if layer.bias is not None and conv.bias is not None:
-            layer.bias.copy_((conv.bias / total).expand_as(layer.bias))
-        for parameter in (layer.weight, *layer.router.parameters()):
-            parameter.requires_grad_(conv.weight.requires_grad)
-        if layer.bias is not None and conv.bias is not None:
-            layer.bias.requires_grad_(conv.bias.requires_grad)
+        static.fill(layer, conv, noise)
         return layer
 
-    @torch.no_grad()
     def collapse(self) -> nn.Conv1d | nn.Conv2d | nn.Conv3d:
         """The single convolution that is equivalent to this layer if its routing weights do not depend on the sample.
 
@@ -193,24 +211,7 @@ class DynamicConv(nn.Module):
             ValueError: the routing weights depend on the sample: the router's last layer is not zero, and K > 1 or the
                 gate does not declare that its weights sum to one.
         """
-        always_one = self.experts == 1 and self.router.sums_to_one
-        if not always_one and self.router.linear.weight.count_nonzero():
-            raise ValueError("collapse: the routing depends on the image, so there is no one convolution")
-        weight, a_K = self.weight, self._constant_routing()
-        make: Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d] = self.static
-        conv = make(
-            self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding, self.dilation,
-            self.groups, self.bias is not None, self.padding_mode, weight.device, weight.dtype,
-        )  # fmt: skip
-        conv.weight.copy_(torch.einsum("k,k...->...", a_K, weight))
-        if conv.bias is not None and self.bias is not None:
-            conv.bias.copy_(a_K @ self.bias)
-        return conv
-
-    def _constant_routing(self) -> Tensor:
-        """The routing weights a, [K], in the experts' type, for a router that does not depend on the sample."""
-        x_C1 = self.weight.new_zeros(self.in_channels, *(1,) * self.dims)
-        return self.routing_weights(x_C1).to(self.weight.dtype)
+        return static.collapse(self)
 
     def routing_weights(self, x: Tensor) -> Tensor:
         """The routing weights a: [N, K] for x [N, C, *size], or [K] for x [C, *size]."""
@@ -239,7 +240,7 @@ class DynamicConv(nn.Module):
         if any(extra):
             x = F.pad(x, extra, "constant" if self.padding_mode == "zeros" else self.padding_mode)
         return mix_convolutions(
-            x, self.weight, a_NK, self.bias,
+            x, self.kernels(), a_NK, self.bias,
             stride=self.stride, padding=padding, dilation=self.dilation, groups=self.groups, algorithm=self.algorithm,
         )  # fmt: skip
 
@@ -290,7 +291,9 @@ class DynamicConv(nn.Module):
         for name, parameter in inspect.signature(type(self).__init__).parameters.items():
             if name in ("self", "in_channels", "out_channels", "kernel_size", "device", "dtype"):
                 continue
-            value = _short(getattr(self, name))
+            value = getattr(self, name)
+            if not name.startswith("expert_"):
+                value = _short(value)
             if name == "bias":
                 value = self.bias is not None
             elif name == "temperature":  # which has no value on the meta device
@@ -307,7 +310,7 @@ class DynamicConv1d(DynamicConv):
     for the arguments.
     """
 
-    static, dims = nn.Conv1d, 1
+    static_type, dims = nn.Conv1d, 1
 
 
 class DynamicConv2d(DynamicConv):
@@ -317,7 +320,7 @@ class DynamicConv2d(DynamicConv):
     `DynamicConv` for the arguments.
     """
 
-    static, dims = nn.Conv2d, 2
+    static_type, dims = nn.Conv2d, 2
 
 
 class DynamicConv3d(DynamicConv):
@@ -327,21 +330,9 @@ class DynamicConv3d(DynamicConv):
     [C, D, H, W] -> [O, D', H', W']. For the arguments see `DynamicConv`.
     """
 
-    static, dims = nn.Conv3d, 3
+    static_type, dims = nn.Conv3d, 3
 
 
 def _short(value: Any) -> Any:
     """One number if every dimension has the same."""
     return value[0] if isinstance(value, tuple) and len(set(value)) == 1 else value
-
-
-def _spread(weight: Tensor) -> Tensor:
-    """The standard deviation that `from_conv` multiplies its noise by; positive for every kernel.
-
-    If a kernel's own deviation is below a tenth of its mean absolute weight, the kernel is nearly constant, and noise
-    of that size could vanish in rounding. No branch depends on a value, because meta tensors have none.
-    """
-    magnitude = weight.abs().mean()
-    spread = weight.std() if weight.numel() > 1 else torch.zeros_like(magnitude)
-    spread = torch.where(spread > 0.1 * magnitude, spread, magnitude)
-    return torch.where(spread > 0, spread, 1 / math.sqrt(3 * weight[0].numel()))

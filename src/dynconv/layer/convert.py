@@ -13,14 +13,14 @@ from torch import fx, nn
 
 from dynconv.layer.conv import DynamicConv, DynamicConv1d, DynamicConv2d, DynamicConv3d
 from dynconv.layer.routing import GATES
+from dynconv.layer.static import Static
 
-Static = nn.Conv1d | nn.Conv2d | nn.Conv3d
 Where = Callable[[str, Static], bool] | Collection[str] | type[nn.Module] | str
 
 ALL_BUT_THE_FIRST = "all but the first"
 
 _DYNAMIC: dict[type[nn.Module], type[DynamicConv]] = {
-    layer.static: layer for layer in (DynamicConv1d, DynamicConv2d, DynamicConv3d)
+    layer.static_type: layer for layer in (DynamicConv1d, DynamicConv2d, DynamicConv3d)
 }
 
 logger = logging.getLogger(__name__)

@@ -36,7 +36,7 @@ def _forward(x: Shape, weight: Shape, routing: Shape, *_: Any, out_shape: Shape,
     return _mixing(weight, routing) + _convolution(weight, out_shape)
 
 
-def _backward(grad: Shape, x: Shape, weight: Shape, routing: Shape, *rest: Any, **_: Any) -> int:
-    """The gradients of experts, routing weights and mixed kernels, and of the input if it is needed."""
-    input_grad = bool(rest[-1])
-    return 2 * _mixing(weight, routing) + (1 + input_grad) * _convolution(weight, grad)
+def _backward(grad: Shape, x: Shape, weight: Shape, routing: Shape, *rest: Any, **__: Any) -> int:
+    """The gradients that are needed: of the input; of the mixed kernels, and from these of experts and routing."""
+    input_grad, bank_grad = rest[-2:]
+    return 2 * bank_grad * _mixing(weight, routing) + (input_grad + bank_grad) * _convolution(weight, grad)

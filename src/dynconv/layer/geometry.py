@@ -59,6 +59,42 @@ def sides_of_padding(padding: int | Sequence[int] | str, kernel: Sizes, stride: 
     return tuple(side for pair in reversed(sides) for side in pair)
 
 
+def places_of_experts(
+    kernel_size: Sizes,
+    experts: int,
+    own_sizes: Sequence[int | Sizes] | None,
+    own_dilations: Sequence[int | Sizes] | None,
+) -> list[tuple[slice, ...]]:
+    """Where each expert's own kernel lies in one of kernel_size: in the middle.
+
+    Args:
+        own_sizes, own_dilations: for each expert; by default kernel_size, and 1.
+
+    Raises:
+        ValueError: not one entry per expert, or an expert that has no place in the middle; names the argument.
+    """
+    for name, given in {"expert_kernel_sizes": own_sizes, "expert_dilations": own_dilations}.items():
+        if given is not None and len(given) != experts:
+            raise ValueError(f"{name}: needs {experts} entries, one per expert, not {len(given)}")
+    places = []
+    for k in range(experts):
+        own = sizes(own_sizes[k] if own_sizes else kernel_size, len(kernel_size), "expert_kernel_sizes")
+        steps = sizes(own_dilations[k] if own_dilations else 1, len(kernel_size), "expert_dilations")
+        spans = [step * (size - 1) + 1 for size, step in zip(own, steps, strict=True)]
+        beyond = [whole - span for whole, span in zip(kernel_size, spans, strict=True)]
+        if min(*own, *steps) < 1 or min(beyond) < 0 or any(rest % 2 for rest in beyond):
+            raise ValueError(
+                f"expert_kernel_sizes: expert {k + 1}, {own} with dilation {steps}, spans {tuple(spans)}, which has no "
+                f"place in the middle of kernel_size {kernel_size}"
+            )
+        places.append(
+            tuple(
+                slice(rest // 2, rest // 2 + span, step) for rest, span, step in zip(beyond, spans, steps, strict=True)
+            )
+        )
+    return places
+
+
 @dataclass(frozen=True)
 class Geometry:
     """The geometry of one dynamic convolution of a batch.

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
 from dynconv.layer.routing import GATES
 from dynconv.validation import Frozen, PositiveInt
+
+PER_BLOCK = (
+    "kernel_sizes", "strides", "groups", "pools", "residual", "experts", "gate", "router_hidden", "squeeze_excite",
+)  # fmt: skip
+"""Fields with one entry per block, or one for all."""
 
 
 class ModelConfig(Frozen):
@@ -24,19 +29,29 @@ class ModelConfig(Frozen):
     """Output channels of each block; the number of entries is the number of blocks N."""
     kernel_sizes: tuple[PositiveInt, ...] = (3,)
     """Side of the experts' kernels; must be odd."""
+    expert_kernel_sizes: tuple[PositiveInt, ...] = ()
+    """Side of each expert's own kernel, in the middle of one of kernel_sizes: one entry per expert, or none."""
+    expert_dilations: tuple[PositiveInt, ...] = ()
+    """Dilation of each expert's own kernel: one entry per expert, or none."""
     strides: tuple[PositiveInt, ...] = (1,)
     """Stride of the experts."""
     pools: tuple[PositiveInt, ...] = (2, 1, 2, 1, 2, 1)
     """Side of the max pooling after the experts; 1 for none."""
     residual: tuple[bool, ...] = (False,)
-    """Add the block's input to its output, without parameters. A single true adds it wherever the shapes agree."""
-    experts: PositiveInt = 2
-    """K, the number of convolutions in each block."""
-    gate: str = "softmax"
+    """Add the block's input to its output. A single true adds it wherever the shapes agree."""
+    residual_scale: bool = False
+    """Multiply a residual block's output by a learned number, which starts at 1, before the input is added."""
+    squeeze_excite: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    """Hidden width of squeeze-and-excitation, which scales the channels of a block's output; 0 for none."""
+    groups: tuple[PositiveInt, ...] = (1,)
+    """Groups of channels that the experts convolve separately; must divide a block's input and output channels."""
+    experts: tuple[PositiveInt, ...] = (2,)
+    """K, the number of convolutions in a block."""
+    gate: tuple[str, ...] = ("softmax",)
     """g, the router's non-linear activation: softmax, sigmoid, sparsemax, or any other registered gate."""
     temperature: float = Field(1.0, gt=0)
-    """Divisor of the router's logits."""
-    router_hidden: int = Field(0, ge=0)
+    """Divisor of the routers' logits."""
+    router_hidden: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
     """Width of the router's hidden layer; 0 for a linear router."""
     identity_init: bool = True
     """Experts start as the identity plus independent noise, instead of noise alone."""
@@ -53,26 +68,38 @@ class ModelConfig(Frozen):
     head_hidden: int = Field(0, ge=0)
     """Width of the head's hidden layer; 0 for softmax regression."""
 
+    @field_validator("experts", "gate", "router_hidden", mode="before")
+    @classmethod
+    def _one_for_all(cls, value: object) -> object:
+        """A single value without brackets, as older files have it."""
+        return (value,) if isinstance(value, int | str) else value
+
     @field_validator("gate")
     @classmethod
-    def _registered(cls, gate: str) -> str:
-        if gate not in GATES:
-            raise ValueError(f"must be one of {', '.join(GATES)}, not {gate}")
-        return gate
+    def _registered(cls, gates: tuple[str, ...]) -> tuple[str, ...]:
+        for gate in gates:
+            if gate not in GATES:
+                raise ValueError(f"must be one of {', '.join(GATES)}, not {gate}")
+        return gates
 
     @model_validator(mode="after")
     def _one_entry_per_block(self) -> Self:
         n = len(self.widths)
         if n == 0:
             raise ValueError("widths: needs at least one block")
-        for name in ("kernel_sizes", "strides", "pools", "residual"):
+        for name in PER_BLOCK:
             if len(getattr(self, name)) not in (1, n):
                 raise ValueError(f"{name}: has {len(getattr(self, name))} entries, needs 1 or {n}, one per block")
         if any(k % 2 == 0 for k in self.kernel_sizes):
             raise ValueError(f"kernel_sizes: must be odd, not {self.kernel_sizes}")
         return self
 
-    def per_block(self, name: str) -> tuple[int, ...]:
+    @property
+    def experts_text(self) -> str:
+        """K in words: "2", or "1, 1, 2, 4" where blocks differ."""
+        return ", ".join(map(str, dict.fromkeys(self.experts) if len(set(self.experts)) == 1 else self.experts))
+
+    def per_block(self, name: str) -> tuple[Any, ...]:
         """The field `name` with one entry per block."""
-        values: tuple[int, ...] = getattr(self, name)
+        values: tuple[Any, ...] = getattr(self, name)
         return values * len(self.widths) if len(values) == 1 else values

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import nn
 
 from dynconv.layer.conv import DynamicConv2d
-from dynconv.model.net import Block, Net
+from dynconv.model.net import Block, Net, SqueezeExcite
 
 Part = Literal["input", "router", "experts", "other", "head"]
 
@@ -73,16 +73,17 @@ def _block_rows(block: Block, number: int, side: int) -> list[Row]:
         _experts_row(conv, number, side),
     ]
     channels, side, _ = rows[-1].shape
-    rest = {"pool": block.pool, "norm": block.norm, "act": block.act, "dropout": block.dropout}
+    rest = {"pool": block.pool, "norm": block.norm, "act": block.act, "excite": block.excite, "dropout": block.dropout}
     names = [_extra_name(layer) for layer in rest.values() if not isinstance(layer, nn.Identity)]
     if isinstance(block.pool, nn.MaxPool2d):
         assert isinstance(block.pool.kernel_size, int)
         side //= block.pool.kernel_size
     if side < 1:
         raise ValueError(f"block {number} has no pixels left: larger images, fewer pools or strides")
-    names += ["+ input"] if block.residual else []
-    learned = sum(_learned(layer) for layer in rest.values())
-    return [*rows, Row("other", number, ", ".join(names), (channels, side, side), learned, 0, 0)]
+    names += ["+ input" if block.scale is None else "scaled, + input"] if block.residual else []
+    learned = sum(_learned(layer) for layer in rest.values()) + (block.scale is not None)
+    products = sum(layer.weight.numel() for layer in block.excite.modules() if isinstance(layer, nn.Linear))
+    return [*rows, Row("other", number, ", ".join(names), (channels, side, side), learned, products, products)]
 
 
 def _experts_row(conv: DynamicConv2d, number: int, side: int) -> Row:
@@ -97,7 +98,9 @@ def _experts_row(conv: DynamicConv2d, number: int, side: int) -> Row:
     return Row(
         part="experts",
         block=number,
-        layer=f"{experts} x conv {kernel}x{kernel}" + (f", stride {stride}" if stride > 1 else ""),
+        layer=f"{experts} x conv {kernel}x{kernel}"
+        + (f", stride {stride}" if stride > 1 else "")
+        + (f", {conv.groups} groups" if conv.groups > 1 else ""),
         shape=(out_channels, out_side, out_side),
         parameters=learned,
         multiply_adds=learned + once,
@@ -125,6 +128,8 @@ def _extra_name(layer: nn.Module) -> str:
         return f"max pool {layer.kernel_size}"
     if isinstance(layer, nn.Dropout2d):
         return f"dropout {layer.p:g}"
+    if isinstance(layer, SqueezeExcite):
+        return f"squeeze-and-excitation {layer.reduce.out_features}"
     return {"BatchNorm2d": "batch norm"}.get(type(layer).__name__, type(layer).__name__)
 
 

@@ -51,7 +51,7 @@ def headline(model: ModelConfig, classes: int = 10, image_size: int = 32, also: 
     """The network in one line. Raises DynconvError as `rows` does."""
     parameters, products, _ = _totals(rows(model, classes, image_size, also))
     blocks = f"{len(model.widths)} block{'s' if len(model.widths) > 1 else ''}"
-    experts = f"{model.experts} expert{'s' if model.experts > 1 else ''}"
+    experts = f"{model.experts_text} expert{'s' if max(model.experts) > 1 else ''}"
     return f"{blocks} of {experts}, {_short(parameters)} parameters, {_short(products)} multiply-adds per image"
 
 
@@ -61,7 +61,7 @@ def describe(
     """The network as a table with totals. Raises DynconvError as `rows` does."""
     layers = rows(model, classes, image_size, also)
     parameters, products, separate = _totals(layers)
-    title = f"{name}: {len(model.widths)} blocks, K = {model.experts} experts, {image_size} pixels"
+    title = f"{name}: {len(model.widths)} blocks, K = {model.experts_text} experts, {image_size} pixels"
     table = Table(
         show_footer=True,
         title=title,

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynconv.layer.conv import DynamicConv2d
-from dynconv.model.config import ModelConfig
+from dynconv.model.config import PER_BLOCK, ModelConfig
 
 
 def to_unit_range(images_NCHW: Tensor) -> Tensor:
@@ -84,6 +84,29 @@ class InputTransform(nn.Module):
         self.fitted = self.std.is_meta or bool((self.std > 0).any())
 
 
+class SqueezeExcite(nn.Module):
+    """x [N, C, H, W] with its channels scaled by 2 sigmoid(W2 relu(W1 SpatialAveragePool(x))), which start at 1.
+
+    Squeeze-and-excitation (Hu et al. 2018, https://arxiv.org/abs/1709.01507); the factor 2 makes it start as the
+    identity.
+
+    Args:
+        channels: C.
+        hidden: width of the hidden layer.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.reduce, self.expand = nn.Linear(channels, hidden), nn.Linear(hidden, channels)
+        nn.init.zeros_(self.expand.weight)
+        nn.init.zeros_(self.expand.bias)
+
+    def forward(self, x_NCHW: Tensor) -> Tensor:
+        mean_NC = x_NCHW.sum((2, 3), dtype=torch.float32) / x_NCHW.shape[2:].numel()
+        scale_NC = 2 * self.expand(F.relu(self.reduce(mean_NC))).sigmoid()
+        return x_NCHW * scale_NC.to(x_NCHW.dtype)[:, :, None, None]
+
+
 class Block(nn.Module):
     """One block: the router predicts a from the block's own input, a mixes the K experts, then come the extras.
 
@@ -94,18 +117,21 @@ class Block(nn.Module):
     def __init__(self, config: ModelConfig, index: int, in_channels: int) -> None:
         super().__init__()
         out_channels = config.widths[index]
-        kernel, stride = config.per_block("kernel_sizes")[index], config.per_block("strides")[index]
-        pool = config.per_block("pools")[index]
+        own = {name: config.per_block(name)[index] for name in PER_BLOCK}
+        kernel, stride, pool = own["kernel_sizes"], own["strides"], own["pools"]
         self.conv = DynamicConv2d(
             in_channels,
             out_channels,
             kernel,
             stride,
             padding=kernel // 2,
+            groups=own["groups"],
             bias=config.norm == "none",
-            experts=config.experts,
-            router_hidden=config.router_hidden,
-            gate=config.gate,
+            experts=own["experts"],
+            expert_kernel_sizes=config.expert_kernel_sizes or None,
+            expert_dilations=config.expert_dilations or None,
+            router_hidden=own["router_hidden"],
+            gate=own["gate"],
             temperature=config.temperature,
         )
         if config.identity_init:
@@ -118,13 +144,19 @@ class Block(nn.Module):
         self.act = nn.GELU() if config.nonlinearity == "gelu" else nn.ReLU()
         self.dropout = nn.Dropout2d(config.dropout) if config.dropout else nn.Identity()
         same_shape = in_channels == out_channels and stride == pool == 1
-        wanted = bool(config.per_block("residual")[index])
+        wanted = bool(own["residual"])
         if wanted and not same_shape and len(config.residual) > 1:
             raise ValueError(f"residual: block {index + 1} changes the shape of its input, so it cannot be added")
         self.residual = wanted and same_shape
+        self.excite: nn.Module = nn.Identity()
+        if own["squeeze_excite"]:
+            self.excite = SqueezeExcite(out_channels, own["squeeze_excite"])
+        self.scale = nn.Parameter(torch.ones(())) if self.residual and config.residual_scale else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        out = self.dropout(self.act(self.norm(self.pool(self.conv(x_NCHW)))))
+        out = self.dropout(self.excite(self.act(self.norm(self.pool(self.conv(x_NCHW))))))
+        if self.scale is not None:
+            out = out * self.scale
         return out + x_NCHW if self.residual else out
 
 

@@ -94,15 +94,16 @@ class Explanation:
         bar.ax.set_yticklabels(["against", "0", "for"])
         for axes in (left, middle):
             axes.set_axis_off()
-        experts = len(self.routing[0])
+        experts = max(map(len, self.routing))
         width = 0.8 / experts
         blocks = np.arange(len(self.routing))
         for k in range(experts):
-            places = blocks + (k - (experts - 1) / 2) * width
-            heights = [float(a_K[k]) for a_K in self.routing]
+            here = [block for block, a_K in enumerate(self.routing) if k < len(a_K)]
+            places = blocks[here] + (k - (experts - 1) / 2) * width
+            heights = [float(self.routing[block][k]) for block in here]
             right.bar(places, heights, width * 0.9, color=COLOURS[k % len(COLOURS)], label=f"expert {k + 1}")
             if self.class_routing:
-                means = [float(a_K[k]) for a_K in self.class_routing]
+                means = [float(self.class_routing[block][k]) for block in here]
                 label = f"mean of {self.predicted}" if k == 0 else None
                 style = {"linestyle": "none", "marker": "_", "markersize": 12, "color": ink()}
                 right.plot(places, means, label=label, **style)

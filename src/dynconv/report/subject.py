@@ -81,7 +81,7 @@ class Subject:
         sample = Split(sample.images.cpu(), sample.labels.cpu())
         weights = explain.routing_weights(self.predictor, sample.images)
         accuracy, ablations = explain.ablate(self.predictor, sample.images, sample.labels, weights)
-        verdict = explain.verdict(accuracy, ablations, self.predictor.model.experts, len(sample.labels))
+        verdict = explain.verdict(accuracy, ablations, max(self.predictor.model.experts), len(sample.labels))
         return Routing(sample, weights, accuracy, ablations, verdict)
 
 

@@ -115,7 +115,7 @@ def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str]
         data=served.predictor.data_name,
         classes=list(served.predictor.classes),
         blocks=len(model.widths),
-        experts=model.experts,
+        experts=list(model.per_block("experts")),
         class_routing=[
             [[None if value != value else value for value in row] for row in mean_CK.tolist()]
             for mean_CK in served.class_routing

@@ -62,8 +62,8 @@ class ModelAnswer(_Schema):
     """The name of the data set that the network was trained on."""
     classes: list[str]
     blocks: int
-    experts: int
-    """K, the number of experts in each block."""
+    experts: list[int]
+    """K, the number of experts, of each block."""
     class_routing: list[list[list[float | None]]]
     """The mean routing weights of each class, [blocks][classes][experts]; empty if unknown."""
     samples: list[str]

@@ -26,7 +26,8 @@ class Launch(Frozen):
     """Where a run gets its images, and where and on what it runs. Its results do not depend on it, beyond rounding."""
 
     data: str = "cifar10"
-    """cifar10 (found or downloaded, else an error), shapes (generated), auto (any found, else shapes), or a path."""
+    """cifar10 (found or downloaded, else an error), shapes (generated), auto (any that is found or downloaded, else
+    shapes), or a path."""
     run: Path | None = None
     """Directory to write; new, or empty. Default: runs/<time>-<preset>-<data>-seed<seed>."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"

@@ -74,6 +74,8 @@ _ENDINGS = {"conv.weight": "experts", "conv.bias": "biases", "norm.bias": "biase
 def parameter_groups(net: Net) -> dict[str, list[nn.Parameter]]:
     """The learned parameters by their part in the network: experts, routers, biases, head.
 
+    Squeeze-and-excitation and residual scales, small layers that multiply as routing weights do, are with the routers.
+
     Raises:
         ValueError: a parameter that is none of these; names it. Each part has a learning rate of its own, 300 times
             apart, so none can be guessed.
@@ -82,7 +84,7 @@ def parameter_groups(net: Net) -> dict[str, list[nn.Parameter]]:
     for name, parameter in net.named_parameters():
         if not parameter.requires_grad:
             continue
-        if ".router." in name:
+        if ".router." in name or ".excite." in name or name.endswith(".scale"):
             part: str | None = "routers"
         elif name.startswith("head."):
             part = "head"

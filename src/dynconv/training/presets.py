@@ -26,7 +26,7 @@ def basic() -> TrainConfig:
             whiten=False,
             widths=(32, 64, 128),
             pools=(2,),
-            experts=4,
+            experts=(4,),
             identity_init=False,
             norm="none",
             nonlinearity="relu",

@@ -25,7 +25,7 @@ def inputs(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tens
 def test_is_registered_as_torch_wants_it(dtype: torch.dtype, stride: int) -> None:
     needs_operators("fused")
     torch.library.opcheck(
-        fused.fused,
+        fused.fused.forward,
         (*inputs(dtype), stride, 1),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )

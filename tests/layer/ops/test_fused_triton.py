@@ -24,6 +24,7 @@ from dynconv.layer import choice
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.mixing import mix_convolutions
 from dynconv.layer.ops import fused
+from dynconv.layer.ops.operator import nhwc
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 2e-3}
 """Largest error, relative to the largest sum of the absolute values of the products that make up a result."""
@@ -140,8 +141,8 @@ def interpret(*groups: str) -> None:
         return multiply(self, a, b, *rest)
 
     InterpreterBuilder.create_dot = create_dot
-    fused.fused.register_kernel("cpu")(fused_triton.forward)
-    fused.fused_backward.register_kernel("cpu")(fused_triton.gradients)
+    fused._TYPES[torch.float16] = "float16"  # which the interpreter's processor is to take
+    fused.fused.register_kernel("cpu", fused_triton.forward, fused_triton.gradients)
     if "edges" in groups:
         for case in EDGES:
             compare(case, torch.float32, "cpu")
@@ -192,8 +193,8 @@ def test_compiles_for_a_gpu(architecture: int, monkeypatch: pytest.MonkeyPatch, 
     for name in ("_convolve", "_correlate"):
         monkeypatch.setattr(fused_triton, name, Recorder(getattr(fused_triton, name)))
     x, weight = torch.randn(4, 64, 16, 16).bfloat16(), torch.randn(8, 64, 64, 3, 3).bfloat16()
-    out = fused_triton.forward(x, weight, torch.randn(4, 8), 2, 1)
-    fused_triton.gradients(out, x, weight, torch.randn(4, 8), 2, 1, True)
+    out = fused_triton.forward(nhwc(x), weight, torch.randn(4, 8), 2, 1)
+    fused_triton.gradients(out, nhwc(x), weight, torch.randn(4, 8), 2, 1, input_grad=True, bank_grad=True)
 
     assert len(launches) == 3
     types = {torch.bfloat16: "*bf16", torch.float32: "*fp32"}

@@ -110,11 +110,12 @@ def test_a_library_that_is_not_there_refuses_calls(tmp_path: Path, monkeypatch: 
 def test_memory_kept_for_the_next_call_does_not_grow_with_the_threads(name: str) -> None:
     needs_operators(name)
     library = OPERATORS[name].library
-    x, weight, a = torch.randn(4, 64, 16, 16), torch.randn(4, 64, 64, 3, 3), torch.rand(4, 4)
+    groups = 64 if name == "depthwise" else 1
+    x, weight, a = torch.randn(4, 64, 16, 16), torch.randn(4, 64, 64 // groups, 3, 3), torch.rand(4, 4)
     inputs = [tensor.requires_grad_() for tensor in (x, weight, a)]
 
     def work(_: int = 0) -> list[torch.Tensor]:
-        out = mix_convolutions(*inputs, padding=1, algorithm=name)
+        out = mix_convolutions(*inputs, padding=1, groups=groups, algorithm=name)
         return [out, *torch.autograd.grad(out.sum(), inputs)]
 
     library.release_workspace()

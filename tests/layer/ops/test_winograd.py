@@ -21,7 +21,7 @@ def inputs() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 def test_is_registered_as_torch_wants_it(tile: int) -> None:
     needs_operators("winograd")
     torch.library.opcheck(
-        winograd.winograd,
+        winograd.winograd.forward,
         (*inputs(), 1, tile),
         test_utils=("test_schema", "test_faketensor", "test_autograd_registration"),
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops.library import Library
-from dynconv.layer.ops.operator import register
+from dynconv.layer.ops.operator import Convolution, Operator, empty_gradients
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _GPU_TYPES = (*_TYPES, torch.float16)
@@ -66,13 +66,6 @@ def obstacle() -> str:
     return library.obstacle()
 
 
-def _run(direction: str, x: Tensor, weight: Tensor, integers: tuple[int, ...], *arrays: Tensor | None) -> None:
-    batch, in_channels, height, width = x.shape
-    experts, out_channels, _, side, _ = weight.shape
-    shape = (batch, height, width, in_channels, out_channels, experts, side, *integers)
-    library.call(f"dynconv_fused_{direction}_{_TYPES[x.dtype]}", shape, *arrays)
-
-
 def _triton() -> ModuleType:
     """The GPU's kernels, imported late: only CUDA builds of torch bring Triton along."""
     try:
@@ -82,8 +75,36 @@ def _triton() -> ModuleType:
     return fused_triton
 
 
-fused, fused_backward = register(
-    "fused", ("stride", "padding"), geometry=lambda stride, padding: (stride, padding), run=_run
+def _shape(x: Tensor, weight: Tensor, *integers: int) -> tuple[int, ...]:
+    batch, in_channels, height, width = x.shape
+    experts, out_channels, _, side, _ = weight.shape
+    return batch, height, width, in_channels, out_channels, experts, side, *integers
+
+
+def _forward(x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
+    out = fused.empty_output(x, weight, *integers)
+    library.call(f"dynconv_fused_forward_{_TYPES[x.dtype]}", _shape(x, weight, *integers), x, weight, routing, out)
+    return out
+
+
+def _backward(
+    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *integers: int, input_grad: bool, bank_grad: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    found = empty_gradients(x, weight, routing, input_grad, bank_grad)
+    name = f"dynconv_fused_backward_{_TYPES[x.dtype]}"
+    library.call(name, _shape(x, weight, *integers), x, weight, routing, grad, *found)
+    return found
+
+
+fused = Operator(
+    "fused",
+    ("stride", "padding"),
+    convolution=lambda stride, padding: Convolution((stride, stride), (padding, padding)),
+    obstacle=lambda geometry, *_: "" if applies(geometry) else DOMAIN,
 )
-fused.register_kernel("cuda")(lambda *inputs: _triton().forward(*inputs))
-fused_backward.register_kernel("cuda")(lambda *inputs: _triton().gradients(*inputs))
+fused.register_kernel("cpu", _forward, _backward)
+fused.register_kernel(
+    "cuda",
+    lambda *inputs: _triton().forward(*inputs),
+    lambda *inputs, **needed: _triton().gradients(*inputs, **needed),
+)

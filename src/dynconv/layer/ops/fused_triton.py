@@ -30,8 +30,6 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from dynconv.layer.ops.operator import nhwc
-
 
 @triton.jit
 def _convolve(
@@ -159,19 +157,22 @@ def forward(x: Tensor, weight: Tensor, routing: Tensor, stride: int, padding: in
     height, width = ((side + 2 * padding - weight.shape[3]) // stride + 1 for side in x.shape[2:])
     out = x.new_empty(x.shape[0], height, width, weight.shape[1]).permute(0, 3, 1, 2)
     experts = weight.permute(0, 3, 4, 2, 1).contiguous()
-    _launch_convolve(nhwc(x), experts, routing.contiguous(), out, stride, padding, to_input=False)
+    _launch_convolve(x, experts, routing, out, stride, padding, to_input=False)
     return out
 
 
 def gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, stride: int, padding: int, input_grad: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `forward` for x (an empty tensor unless input_grad), weight and routing."""
-    x, grad, routing = nhwc(x), nhwc(grad), routing.contiguous()
-    grad_x = torch.empty_like(x) if input_grad else x.new_empty(0)
+    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, stride: int, padding: int, *, input_grad: bool,
+    bank_grad: bool,
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:  # fmt: skip
+    """Gradients of `forward` for x, and for weight and routing; None each where they are not asked for."""
+    grad_x = None
     if input_grad:
+        grad_x = torch.empty_like(x)
         turned = weight.permute(0, 3, 4, 1, 2).contiguous()
         _launch_convolve(grad, turned, routing, grad_x, stride, padding, to_input=True)
+    if not bank_grad:
+        return grad_x, None, None
     return grad_x, *_correlation(x, grad, weight.permute(0, 3, 4, 2, 1).contiguous(), routing, stride, padding)
 
 

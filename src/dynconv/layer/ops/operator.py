@@ -1,109 +1,176 @@
-"""How a compiled operator becomes one of torch's: memory layouts, shapes without values, first and second gradients."""
+"""How a compiled operator becomes one of torch's: schema, checks, memory layouts, shapes without values, gradients."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch._library.custom_ops import CustomOpDef
 from torch.nn import functional as F
 
 from dynconv.layer.flops import register_flops
+from dynconv.layer.geometry import Geometry, Sizes
 
 
-class Run(Protocol):
-    """Computes an operator on a CPU.
+class Forward(Protocol):
+    """Computes sum_k routing_NK conv2d(x_NCHW, weight_KOCHW) -> [N, O, H', W'] in channels_last.
 
-    Args:
-        direction: "forward" or "backward".
-        x: [N, C, H, W], channels_last; for the shapes and the type.
-        weight: [K, O, C, height, width], contiguous; likewise.
-        integers: the operator's own.
-        arrays: forward x, weight, routing, and the output to write; backward x, weight, routing, the output's
-            gradient, and to write the gradients of x (None: not needed), weight and routing. Maps are channels_last.
+    x is in channels_last, weight and routing are contiguous; the integers are the operator's own.
+    """
+
+    def __call__(self, x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor: ...
+
+
+class Backward(Protocol):
+    """Computes the gradients of x, and of weight and routing; None each where they are not asked for.
+
+    grad and x are in channels_last, weight and routing are contiguous; so are the gradients.
     """
 
     def __call__(
-        self, direction: str, x: Tensor, weight: Tensor, integers: tuple[int, ...], *arrays: Tensor | None
-    ) -> None: ...
+        self,
+        grad: Tensor,
+        x: Tensor,
+        weight: Tensor,
+        routing: Tensor,
+        *integers: int,
+        input_grad: bool,
+        bank_grad: bool,
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]: ...
 
 
-def register(
-    name: str, integers: tuple[str, ...], geometry: Callable[..., tuple[int, int]], run: Run
-) -> tuple[CustomOpDef, CustomOpDef]:
-    """Registers dynconv::NAME(x_NCHW, weight_KOCHW, routing_NK, *integers) for the CPU, and dynconv::NAME_backward.
+class Convolution(NamedTuple):
+    """Height and width each."""
 
-    The first is sum_k routing_NK conv2d(x_NCHW, weight_KOCHW), [N, O, H', W'] in channels_last. The second takes the
-    output's gradient, the same arguments and `input_grad`, and returns the gradients of x (an empty tensor unless
-    input_grad), weight and routing. Kernels for other devices: `register_kernel` of each.
+    stride: Sizes
+    padding: Sizes
+    dilation: Sizes = (1, 1)
+
+
+class Operator:
+    """dynconv::NAME(x_NCHW, weight_KOCHW, routing_NK, *integers) -> sum_k routing_NK conv2d(x_NCHW, weight_KOCHW).
+
+    The output [N, O, H', W'] is in channels_last. dynconv::NAME_backward takes the output's gradient, these arguments,
+    and two booleans: whether the gradient of x, and whether those of weight and routing are needed. A gradient that is
+    not needed is not computed, and returned as an empty tensor.
+
+    Everything is checked before it reaches a kernel, which reads memory by the shapes that it is given.
 
     Args:
-        name: of the operator.
+        name: NAME.
         integers: names of its integers.
-        geometry: from the integers to stride and padding.
-        run: what computes.
+        convolution: maps the integers to stride, padding and dilation. The groups follow from the channels.
+        obstacle: why a geometry, with these integers, cannot be computed; empty if it can be.
     """
 
-    def empty_output(x: Tensor, weight: Tensor, numbers: tuple[int, ...]) -> Tensor:
-        stride, padding = geometry(*numbers)
-        height, width = ((side + 2 * padding - weight.shape[3]) // stride + 1 for side in x.shape[2:])
-        return x.new_empty(x.shape[0], height, width, weight.shape[1]).permute(0, 3, 1, 2)
+    def __init__(
+        self,
+        name: str,
+        integers: tuple[str, ...],
+        convolution: Callable[..., Convolution],
+        obstacle: Callable[..., str],
+    ) -> None:
+        self.name, self._convolution, self._obstacle = name, convolution, obstacle
+        inputs = f"Tensor x, Tensor weight, Tensor routing, {', '.join(f'SymInt {integer}' for integer in integers)}"
+        self.forward = torch.library.custom_op(
+            f"dynconv::{name}", self._no_kernel, mutates_args=(), schema=f"({inputs}) -> Tensor"
+        )
+        self.backward = torch.library.custom_op(
+            f"dynconv::{name}_backward",
+            self._no_kernel,
+            mutates_args=(),
+            schema=f"(Tensor grad, {inputs}, bool input_grad, bool bank_grad) -> (Tensor, Tensor, Tensor)",
+        )
+        self.forward.register_fake(lambda x, weight, routing, *numbers: self.empty_output(x, weight, *numbers))
+        self.backward.register_fake(self._fake_backward)
+        self.forward.register_autograd(self._autograd, setup_context=_save)
+        register_flops(name)
 
-    def forward(x: Tensor, weight: Tensor, routing: Tensor, *numbers: int) -> Tensor:
-        x, weight, routing = nhwc(x), weight.contiguous(), routing.contiguous()
-        out = empty_output(x, weight, numbers)
-        run("forward", x, weight, numbers, x, weight, routing, out)
-        return out
+    def __call__(self, x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
+        found: Tensor = self.forward(x, weight, routing, *integers)
+        return found
 
-    def gradients(
-        grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *rest: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        *numbers, input_grad = rest
-        x, grad, weight, routing = nhwc(x), nhwc(grad), weight.contiguous(), routing.contiguous()
-        grad_x = torch.empty_like(x) if input_grad else None
-        grad_weight, grad_routing = torch.empty_like(weight), torch.empty_like(routing)
-        run("backward", x, weight, tuple(numbers), x, weight, routing, grad, grad_x, grad_weight, grad_routing)
-        return x.new_empty(0) if grad_x is None else grad_x, grad_weight, grad_routing
+    def register_kernel(self, device: str, forward: Forward, backward: Backward) -> None:
+        """Has the operator computed by these functions on a device."""
 
-    def fake_gradients(
-        grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *rest: int
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        grad_x = nhwc(torch.empty_like(x)) if rest[-1] else x.new_empty(0)
-        return grad_x, weight.new_empty(weight.shape), routing.new_empty(routing.shape)
+        def checked_forward(x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
+            self._check(x, weight, routing, integers)
+            return forward(nhwc(x), weight.contiguous(), routing.contiguous(), *integers)
 
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, weight, routing, *ctx.numbers = inputs
-        ctx.save_for_backward(x, weight, routing)
+        def checked_backward(
+            grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *rest: Any
+        ) -> tuple[Tensor, Tensor, Tensor]:
+            *integers, input_grad, bank_grad = rest
+            self._check(x, weight, routing, tuple(integers))
+            shape = self._out_shape(x, weight, *integers)
+            if tuple(grad.shape) != shape or grad.dtype != x.dtype or grad.device != x.device:
+                raise ValueError(f"dynconv::{self.name}_backward: grad must be {x.dtype} {list(shape)} on {x.device}")
+            grad, x, weight, routing = nhwc(grad), nhwc(x), weight.contiguous(), routing.contiguous()
+            found = backward(grad, x, weight, routing, *integers, input_grad=input_grad, bank_grad=bank_grad)
+            dx, dw, da = (
+                like.new_empty(0) if gradient is None else gradient
+                for gradient, like in zip(found, (x, weight, routing), strict=True)
+            )
+            return dx, dw, da
 
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, weight, routing = ctx.saved_tensors
-        input_grad = ctx.needs_input_grad[0]
-        found: tuple[Tensor | None, ...]
-        if torch.is_grad_enabled() and len(x):  # create_graph=True
-            stride, padding = geometry(*ctx.numbers)
-            needed = ctx.needs_input_grad[:3]
-            found = tuple(_differentiable_gradients(grad, x, weight, routing, stride, padding, needed))
+        self.forward.register_kernel(device)(checked_forward)
+        self.backward.register_kernel(device)(checked_backward)
+
+    def empty_output(self, x: Tensor, weight: Tensor, *integers: int) -> Tensor:
+        """An output to write into, in channels_last."""
+        batch, channels, height, width = self._out_shape(x, weight, *integers)
+        return x.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def _out_shape(self, x: Tensor, weight: Tensor, *integers: int) -> tuple[int, int, int, int]:
+        height, width = (
+            (side + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+            for side, kernel, stride, padding, dilation in zip(
+                x.shape[2:], weight.shape[3:], *self._convolution(*integers), strict=True
+            )
+        )
+        return x.shape[0], weight.shape[1], height, width
+
+    def _check(self, x: Tensor, weight: Tensor, routing: Tensor, integers: tuple[int, ...]) -> None:
+        problem = ""
+        if (x.dim(), weight.dim(), routing.dim()) != (4, 5, 2):
+            problem = "needs x [N, C, H, W], weight [K, O, C, height, width] and routing [N, K]"
+        elif x.shape[1] % max(1, weight.shape[2]) or tuple(routing.shape) != (x.shape[0], weight.shape[0]):
+            problem = f"shapes do not match: {list(x.shape)}, {list(weight.shape)}, {list(routing.shape)}"
+        elif x.dtype != weight.dtype or routing.dtype != torch.float32:
+            problem = (
+                f"needs x and weight of one type and float32 routing, not {x.dtype}, {weight.dtype}, {routing.dtype}"
+            )
+        elif not x.device == weight.device == routing.device:
+            problem = f"devices do not match: {x.device}, {weight.device}, {routing.device}"
         else:
-            found = operator_backward(grad, x, weight, routing, *ctx.numbers, input_grad)
-            found = (found[0] if input_grad else None, *found[1:])
-        return *found, *(None for _ in ctx.numbers)
+            geometry = Geometry.of(x, weight, *self._convolution(*integers), groups=x.shape[1] // weight.shape[2])
+            problem = self._obstacle(geometry, *integers)
+        if problem:
+            raise ValueError(f"dynconv::{self.name}: {problem}")
 
-    inputs = f"Tensor x, Tensor weight, Tensor routing, {', '.join(f'SymInt {integer}' for integer in integers)}"
-    options: dict[str, Any] = {"mutates_args": (), "device_types": "cpu"}
-    operator = torch.library.custom_op(f"dynconv::{name}", forward, schema=f"({inputs}) -> Tensor", **options)
-    operator_backward = torch.library.custom_op(
-        f"dynconv::{name}_backward",
-        gradients,
-        schema=f"(Tensor grad, {inputs}, bool input_grad) -> (Tensor, Tensor, Tensor)",
-        **options,
-    )
-    operator.register_fake(lambda x, weight, routing, *numbers: empty_output(x, weight, numbers))
-    operator_backward.register_fake(fake_gradients)
-    operator.register_autograd(backward, setup_context=setup_context)
-    register_flops(name)
-    return operator, operator_backward
+    def _no_kernel(self, x: Tensor, *_: Any) -> Any:
+        raise NotImplementedError(f"dynconv::{self.name} has no kernel for {x.device.type}")
+
+    def _fake_backward(
+        self, grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *rest: Any
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        *_, input_grad, bank_grad = rest
+        dx = nhwc(torch.empty_like(x)) if input_grad else x.new_empty(0)
+        if not bank_grad:
+            return dx, weight.new_empty(0), routing.new_empty(0)
+        return dx, weight.new_empty(weight.shape), routing.new_empty(routing.shape)
+
+    def _autograd(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, routing = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:3]
+        if torch.is_grad_enabled() and len(x):  # create_graph=True
+            convolution = self._convolution(*ctx.integers)
+            found = tuple(_differentiable_gradients(grad, x, weight, routing, convolution, needed))
+        else:
+            all_three = self.backward(grad, x, weight, routing, *ctx.integers, needed[0], needed[1] or needed[2])
+            found = tuple(gradient if wanted else None for gradient, wanted in zip(all_three, needed, strict=True))
+        return *found, *(None for _ in ctx.integers)
 
 
 def nhwc(x: Tensor) -> Tensor:
@@ -111,14 +178,29 @@ def nhwc(x: Tensor) -> Tensor:
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
 
 
+def empty_gradients(
+    x: Tensor, weight: Tensor, routing: Tensor, input_grad: bool, bank_grad: bool
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """The gradients to write into; None each where they are not asked for."""
+    dx = torch.empty_like(x) if input_grad else None
+    if not bank_grad:
+        return dx, None, None
+    return dx, torch.empty_like(weight), torch.empty_like(routing)
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    x, weight, routing, *ctx.integers = inputs
+    ctx.save_for_backward(x, weight, routing)
+
+
 def _differentiable_gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, stride: int, padding: int, needed: Sequence[bool]
+    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, convolution: Convolution, needed: Sequence[bool]
 ) -> Iterator[Tensor | None]:
     """The gradients for x_NCHW, weight_KOCHW and routing_NK that are needed, by torch's operations, with a graph."""
     n, c, height, width = x.shape
-    mixed = (routing.to(weight.dtype) @ weight.flatten(1)).view(n * weight.shape[1], c, *weight.shape[3:])
-    maps = x.reshape(1, n * c, height, width)
-    out = F.conv2d(maps, mixed, stride=stride, padding=padding, groups=n).view(grad.shape)
+    mixed = (routing.to(weight.dtype) @ weight.flatten(1)).view(n * weight.shape[1], *weight.shape[2:])
+    groups = n * (c // weight.shape[2])
+    out = F.conv2d(x.reshape(1, n * c, height, width), mixed, None, *convolution, groups).view(grad.shape)
     inputs = [tensor for tensor, wanted in zip((x, weight, routing), needed, strict=True) if wanted]
     found = iter(torch.autograd.grad(out, inputs, grad, create_graph=True))
     return (next(found) if wanted else None for wanted in needed)

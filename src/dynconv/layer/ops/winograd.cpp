@@ -487,7 +487,7 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
               float *da) {
     constexpr int t = Tile<M>::t, F = t * t;
     // Without an input gradient, its products are not there to give the routing weights' gradients.
-    const bool by_image = !dx || takes_gradient_by_image(s);
+    const bool by_image = dw && (!dx || takes_gradient_by_image(s));
     const int64_t u_size = s.K * F * s.Ob * LANES * s.C, ut_size = dx ? s.K * F * s.Cb * LANES * s.O : 0;
     const Plan plan(s, F * s.T * ((dx ? 2 : 1) * s.Cb + s.Ob) * LANES, u_size);
     const int64_t max_rows = plan.images * s.T, edge = std::max(s.Cb, s.Ob) * LANES;
@@ -514,21 +514,27 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
         routing_weights_of_rows(s, first, n, a, scales);
 #pragma omp parallel for schedule(static)
         for (int64_t i = 0; i < n; ++i) {
-            transform_map<t, t, false>([](int r, int c) { return TILE<M>.BT[r][c]; },
-                                       const_cast<float *>(x) + (first + i) * s.H * s.W * s.C, zeros, s.H, s.W, s.C, M,
-                                       s.pad, s.tiles_down, s.tiles_across, v, i * s.T);
+            if (dw)
+                transform_map<t, t, false>([](int r, int c) { return TILE<M>.BT[r][c]; },
+                                           const_cast<float *>(x) + (first + i) * s.H * s.W * s.C, zeros, s.H, s.W, s.C,
+                                           M, s.pad, s.tiles_down, s.tiles_across, v, i * s.T);
             transform_map<M, t, false>([](int r, int c) { return TILE<M>.AT[c][r]; },
                                        const_cast<float *>(dy) + (first + i) * s.R * s.S * s.O, zeros, s.R, s.S, s.O,
                                        M, 0, s.tiles_down, s.tiles_across, dm, i * s.T);
         }
-        if (by_image) {
+        if (!dw) {
+            if (mixes_first(s))
+                mix_then_multiply(F, s.T, s.K, scales, ut, dm, s.O, dv);
+            else
+                multiply_then_mix(F, s.K, scales, ut, dm, s.O, dv, nullptr, nullptr);
+        } else if (by_image) {
             gradient_by_image(s, F, scales, u, v, dm, team_du, dots);
             if (dx) mix_then_multiply(F, s.T, s.K, scales, ut, dm, s.O, dv);
         } else {
             gradient_of_batch(s, F, scales, v, dm, team_du);
             multiply_then_mix(F, s.K, scales, ut, dm, s.O, dv, &v, dots);
         }
-        for (int64_t i = 0; i < n; ++i)
+        for (int64_t i = 0; dw && i < n; ++i)
             for (int64_t k = 0; k < s.K; ++k) {
                 float sum = 0;
                 for (int64_t b = 0; b < F * s.Cb; ++b)
@@ -545,6 +551,7 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
                                       s.pad, s.tiles_down, s.tiles_across, dv, i * s.T);
         }
     }
+    if (!dw) return;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < u_size; ++i)
         for (int64_t team = 1; team < plan.teams; ++team) du[i] += du[team * u_size + i];

@@ -24,8 +24,8 @@ def make(subject: Subject) -> Content | None:
     """Shows the network's kernels and, if the images are available, those of each expert; None without the network."""
     if subject.predictor is None:
         return None
-    experts, routing = subject.predictor.model.experts, subject.routing
-    few = routing is not None and experts > 1 and experts * len(routing.weights) <= MOST_EXPERTS
+    routing, experts = subject.routing, subject.predictor.model.per_block("experts")
+    few = len(experts) < sum(experts) <= MOST_EXPERTS
     images = _exciting(routing, subject.classes) if routing and few else []
     return Content([first_kernels(subject.predictor.net)], {"exciting": images})
 

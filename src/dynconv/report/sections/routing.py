@@ -31,8 +31,14 @@ _REMARKS: dict[Finding, str] = {
 @section("routing", "Routing", order=30)
 def make(subject: Subject) -> Content:
     """Shows the recorded epochs; with the network and the images, also the rest."""
-    experts = subject.record.config.model.experts
-    values: dict[str, Any] = {"experts": experts, "routing": subject.routing, "usage": []}
+    model = subject.record.config.model
+    experts = max(model.experts)
+    values: dict[str, Any] = {
+        "experts": experts,
+        "experts_text": model.experts_text,
+        "routing": subject.routing,
+        "usage": [],
+    }
     drawn = [routing_over_epochs(subject.record.epochs)] if subject.record.epochs else []
     if routing := subject.routing:
         statistics = summarise(routing.weights)

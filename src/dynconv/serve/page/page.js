@@ -33,7 +33,7 @@ async function start() {
   const shown = model.classes.slice(0, 20).join(", ");
   const more = model.classes.length > 20 ? ` and ${model.classes.length - 20} more` : "";
   $("model").textContent = `${model.name}, trained on ${model.data}, knows ${model.classes.length} classes: ${shown}${more}. ` +
-    `Each of its ${model.blocks} blocks mixes ${model.experts} experts per image.`;
+    `Each of its ${model.blocks} blocks mixes ${[...new Set(model.experts)].join(" or ")} experts per image.`;
   $("samples").hidden = model.samples.length === 0;
   $("samples").querySelector("ul").replaceChildren(...model.samples.map(sampleButton));
 }

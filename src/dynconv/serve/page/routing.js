@@ -19,16 +19,21 @@ export function element(name, properties = {}, ...children) {
 
 // means: [blocks][K] of the class, or null if unknown; then a uniform mixture is drawn.
 export function drawRouting(weights, means, label) {
-  const experts = weights[0].length;
-  const marks = means ?? weights.map((block) => block.map(() => 1 / experts));
+  const experts = most(weights);
+  const marks = means ?? weights.map((block) => block.map(() => 1 / block.length));
   const meaning = means ? `mean of the class ${label}` : "a uniform mixture, 1/K: the class means are not known here";
   const part = element("section", { className: "routing" }, element("h3", { textContent: "Routing weights: how each block mixed its experts" }));
   part.append(element("div", { className: "wide" }, chart(weights, marks, meaning)), key(experts, meaning), numbers(weights, marks, meaning));
   return part;
 }
 
+// Blocks may differ in their number of experts.
+function most(weights) {
+  return Math.max(...weights.map((block) => block.length));
+}
+
 function chart(weights, marks, meaning) {
-  const experts = weights[0].length;
+  const experts = most(weights);
   const highest = Math.max(1, ...weights.flat(), ...marks.flat());
   const group = experts * BAR + GAP;
   const width = LEFT + weights.length * group;
