@@ -113,10 +113,8 @@ def obstacle(algorithm: str, geometry: Geometry) -> str:
 
 def _for_depthwise(geometry: Geometry) -> str:
     """By `dynconv bench layer --shapes mobilenet` on a CPU with AVX512-BF16."""
-    slow_in_torch = max(geometry.stride) > 1 if geometry.dtype == torch.bfloat16 else geometry.experts > 1
-    if slow_in_torch:
-        return "depthwise"
-    return "input" if geometry.experts == 1 else "kernel"
+    slow_in_torch = geometry.dtype == torch.bfloat16 and max(geometry.stride) > 1
+    return "depthwise" if geometry.experts > 1 or slow_in_torch else "input"
 
 
 def _by_rule(geometry: Geometry) -> str:
