@@ -13,7 +13,7 @@ from tiny import WORDS
 
 from dynconv.cli.main import main
 from dynconv.data import shapes
-from dynconv.layer.ops import fused, winograd
+from dynconv.layer.ops import depthwise, fused, winograd
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
 
@@ -21,6 +21,12 @@ MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.p
 @pytest.fixture(autouse=True)
 def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYNCONV_DATA", raising=False)
+
+
+@pytest.fixture(autouse=True)
+def a_terminal_of_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever terminal the tests run in; a test about widths sets its own."""
+    monkeypatch.setenv("COLUMNS", "80")
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +59,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def operators_are_built() -> None:
     """Before the first test, whose output and time the compilation would otherwise be part of."""
-    for operator in (fused, winograd):
+    for operator in (depthwise, fused, winograd):
         operator.available()
 
 

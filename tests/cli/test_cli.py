@@ -14,6 +14,7 @@ from tiny import WORDS
 
 from dynconv.cli.main import main
 from dynconv.cli.verbs import VERBS
+from dynconv.data import shapes
 from dynconv.training.presets import PRESETS
 
 TINY = ["train", "quick", *WORDS]
@@ -85,12 +86,17 @@ def test_evaluate_reproduces_the_accuracy_of_the_run_exactly(trained: Path, caps
         assert figures["data"] == "shapes" and figures["split"] == "test"
 
 
-def test_evaluate_shows_each_class(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("columns", "heading"), [("80", "true class (row)"), ("60", "most often taken for")])
+def test_evaluate_shows_each_class(
+    trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, heading: str
+) -> None:
+    """Where the confusion matrix does not fit into the terminal, what each class is most often taken for."""
+    monkeypatch.setenv("COLUMNS", columns)
     assert main(["evaluate", str(trained)]) == 0
 
     text = capsys.readouterr().out
-    assert f"{summary(trained)['test_accuracy']:.2%}" in text
-    assert text.count("%") >= 10
+    assert f"{summary(trained)['test_accuracy']:.2%}" in text and heading in text
+    assert text.count("%") >= 10 and all(name in text for name in shapes.CLASSES)
 
 
 def test_runs_lists_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 from torch import Tensor
@@ -116,8 +117,21 @@ def as_tables(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> 
     lines = [f"accuracy {plain.accuracy:8.2%}   loss {plain.loss:.4f}   ({len(plain.probabilities)} images)"]
     if tta is not None:
         lines.append(f"with TTA {tta.accuracy:8.2%}   loss {tta.loss:.4f}")
-    table = _confusion(plain, classes) if len(classes) <= WIDEST_CONFUSION else _mistakes(plain, classes)
-    return Group(*lines, "", table)
+    return Group(*lines, "", _ByClass(plain, classes))
+
+
+@dataclass(frozen=True)
+class _ByClass:
+    """The confusion matrix with the accuracy of each class, or the worst confusions where the matrix does not fit."""
+
+    metrics: Metrics
+    classes: tuple[str, ...]
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        matrix = _confusion(self.metrics, self.classes)
+        needed = console.measure(matrix, options=options.update(max_width=sys.maxsize)).maximum
+        fits = needed <= options.max_width and len(self.classes) <= WIDEST_CONFUSION
+        yield matrix if fits else _mistakes(self.metrics, self.classes)
 
 
 def _confusion(metrics: Metrics, classes: tuple[str, ...]) -> Table:

@@ -52,7 +52,7 @@ class DynamicConv(nn.Module):
     """
 
     static_type: ClassVar[type[nn.Conv1d | nn.Conv2d | nn.Conv3d]]
-    """The convolution that K = 1 experts would be."""
+    """torch.nn's convolution of as many dimensions."""
     dims: ClassVar[int]
     """Number of spatial dimensions."""
     taps: Tensor | None
