@@ -19,14 +19,12 @@ from dynconv.layer.mixing import mix_convolutions
 
 LAYERS: tuple[type[DynamicConv], ...] = (DynamicConv1d, DynamicConv2d, DynamicConv3d)
 BY_TORCH = [name for name in ALGORITHMS if name not in OPERATORS]  # float64, any geometry
+CASES = [(layer, name) for layer in LAYERS for name in ("auto", *BY_TORCH) if (layer.dims, name) != (3, "unfold")]
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *BY_TORCH])
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "algorithm"), CASES)
 def test_functional_samples(layer: type[DynamicConv], algorithm: str) -> None:
     """With equal experts the mixture is the convolution: value, gradient of the input, of the kernel, of the bias."""
-    if algorithm == "unfold" and layer.dims == 3:
-        pytest.skip("unfold has no three dimensions")
     functional = getattr(nn.functional, f"conv{layer.dims}d")
     compared = 0
     for sample in samples(layer):
@@ -57,11 +55,8 @@ def samples(layer: type[DynamicConv]) -> Iterator[Any]:
     yield from entry.sample_inputs("cpu", torch.float64, requires_grad=True)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *BY_TORCH])
-@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize(("layer", "algorithm"), CASES)
 def test_module_samples(layer: type[DynamicConv], algorithm: str) -> None:
-    if algorithm == "unfold" and layer.dims == 3:
-        pytest.skip("unfold has no three dimensions")
     info = next(info for info in modules.module_db if info.module_cls is layer.static_type)
     torch.manual_seed(0)
     cases = info.module_inputs_func(info, "cpu", torch.float64, requires_grad=True, training=True)

@@ -18,7 +18,7 @@ Shape = Sequence[int]
 
 
 def register_flops(name: str) -> None:
-    """Gives dynconv::NAME and dynconv::NAME_backward, which `ops.operator.register` has made, their formulas."""
+    """Gives dynconv::NAME and dynconv::NAME_backward, which `ops.operator.Operator` has defined, their formulas."""
     operators = torch.ops.dynconv
     register_flop_formula(getattr(operators, name))(_forward)
     register_flop_formula(getattr(operators, f"{name}_backward"))(_backward)

@@ -41,7 +41,7 @@ def mix_convolutions(
     Raises:
         ValueError: shapes, types or devices do not match, or the algorithm is unknown or cannot compute this
             convolution.
-        NotImplementedError: a forward-mode derivative of `fused` or `winograd`.
+        NotImplementedError: a forward-mode derivative of a compiled operator that was chosen by name.
     """
     check_algorithm(algorithm)
     # Asking about autocast on the meta device is an error.

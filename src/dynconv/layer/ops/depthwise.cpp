@@ -338,15 +338,6 @@ void gradient_of_experts(const Shape &s, const Step &h, const Step &w, const Num
             }
 }
 
-template <class Fn> int guarded(Fn f) {
-    try {
-        f();
-        return 0;
-    } catch (const std::bad_alloc &) {
-        return 1;
-    }
-}
-
 // Calls f with the experts as they are mixed, and the mixed kernels.
 template <class Number, class Fn> int with_kernels(const Shape &s, const Number *w, const float *a, bool mixes, Fn f) {
     return guarded([&] {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops.library import Library
-from dynconv.layer.ops.operator import Convolution, Operator, empty_gradients
+from dynconv.layer.ops.operator import Convolution, Operator
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _FUNCTIONS = {f"dynconv_depthwise_forward_{name}": (13, 4) for name in _TYPES.values()} | {
@@ -57,25 +57,10 @@ def _shape(x: Tensor, weight: Tensor, *integers: int) -> tuple[int, ...]:
     return batch, height, width, channels, weight.shape[0], *weight.shape[3:], *integers
 
 
-def _forward(x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
-    out = depthwise.empty_output(x, weight, *integers)
-    library.call(f"dynconv_depthwise_forward_{_TYPES[x.dtype]}", _shape(x, weight, *integers), x, weight, routing, out)
-    return out
-
-
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *integers: int, input_grad: bool, bank_grad: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    found = empty_gradients(x, weight, routing, input_grad, bank_grad)
-    name = f"dynconv_depthwise_backward_{_TYPES[x.dtype]}"
-    library.call(name, _shape(x, weight, *integers), x, weight, routing, grad, *found)
-    return found
-
-
 depthwise = Operator(
     "depthwise",
     ("stride_h", "stride_w", "padding_h", "padding_w", "dilation_h", "dilation_w"),
     convolution=lambda *n: Convolution((n[0], n[1]), (n[2], n[3]), (n[4], n[5])),
     obstacle=lambda geometry, *_: "" if applies(geometry) else DOMAIN,
 )
-depthwise.register_kernel("cpu", _forward, _backward)
+depthwise.register_library(library, lambda direction, dtype: f"dynconv_depthwise_{direction}_{_TYPES[dtype]}", _shape)

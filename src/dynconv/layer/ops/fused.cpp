@@ -691,15 +691,6 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
     for_each_weight(s, g, [&](int64_t packed, int64_t plain) { dw[plain] = sums[packed]; });
 }
 
-template <class Fn> int guarded(Fn f) {
-    try {
-        f();
-        return 0;
-    } catch (const std::bad_alloc &) {
-        return 1;
-    }
-}
-
 }  // namespace
 
 // The interface to Python: `Number` is float or bf16; arrays as described at the top. Each returns 0, or 1 where there

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops.library import Library
-from dynconv.layer.ops.operator import Convolution, Operator, empty_gradients
+from dynconv.layer.ops.operator import Convolution, Operator
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _GPU_TYPES = (*_TYPES, torch.float16)
@@ -81,28 +81,13 @@ def _shape(x: Tensor, weight: Tensor, *integers: int) -> tuple[int, ...]:
     return batch, height, width, in_channels, out_channels, experts, side, *integers
 
 
-def _forward(x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
-    out = fused.empty_output(x, weight, *integers)
-    library.call(f"dynconv_fused_forward_{_TYPES[x.dtype]}", _shape(x, weight, *integers), x, weight, routing, out)
-    return out
-
-
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *integers: int, input_grad: bool, bank_grad: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    found = empty_gradients(x, weight, routing, input_grad, bank_grad)
-    name = f"dynconv_fused_backward_{_TYPES[x.dtype]}"
-    library.call(name, _shape(x, weight, *integers), x, weight, routing, grad, *found)
-    return found
-
-
 fused = Operator(
     "fused",
     ("stride", "padding"),
     convolution=lambda stride, padding: Convolution((stride, stride), (padding, padding)),
     obstacle=lambda geometry, *_: "" if applies(geometry) else DOMAIN,
 )
-fused.register_kernel("cpu", _forward, _backward)
+fused.register_library(library, lambda direction, dtype: f"dynconv_fused_{direction}_{_TYPES[dtype]}", _shape)
 fused.register_kernel(
     "cuda",
     lambda *inputs: _triton().forward(*inputs),

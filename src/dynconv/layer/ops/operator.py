@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from dynconv.layer.flops import register_flops
 from dynconv.layer.geometry import Geometry, Sizes
+from dynconv.layer.ops.library import Library
 
 
 class Forward(Protocol):
@@ -117,6 +118,37 @@ class Operator:
         self.forward.register_kernel(device)(checked_forward)
         self.backward.register_kernel(device)(checked_backward)
 
+    def register_library(
+        self,
+        library: Library,
+        function: Callable[[str, torch.dtype], str],
+        shape: Callable[..., tuple[int, ...]],
+    ) -> None:
+        """Has the operator computed on a CPU by a library.
+
+        Args:
+            function: maps "forward" or "backward" and the type of x to the name of the library's function, whose arrays
+                are x, weight, routing and the output; or x, weight, routing, the output's gradient and those to write,
+                null where they are not needed.
+            shape: maps x, weight and the operator's integers to those of the function.
+        """
+
+        def forward(x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
+            out = self.empty_output(x, weight, *integers)
+            library.call(function("forward", x.dtype), shape(x, weight, *integers), x, weight, routing, out)
+            return out
+
+        def backward(
+            grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *integers: int, input_grad: bool, bank_grad: bool
+        ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+            dx = torch.empty_like(x) if input_grad else None
+            dw, da = (torch.empty_like(weight), torch.empty_like(routing)) if bank_grad else (None, None)
+            numbers = shape(x, weight, *integers)
+            library.call(function("backward", x.dtype), numbers, x, weight, routing, grad, dx, dw, da)
+            return dx, dw, da
+
+        self.register_kernel("cpu", forward, backward)
+
     def empty_output(self, x: Tensor, weight: Tensor, *integers: int) -> Tensor:
         """An output to write into, in channels_last."""
         batch, channels, height, width = self._out_shape(x, weight, *integers)
@@ -176,16 +208,6 @@ class Operator:
 def nhwc(x: Tensor) -> Tensor:
     """x [N, C, H, W] in channels_last; `contiguous` alone leaves a batch of one or a 1x1 map with other strides."""
     return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
-
-
-def empty_gradients(
-    x: Tensor, weight: Tensor, routing: Tensor, input_grad: bool, bank_grad: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """The gradients to write into; None each where they are not asked for."""
-    dx = torch.empty_like(x) if input_grad else None
-    if not bank_grad:
-        return dx, None, None
-    return dx, torch.empty_like(weight), torch.empty_like(routing)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

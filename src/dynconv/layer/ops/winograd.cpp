@@ -560,7 +560,7 @@ void backward(const Shape &s, const float *x, const float *w, const float *a, co
 
 // Calls f with the tile size as a compile-time constant. Returns 0, or 1 where there is not enough memory.
 template <class Fn> int with_tile(int64_t tile, Fn f) {
-    try {
+    return guarded([&] {
         switch (tile) {
         case 2: f(std::integral_constant<int, 2>{}); break;
         case 3: f(std::integral_constant<int, 3>{}); break;
@@ -569,10 +569,7 @@ template <class Fn> int with_tile(int64_t tile, Fn f) {
         case 6: f(std::integral_constant<int, 6>{}); break;
         case 7: f(std::integral_constant<int, 7>{}); break;
         }
-        return 0;
-    } catch (const std::bad_alloc &) {
-        return 1;
-    }
+    });
 }
 
 }  // namespace

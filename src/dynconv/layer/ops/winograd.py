@@ -13,7 +13,7 @@ from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops.library import Library
-from dynconv.layer.ops.operator import Convolution, Operator, empty_gradients
+from dynconv.layer.ops.operator import Convolution, Operator
 
 _FUNCTIONS = {"dynconv_winograd_forward": (8, 4), "dynconv_winograd_backward": (8, 7)}
 library = Library(Path(__file__).with_name("winograd.cpp"), _FUNCTIONS, seconds=20)
@@ -91,24 +91,10 @@ def _shape(x: Tensor, weight: Tensor, padding: int, tile: int) -> tuple[int, ...
     return tile, batch, height, width, in_channels, out_channels, experts, padding
 
 
-def _forward(x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
-    out = winograd.empty_output(x, weight, *integers)
-    library.call("dynconv_winograd_forward", _shape(x, weight, *integers), x, weight, routing, out)
-    return out
-
-
-def _backward(
-    grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *integers: int, input_grad: bool, bank_grad: bool
-) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    found = empty_gradients(x, weight, routing, input_grad, bank_grad)
-    library.call("dynconv_winograd_backward", _shape(x, weight, *integers), x, weight, routing, grad, *found)
-    return found
-
-
 winograd = Operator(
     "winograd",
     ("padding", "tile"),
     convolution=lambda padding, tile: Convolution((1, 1), (padding, padding)),
     obstacle=_obstacle,
 )
-winograd.register_kernel("cpu", _forward, _backward)
+winograd.register_library(library, lambda direction, _: f"dynconv_winograd_{direction}", _shape)

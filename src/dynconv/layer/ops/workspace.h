@@ -110,3 +110,13 @@ class Loan : public Workspace {
     Loan(const Loan &) = delete;
     Loan &operator=(const Loan &) = delete;
 };
+
+// Calls f; 0, or 1 where there is not enough memory.
+template <class Fn> int guarded(Fn f) {
+    try {
+        f();
+        return 0;
+    } catch (const std::bad_alloc &) {
+        return 1;
+    }
+}
