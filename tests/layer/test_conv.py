@@ -293,8 +293,8 @@ def test_experts_of_different_kernels_are_convolutions_of_different_kernels(laye
 @pytest.mark.parametrize(
     ("wrong", "reason"),
     [
-        ({"expert_kernel_sizes": (1, 3)}, "expert_kernel_sizes: needs 3 entries, one per expert, not 2"),
-        ({"expert_dilations": (1,)}, "expert_dilations: needs 3 entries"),
+        ({"expert_kernel_sizes": (1, 3)}, "expert_kernel_sizes: has 2 entries, needs 3, one per expert"),
+        ({"expert_dilations": (1,)}, "expert_dilations: has 1 entries, needs 3"),
         ({"expert_kernel_sizes": (1, 3, 7)}, "expert 3, .* spans .* no place in the middle of kernel_size"),
         ({"expert_kernel_sizes": (1, 3, 2)}, "expert 3, .* no place in the middle"),
         ({"expert_dilations": (1, 1, 2)}, "expert 3, .* with dilation .* spans"),

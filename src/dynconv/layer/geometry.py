@@ -75,7 +75,7 @@ def places_of_experts(
     """
     for name, given in {"expert_kernel_sizes": own_sizes, "expert_dilations": own_dilations}.items():
         if given is not None and len(given) != experts:
-            raise ValueError(f"{name}: needs {experts} entries, one per expert, not {len(given)}")
+            raise ValueError(f"{name}: has {len(given)} entries, needs {experts}, one per expert")
     places = []
     for k in range(experts):
         own = sizes(own_sizes[k] if own_sizes else kernel_size, len(kernel_size), "expert_kernel_sizes")
