@@ -20,12 +20,6 @@ from dynconv.training.presets import PRESETS
 TINY = ["train", "quick", *WORDS]
 
 
-@pytest.fixture
-def no_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes longer than these trainings, and is looked at elsewhere."""
-    monkeypatch.setattr("dynconv.cli.train._report_of", lambda run, dataset: None)
-
-
 def summary(run: Path) -> dict[str, object]:
     read: dict[str, object] = json.loads((run / "summary.json").read_text())
     return read
@@ -106,17 +100,18 @@ def test_runs_lists_the_run(trained: Path, capsys: pytest.CaptureFixture[str]) -
     assert "first" in text and "shapes" in text
 
 
-@pytest.mark.usefixtures("no_report")
 def test_the_same_seed_gives_the_same_network(trained: Path, tmp_path: Path) -> None:
     config = trained / "config.yaml"
 
-    assert main(["train", "--config", str(config), "--data", "shapes", "--run", str(tmp_path / "again")]) == 0
+    assert (
+        main(["train", "--config", str(config), "--data", "shapes", "--run", str(tmp_path / "again"), "--no-report"])
+        == 0
+    )
 
     assert (tmp_path / "again/predictions.npz").read_bytes() == (trained / "predictions.npz").read_bytes()
     assert summary(tmp_path / "again")["test_loss"] == summary(trained)["test_loss"]
 
 
-@pytest.mark.usefixtures("no_report")
 def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,7 +136,7 @@ def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     assert main(["evaluate", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["accuracy"] == summary(run)["test_accuracy"]
 
-    assert main(["train", "--resume", str(run)]) == 0
+    assert main(["train", "--resume", str(run), "--no-report"]) == 0
     assert main([*words, "--run", str(whole)]) == 0
 
     assert summary(run)["finished"] is True and summary(run)["epochs"] == 4
@@ -172,11 +167,11 @@ def test_a_run_that_breaks_has_a_report(tmp_path: Path, monkeypatch: pytest.Monk
     assert all((tmp_path / "run/report" / name).exists() for name in ("report.html", "loss.png", "accuracy.png"))
 
 
-@pytest.mark.usefixtures("no_report")
 def test_held_out_images_are_reported_and_can_be_evaluated(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
-    assert main([*TINY, "--epochs", "1", "--holdout", "500", "--run", str(run), "--no-tta"]) == 0
-    capsys.readouterr()
+    assert main([*TINY, "--epochs", "1", "--holdout", "500", "--run", str(run), "--no-tta", "--no-report"]) == 0
+    out = capsys.readouterr().out
+    assert f"dynconv report {run}" in out and not (run / "report").exists()
 
     assert main(["evaluate", str(run), "--split", "validation", "--json"]) == 0
 

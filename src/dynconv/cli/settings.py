@@ -39,6 +39,8 @@ class TrainArguments(DescribeArguments):
     resume: Path | None = None
     """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device and
     --compile."""
+    report: bool = True
+    """Write the HTML report when the run has ended; `dynconv report RUN` does it later."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
 
 

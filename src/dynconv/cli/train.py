@@ -30,7 +30,7 @@ def run(words: Sequence[str]) -> int:
         else:
             outcome = start(arguments.settings, arguments.launch, progress)
     _print_result(outcome.summary)
-    _print_next(outcome)
+    _print_next(outcome, arguments.report)
     return {None: 0, INTERRUPT: 130}.get(outcome.summary.stopped_by, 1)
 
 
@@ -45,9 +45,9 @@ def _print_result(summary: Summary) -> None:
         print(f"stopped by {summary.stopped_by} after {summary.epochs} of {summary.epochs_planned} whole epochs")
 
 
-def _print_next(outcome: Outcome) -> None:
+def _print_next(outcome: Outcome, report: bool) -> None:
     run, interrupted = outcome.run, outcome.summary.stopped_by == INTERRUPT
-    page = None if interrupted else _report_of(run.path, outcome.dataset)
+    page = _report_of(run.path, outcome.dataset) if report and not interrupted else None
     print("next:")
     if interrupted:
         _curves_of(run.path)
