@@ -29,11 +29,11 @@ from types import ModuleType
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops import depthwise, fused, winograd
+from dynconv.layer.ops.operator import in_forward_mode, in_transform
 
 Compute = Callable[[Tensor, Tensor, Tensor, Geometry], Tensor]
 
@@ -187,19 +187,15 @@ def _operator_passed_over(operator: ModuleType, geometry: Geometry) -> str:
     # torch.export makes one program for all batch sizes, so the choice must not depend on them.
     if not torch.compiler.is_exporting() and geometry.batch * math.prod(geometry.out_size) < _MIN_PIXELS:
         return "too few pixels in the batch to pay for rearranging the experts"
-    if torch._C._are_functorch_transforms_active() or _in_forward_mode():
+    if in_transform():
         return "torch.func transforms and forward-mode derivatives do not support custom operators"
     unavailable: str = operator.obstacle()
     return unavailable
 
 
-def _in_forward_mode() -> bool:
-    return forward_ad._current_level >= 0
-
-
 def _refuse_forward_mode(name: str) -> None:
     """torch would lose the derivative of a custom operator without a word."""
-    if _in_forward_mode():
+    if in_forward_mode():
         raise NotImplementedError(f"algorithm {name!r} has no forward-mode derivative; use 'auto'")
 
 

@@ -22,6 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dynconv.layer.pooling import spatial_mean
+
 
 def _zero(experts: int) -> float:
     return 0.0
@@ -208,11 +210,7 @@ class Router(nn.Module):
 
     def forward(self, x_NCS: Tensor) -> Tensor:
         with _no_autocast(x_NCS.device):
-            # Uses at least float32: in bf16, the mean of a map would keep only three digits. Sums, because the gradient
-            # of torch's mean is a whole map in float32, and that of its sum a view of [N, C].
-            wide = torch.promote_types(x_NCS.dtype, torch.float32)
-            sums_NC = x_NCS.sum(tuple(range(2, x_NCS.dim())), dtype=wide)
-            features_NC = (sums_NC / x_NCS.shape[2:].numel()).to(self.temperature.dtype)
+            features_NC = spatial_mean(x_NCS).to(self.temperature.dtype)
             if self.hidden is not None:
                 features_NC = F.relu(self.hidden(features_NC))
             return as_gate(self.gate).function(self.linear(features_NC) / self.temperature)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dynconv.layer.conv import DynamicConv2d
+from dynconv.layer.pooling import spatial_mean
 from dynconv.model.config import PER_BLOCK, ModelConfig
 
 
@@ -102,8 +103,7 @@ class SqueezeExcite(nn.Module):
         nn.init.zeros_(self.expand.bias)
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        mean_NC = x_NCHW.sum((2, 3), dtype=torch.float32) / x_NCHW.shape[2:].numel()
-        scale_NC = 2 * self.expand(F.relu(self.reduce(mean_NC))).sigmoid()
+        scale_NC = 2 * self.expand(F.relu(self.reduce(spatial_mean(x_NCHW)))).sigmoid()
         return x_NCHW * scale_NC.to(x_NCHW.dtype)[:, :, None, None]
 
 

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 from dynconv.layer.flops import register_flops
@@ -203,6 +204,16 @@ class Operator:
             all_three = self.backward(grad, x, weight, routing, *ctx.integers, needed[0], needed[1] or needed[2])
             found = tuple(gradient if wanted else None for gradient, wanted in zip(all_three, needed, strict=True))
         return *found, *(None for _ in ctx.integers)
+
+
+def in_forward_mode() -> bool:
+    """Whether forward-mode derivatives are computed, which torch would lose in a custom operator without a word."""
+    return forward_ad._current_level >= 0
+
+
+def in_transform() -> bool:
+    """Whether a transform of torch.func or forward mode is active: custom operators support neither."""
+    return torch._C._are_functorch_transforms_active() or in_forward_mode()
 
 
 def nhwc(x: Tensor) -> Tensor:
