@@ -23,21 +23,28 @@ from dynconv.layer.conv import DynamicConv
 LAYERS = (DynamicConv1d, DynamicConv2d, DynamicConv3d)
 
 
-@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
-def test_compiles_to_one_graph_whatever_the_batch_size(algorithm: str) -> None:
-    if algorithm in ("fused", "winograd"):
-        needs_operators()
+def graphs_for_many_batch_sizes(layer: nn.Module, dynamic: bool | None) -> int:
     torch._dynamo.reset()
-    torch.manual_seed(0)
-    layer = DynamicConv2d(8, 16, 3, padding=1, experts=3, algorithm=algorithm)
     counter = CompileCounter()
-    compiled = torch.compile(layer, backend=counter, fullgraph=True)
+    compiled = torch.compile(layer, backend=counter, fullgraph=True, dynamic=dynamic)
     for batch in (4, 7, 9, 33, 64, 5, 12):
         x = torch.randn(batch, 8, 12, 12)
         torch.testing.assert_close(compiled(x), layer(x))
+    return counter.frame_count
 
-    # One for the first batch size, one or two for all others.
-    assert counter.frame_count <= 3
+
+@pytest.mark.parametrize("algorithm", ["auto", *DENSE])
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiles_to_as_few_graphs_as_torchs_convolution(algorithm: str, dynamic: bool | None) -> None:
+    """With dynamic=True that is one, or two where torch itself tells small batches of a convolution from large ones."""
+    if algorithm in ("fused", "winograd"):
+        needs_operators()
+    torch.manual_seed(0)
+    layer = DynamicConv2d(8, 16, 3, padding=1, experts=3, algorithm=algorithm)
+
+    graphs = graphs_for_many_batch_sizes(layer, dynamic)
+
+    assert graphs <= graphs_for_many_batch_sizes(nn.Conv2d(8, 16, 3, padding=1), dynamic)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch.*")

@@ -83,11 +83,11 @@ def choose(geometry: Geometry) -> str:
         return "input"  # the only one whose ONNX operations do not fix the batch size
     if not obstacle("depthwise", geometry):
         return _for_depthwise(geometry)
-    coefficients = _coefficients(geometry)
-    if not coefficients:
+    fitted = _fitted(geometry)
+    if not fitted:
         return _by_rule(geometry)
     best, least = "", math.inf
-    for name in coefficients:  # torch.compile does not support min(..., key=...)
+    for name in fitted:  # torch.compile does not support min(..., key=...)
         if not obstacle(name, geometry) and _milliseconds_per_image(name, geometry) < least:
             best, least = name, _milliseconds_per_image(name, geometry)
     return best
@@ -98,7 +98,7 @@ def explain(geometry: Geometry) -> Explanation:
     estimates = []
     for name in ALGORITHMS:
         problem = obstacle(name, geometry)
-        known = name in _coefficients(geometry)
+        known = name in _fitted(geometry)
         milliseconds = geometry.batch * _milliseconds_per_image(name, geometry) if known and not problem else None
         estimates.append(Estimate(name, milliseconds, problem))
     estimates.sort(key=lambda e: (bool(e.obstacle), math.inf if e.milliseconds is None else e.milliseconds))
@@ -122,14 +122,28 @@ def _by_rule(geometry: Geometry) -> str:
 
 
 def _milliseconds_per_image(algorithm: str, geometry: Geometry) -> float:
-    weights: list[float] = _coefficients(geometry)[algorithm]
-    return math.exp(sum(w * f for w, f in zip(weights, ALGORITHMS[algorithm].features(geometry), strict=True)))
+    g = geometry
+    features = ALGORITHMS[algorithm].features(g)
+    weights = [_coefficient(g.device, g.dtype, g.training, algorithm, i) for i in range(len(features))]
+    return math.exp(sum(w * f for w, f in zip(weights, features, strict=True)))
 
 
-def _coefficients(geometry: Geometry) -> dict[str, list[float]]:
+def _fitted(geometry: Geometry) -> list[str]:
+    """The algorithms whose times were measured in this number of dimensions, type and mode, on this device."""
     if geometry.dims != 2:
-        return {}
-    return _MODEL.get((geometry.device, geometry.dtype, geometry.training), {})
+        return []
+    return [name for name in ALGORITHMS if _has_coefficients(geometry.device, geometry.dtype, geometry.training, name)]
+
+
+# Each number by itself, a constant of the graph: with dynamic=True, torch.compile takes floats in a list for variables.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _coefficient(device: str, dtype: torch.dtype, training: bool, algorithm: str, index: int) -> float:
+    return _MODEL[device, dtype, training][algorithm][index]
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _has_coefficients(device: str, dtype: torch.dtype, training: bool, algorithm: str) -> bool:
+    return algorithm in _MODEL.get((device, dtype, training), {})
 
 
 def _read_model() -> dict[tuple[str, torch.dtype, bool], dict[str, list[float]]]:
