@@ -133,3 +133,39 @@ def test_memory_kept_for_the_next_call_does_not_grow_with_the_threads(name: str)
     assert one <= library.workspace_bytes() <= 2 * one
     library.release_workspace()
     assert library.workspace_bytes() == 0
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_they_run_on_as_many_threads_as_torch(name: str) -> None:
+    """Because they share torch's OpenMP: with a copy of their own, torch.set_num_threads would not reach them."""
+    needs_operators(name)
+    opened = OPERATORS[name].library._library()
+    before = torch.get_num_threads()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            assert opened.omp_get_max_threads() == threads  # the one that the library was linked to
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_they_are_deterministic_algorithms_to_torch() -> None:
+    """They always are, for one number of threads; where torch refuses others, it must not refuse these."""
+    needs_operators()
+    torch.manual_seed(0)
+    inputs = [torch.randn(6, 16, 9, 9), torch.randn(3, 16, 16, 3, 3), torch.rand(6, 3)]
+
+    def bits(name: str) -> list[torch.Tensor]:
+        x, weight, a = (tensor.clone().requires_grad_() for tensor in inputs)
+        groups = 16 if name == "depthwise" else 1
+        bank = weight[:, :, : 16 // groups]
+        out = mix_convolutions(x, bank, a, padding=1, groups=groups, algorithm=name)
+        return [out, *torch.autograd.grad(out.square().sum(), (x, weight, a))]
+
+    torch.use_deterministic_algorithms(True)
+    try:
+        for name in OPERATORS:
+            for first, again in zip(bits(name), bits(name), strict=True):
+                assert torch.equal(first, again)
+    finally:
+        torch.use_deterministic_algorithms(False)
