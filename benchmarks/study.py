@@ -4,10 +4,11 @@
     python benchmarks/study.py collect quick-controls --data PATH --runs FOLDER
 
 A study is benchmarks/studies/NAME.yaml: a preset, fields common to all arms, and the arms, each with the fields in
-which it differs. `train` runs `dynconv train` for every arm and seed, all arms of a seed before the next seed, so that
-comparisons are paired from the start. It skips what has been collected, continues what was interrupted, and refuses a
-checkout with uncommitted changes. `collect` adds the finished runs to benchmarks/studies/NAME.jsonl, one line per run:
-configuration, records of the epochs, summary, environment, and what was measured on the trained network. No weights.
+which it differs and the arm that it is compared with. `train` runs `dynconv train` for every arm and seed, all arms of
+a seed before the next seed, so that comparisons are paired from the start. It skips what has been collected, continues
+what was interrupted, and refuses a checkout with uncommitted changes. `collect` adds the finished runs to
+benchmarks/studies/NAME.jsonl, one line per run: configuration, records of the epochs, summary, environment, and what
+was measured on the trained network. No weights.
 
 Two runs of one thread each are faster than two after one another with two threads, and another program on the machine
 disturbs them less; they make the times of a run mean nothing. Times are measured by benchmarks/presets.py and
@@ -22,6 +23,7 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -41,14 +43,31 @@ from dynconv.training.launch import config_of
 STUDIES = Path(__file__).parent / "studies"
 
 
+@dataclass(frozen=True)
+class Arm:
+    """One configuration of a study.
+
+    Attributes:
+        about: what it is, for people.
+        fields: those of its configuration that differ from the study's.
+        reference: the arm that it is compared with.
+    """
+
+    about: str
+    fields: dict[str, Any]
+    reference: str
+
+
 class Study:
     """A study's arms and what has been collected of them."""
 
-    def __init__(self, name: str, runs: Path) -> None:
+    def __init__(self, name: str, runs: Path = Path("runs")) -> None:
         tree = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())
         self.preset: str = tree["preset"]
         self.common: dict[str, Any] = tree.get("common", {})
-        self.arms: dict[str, dict[str, Any]] = tree["arms"]
+        self.arms: dict[str, Arm] = {
+            arm: Arm(**{"reference": tree["reference"], **of}) for arm, of in tree["arms"].items()
+        }
         self.runs = runs / name
         self.collected = STUDIES / f"{name}.jsonl"
 
@@ -66,7 +85,7 @@ class Study:
     def write_config(self, arm: str) -> Path:
         """The fields of an arm as a file for `dynconv train --config`."""
         path = self.runs / f"{arm}.yaml"
-        fields = {"preset": self.preset, **merged(self.common, self.arms[arm])}
+        fields = {"preset": self.preset, **merged(self.common, self.arms[arm].fields)}
         path.write_text(yaml.safe_dump(fields, sort_keys=False))
         return path
 

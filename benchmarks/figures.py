@@ -1,0 +1,114 @@
+"""Rebuilds every table and plot of the docs that studies support, from benchmarks/studies/NAME.jsonl.
+
+    python benchmarks/figures.py
+
+A page names a study where its table stands, and what stands there is replaced:
+
+    <!-- study NAME -->
+    <!-- end -->
+
+Accuracies and losses are those of the last epoch on the hold-out; differences are paired by seed, with Student's 95 %
+interval (docs/protocol.md).
+"""
+
+from __future__ import annotations
+
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+from dynconv.training.cost import training_flop
+from scipy.stats import ttest_rel
+from study import Study
+
+from dynconv.training.config import TrainConfig
+from dynconv.validation import validate
+
+DOCS = Path(__file__).parents[1] / "docs"
+PLACE = re.compile(r"(<!-- study (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+TRAINING_IMAGES, CLASSES = 50_000, 10
+FEWEST = 3
+"""Pairs for which an interval is given: with two, it would span dozens of points."""
+
+Line = dict[str, Any]
+
+
+def last(line: Line, figure: str) -> float:
+    """A figure of a run's last epoch."""
+    return float(line["epochs"][-1][figure])
+
+
+def pair(arm: dict[int, Line], reference: dict[int, Line], figure: str) -> tuple[list[float], list[float]]:
+    """The figure in both arms, for the seeds that they share."""
+    common = sorted(arm.keys() & reference.keys())
+    return [last(arm[seed], figure) for seed in common], [last(reference[seed], figure) for seed in common]
+
+
+def spread(values: list[float], shape: str) -> str:
+    """Mean, and sample standard deviation of more than one."""
+    mean = format(statistics.mean(values), shape)
+    return f"{mean} ± {format(statistics.stdev(values), shape)}" if len(values) > 1 else mean
+
+
+def difference(arm: dict[int, Line], reference: dict[int, Line], figure: str) -> str:
+    """In points, with its interval."""
+    ours, theirs = ([100 * value for value in values] for values in pair(arm, reference, figure))
+    if not ours:
+        return ""
+    mean = f"{statistics.mean(ours) - statistics.mean(theirs):+.2f}"
+    if len(ours) < FEWEST:
+        return mean
+    low, high = ttest_rel(ours, theirs).confidence_interval(0.95)
+    return f"{mean} ({low:+.2f} to {high:+.2f})"
+
+
+def row(study: Study, name: str, runs: dict[str, dict[int, Line]]) -> list[str]:
+    """One arm of a table."""
+    arm, lines = study.arms[name], list(runs[name].values())
+    first = lines[0]
+    tree = {key: value for key, value in first["config"].items() if key != "format"}
+    config = validate(TrainConfig, tree)
+    flop = training_flop(config, TRAINING_IMAGES - config.holdout, CLASSES)
+    similar = [value for line in lines for value in line["measured"]["cosines"] if value is not None]
+    lost = [100 * line["measured"]["lost_with"]["mean"] for line in lines if "lost_with" in line["measured"]]
+    compared = name != arm.reference and arm.reference in runs
+    return [
+        arm.about,
+        f"{first['summary']['parameters'] / 1e6:.2f}",
+        f"{first['summary']['multiply_adds'] / 1e6:.1f}",
+        f"{flop / 1e15:.4f}",
+        spread([100 * last(line, "validation_accuracy") for line in lines], ".2f"),
+        spread([last(line, "validation_loss") for line in lines], ".3f"),
+        difference(runs[name], runs[arm.reference], "validation_accuracy") if compared else "",
+        str(len(lines)),
+        f"{statistics.mean(similar):.2f}" if similar else "",
+        f"{statistics.mean(lost):.1f}" if lost else "",
+    ]
+
+
+HEADINGS = (
+    "arm", "parameters, M", "multiply-adds, M", "training PFLOP", "accuracy, %", "loss", "against its reference", "n",
+    "cosine of experts", "lost without routing",
+)  # fmt: skip
+
+
+def table(name: str) -> str:
+    """The arms of a study that have runs, in the study's order."""
+    study = Study(name)
+    runs: dict[str, dict[int, Line]] = {}
+    for (arm, seed), line in study.lines().items():
+        runs.setdefault(arm, {})[seed] = line
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *(row(study, arm, runs) for arm in study.arms if arm in runs)]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
+
+
+def main() -> None:
+    """Rewrites the pages."""
+    for page in sorted(DOCS.glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        page.write_text(PLACE.sub(lambda place: place[1] + table(place["name"]) + place[3], text), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
