@@ -20,7 +20,7 @@ from dynconv.sweep.page import write_page
 from dynconv.sweep.result import Result, Row, values_text
 from dynconv.sweep.slots import read_slots
 from dynconv.sweep.space import sampler_for
-from dynconv.sweep.storage import open_study, storage_errors
+from dynconv.sweep.storage import open_study, place, storage_errors
 from dynconv.sweep.trial import Bench, Interrupted
 from dynconv.sweep.worker import Worker
 from dynconv.training.launch import Launch, load
@@ -72,7 +72,7 @@ def run_sweep(sweep: Sweep, folder: Path, url: str | None, launch: Launch, conso
         rows = (Row.of(sweep, slot) for slot in read_slots(study, sweep.config.trials))
         return Result(sweep, tuple(rows), images.name)
 
-    with storage_errors(url or str(folder)):
+    with storage_errors(place(folder, url), "; the same command continues when it can"):
         worker = Worker(
             study, sweep.config.trials, lambda number: sampler_for(sweep.config.sampler, number, sweep.axes, sweep.base)
         )

@@ -13,6 +13,7 @@ from optuna.exceptions import DuplicatedStudyError, StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.study import StudyDirection
+from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from dynconv.errors import DynconvError
@@ -40,7 +41,7 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     name = folder.resolve().name
     direction = StudyDirection.MAXIMIZE if maximise else StudyDirection.MINIMIZE
-    where = url_without_password(url) if url else str(folder / JOURNAL)
+    where = place(folder, url)
     with storage_errors(where):
         storage = _storage(folder, url)
         try:
@@ -57,7 +58,7 @@ def open_study(
 
 
 @contextmanager
-def storage_errors(where: str) -> Iterator[None]:
+def storage_errors(where: str, advice: str = "") -> Iterator[None]:
     """Turns the errors of a storage into one line."""
     try:
         yield
@@ -65,15 +66,15 @@ def storage_errors(where: str) -> Iterator[None]:
         # StorageInternalError says only that something has failed; what it was is the cause.
         reason = str(getattr(error.__cause__, "orig", None) or error.__cause__ or error)
         first = (reason.strip().splitlines() or [type(error).__name__])[0]
-        raise DynconvError(f"storage {where}: cannot be used ({first})") from error
+        raise DynconvError(f"storage {where}: cannot be used ({first}){advice}") from error
     except OSError as error:
-        raise DynconvError(f"storage {where}: cannot be used ({error.strerror or error})") from error
+        raise DynconvError(f"storage {where}: cannot be used ({error.strerror or error}){advice}") from error
 
 
-def url_without_password(url: str) -> str:
-    """The URL for messages."""
-    from sqlalchemy import make_url
-
+def place(folder: Path, url: str | None) -> str:
+    """The storage as messages name it: the file, or the URL without its password."""
+    if not url:
+        return str(folder / JOURNAL)
     try:
         return make_url(url).render_as_string(hide_password=True)
     except SQLAlchemyError:
