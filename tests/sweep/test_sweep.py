@@ -87,6 +87,7 @@ def test_the_page_is_complete_in_itself(write: Write, images: Path) -> None:
     assert "test accuracy" not in text and "base configuration" in text
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_is_continued_and_counted_once(
     write: Write, images: Path, tmp_path: Path
 ) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from dynconv.errors import DynconvError
 from dynconv.sweep.space import Axis, grid_size, nested
 from dynconv.training.config import TrainConfig
-from dynconv.training.presets import PRESETS, override
+from dynconv.training.presets import PRESETS, merge, override
 from dynconv.validation import Frozen, PositiveInt, did_you_mean, field_descriptions, field_names, validate
 
 Metric = Literal["validation_accuracy", "validation_loss"]
@@ -182,15 +182,11 @@ def _check(base: TrainConfig, field: str, value: Any, where: str) -> None:
     """Refuses what the field does not accept. What does not fit other fields may fit their searched values."""
     fields = nested({field: value})
     try:
-        TrainConfig.model_validate(_replaced(base.model_dump(), fields))
+        TrainConfig.model_validate(merge(base.model_dump(), fields))
     except ValidationError as error:
         for each in error.errors():
             if ".".join(part for part in each["loc"] if isinstance(part, str)) == field:
                 override(base, fields, where)
-
-
-def _replaced(tree: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
-    return {**tree, **{n: {**tree[n], **v} if isinstance(v, dict) else v for n, v in fields.items()}}
 
 
 def _whole_grid(config: SweepConfig, axes: tuple[Axis, ...], named: bool, where: str) -> SweepConfig:

@@ -69,12 +69,13 @@ def override(base: TrainConfig, fields: Mapping[str, Any], where: str = "") -> T
     Raises:
         DynconvError: a field that does not exist or has a wrong value; the message begins with `where`.
     """
-    return validate(TrainConfig, _merge(base.model_dump(), fields), where)
+    return validate(TrainConfig, merge(base.model_dump(), fields), where)
 
 
-def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, level by level."""
     merged = dict(base)
     for name, value in over.items():
         inner = merged.get(name)
-        merged[name] = _merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+        merged[name] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
     return merged
