@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -70,5 +71,5 @@ def _print_result(outcome: Outcome, folder: Path, arguments: SweepArguments) -> 
     if outcome.page:
         print(f"  open {outcome.page} in a browser")
     if result.ranked:
-        print(f"  dynconv train --config {folder / 'best.yaml'} --data {arguments.data}")
+        print(" ", shlex.join(["dynconv", "train", "--config", str(folder / "best.yaml"), "--data", arguments.data]))
     print(folder)
