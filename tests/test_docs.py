@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 from tiny import CONFIG
 
@@ -22,6 +23,8 @@ from dynconv.layer.routing import GATES
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 from dynconv.report.section import SECTIONS, Section
+from dynconv.sweep import config as sweep
+from dynconv.sweep.space import base_point
 from dynconv.training.config import OptimConfig, TrainConfig
 from dynconv.training.optim import OPTIMIZERS, build_optimizers
 from dynconv.training.presets import PRESETS
@@ -175,3 +178,20 @@ def test_the_pages_state_the_figures_that_were_measured(name: str) -> None:
             mean, sd = found["mean"], found["sd"]
             text = f"{100 * mean:.2f} %" if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
             assert shown.count(text) >= 2, f"{name}: {text} is not on both pages"
+
+
+def test_the_sweeps_of_their_page_are_understood() -> None:
+    files = re.findall(r"```yaml\n(.*?)```", (DOCS / "sweep.md").read_text(encoding="utf-8"), re.DOTALL)
+
+    first, on_cifar10 = (sweep.parse(yaml.safe_load(text)) for text in files)
+
+    assert [axis.field for axis in first.axes] == ["optim.lr", "optim.router_lr", "model.experts"]
+    assert base_point(first.axes, first.base) and base_point(on_cifar10.axes, on_cifar10.base)
+
+
+def test_the_page_of_sweeps_names_every_field_and_its_default() -> None:
+    text = (DOCS / "sweep.md").read_text(encoding="utf-8")
+    for name, field in sweep.SweepConfig.model_fields.items():
+        (row,) = re.findall(rf"^\| `{name}` \| (.*?) \|", text, re.MULTILINE)
+        shown = "none" if name == "fields" else str(field.default).lower()
+        assert row.strip("`") == shown, name

@@ -13,7 +13,7 @@ from dynconv.inference.predictor import Predictor
 from dynconv.report.write import write_report
 from dynconv.training.config import TrainConfig
 from dynconv.training.launch import Launch, start
-from dynconv.training.presets import PRESETS
+from dynconv.training.presets import PRESETS, override
 from dynconv.training.progress import Progress
 from dynconv.validation import field_descriptions, validate
 
@@ -43,10 +43,7 @@ def train(
     """
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    tree = PRESETS[preset]().model_dump()
-    for name, value in fields.items():
-        tree[name] = {**tree[name], **value} if isinstance(value, dict) and isinstance(tree.get(name), dict) else value
-    config = validate(TrainConfig, tree)
+    config = override(PRESETS[preset](), fields)
     launch = {"data": str(data), "run": None if run is None else Path(run), "device": device, "compile": compile}
     with Progress() as progress:
         return Run(start(config, validate(Launch, launch), progress).run.path)

@@ -12,6 +12,7 @@ from tensorboard.summary.writer.record_writer import RecordWriter
 from tiny import CONFIG, create, train
 
 from dynconv.artifacts import rundir
+from dynconv.artifacts.records import EpochLine
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
@@ -311,3 +312,22 @@ def test_bf16_trains(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.Monke
     assert losses["bf16"][-1] < losses["bf16"][0]
     assert {tensor.dtype for tensor in load_weights(run.weights).state.values()} == {torch.float32, torch.int64}
     assert routed_in_bf16 == [False, True]
+
+
+def test_a_hopeless_run_ends_after_the_epoch_that_was_judged(tmp_path: Path, dataset: Dataset) -> None:
+    judged = []
+
+    def hopeless(line: EpochLine) -> bool:
+        judged.append(line.epoch)
+        return line.epoch == 2
+
+    for epochs in (2, 4):
+        config = CONFIG.model_copy(update={"epochs": epochs})
+        run = create(tmp_path / str(epochs), config)
+        with Progress() as progress:
+            summary = Trainer(config, dataset, run, progress, device="cpu").fit(hopeless=hopeless)
+        assert summary.finished == (epochs == 2), "the last epoch is not judged: the run is done"
+
+    assert judged == [1, 1, 2]
+    assert (summary.stopped_by, summary.epochs) == ("pruned", 2) and load_weights(run.weights).state
+    assert [line.epoch for line in run.metrics().epochs] == [1, 2] and run.state.exists()

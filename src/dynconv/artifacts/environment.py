@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 import sys
@@ -43,9 +44,10 @@ def environment(data_name: str, **launch: Any) -> Environment:
 
 
 def command_line() -> str:
-    """The command line of this process, with the bare name of the program."""
+    """The command line of this process, with the bare name of the program and without the passwords in its URLs."""
     program = Path(sys.argv[0]).name
-    return shlex.join(["dynconv" if program == "__main__.py" else program, *sys.argv[1:]])
+    words = [re.sub(r"(\w://[^/\s:@]*):[^/\s]*@", r"\1:***@", word) for word in sys.argv[1:]]
+    return shlex.join(["dynconv" if program == "__main__.py" else program, *words])
 
 
 def git_commit(*written: Path) -> str | None:

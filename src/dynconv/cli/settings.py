@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -17,7 +16,7 @@ from dynconv.cli.parse import Arguments, read_words, refuse_unknown
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
 from dynconv.training.launch import Launch, config_of
-from dynconv.training.presets import PRESETS
+from dynconv.training.presets import PRESETS, override
 from dynconv.validation import validate
 
 DEFAULT_PRESET = "quick"
@@ -89,7 +88,7 @@ def load_config(preset: str | None, file: str | Path | None = None) -> tuple[Tra
     Raises:
         DynconvError: no such preset, no such file, or a field in it that does not exist or has a wrong value.
     """
-    fields = {} if file is None else _read_yaml(Path(file))
+    fields = {} if file is None else read_yaml(Path(file))
     where = f"{file}: " if file else ""
     fields.pop("format", None)
     fields, launch = format_1.config(fields)
@@ -97,12 +96,12 @@ def load_config(preset: str | None, file: str | Path | None = None) -> tuple[Tra
     if name not in (*PRESETS, "custom"):
         raise DynconvError(f"{'' if preset else where}no preset {name!r}; choose one of {', '.join(PRESETS)}")
     base = PRESETS[name]() if name in PRESETS else TrainConfig()
-    tree = _merge(base.model_dump(), {**fields, "preset": name})
     asked = {name: value for name, value in launch.items() if value is not None}
-    return validate(TrainConfig, tree, where), validate(Launch, asked, where)
+    return override(base, {**fields, "preset": name}, where), validate(Launch, asked, where)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The fields of a file; none if it is empty. Raises DynconvError if it cannot be read or holds no fields."""
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -117,13 +116,3 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise DynconvError(f"{path}: must hold fields, as in 'epochs: 5', not a {type(fields).__name__}")
     return fields
-
-
-def _merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the values of `over`, level by level."""
-    merged = dict(base)
-    for name, value in over.items():
-        inner = merged.get(name)
-        both = isinstance(inner, dict) and isinstance(value, dict)
-        merged[name] = _merge(typing.cast(dict[str, Any], inner), value) if both else value
-    return merged

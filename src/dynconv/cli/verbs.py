@@ -7,6 +7,7 @@ from __future__ import annotations
 
 VERBS: dict[str, tuple[str, str]] = {
     "train": ("train [PRESET] [--FIELD VALUE ...]", "Train a network and write a run directory."),
+    "sweep": ("sweep FILE [--data X]", "Search hyper-parameters: many runs, judged on images held out of training."),
     "evaluate": ("evaluate RUN [--data X]", "Evaluate a trained network: accuracy, loss, confusion."),
     "predict": ("predict IMAGE|FOLDER|- ...", "Classify images, by default with the packaged weights."),
     "export": ("export RUN [--format onnx|pt2]", "Export a network, including its preprocessing, for other runtimes."),

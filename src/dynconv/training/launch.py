@@ -16,7 +16,7 @@ from dynconv.machine import pick_device
 from dynconv.model.describe import headline
 from dynconv.training.config import TrainConfig
 from dynconv.training.progress import Progress
-from dynconv.training.trainer import Trainer
+from dynconv.training.trainer import Hopeless, Trainer
 from dynconv.validation import Frozen, validate
 
 logger = logging.getLogger(__name__)
@@ -45,14 +45,21 @@ class Outcome:
     summary: Summary
 
 
-def start(config: TrainConfig, launch: Launch, progress: Progress) -> Outcome:
+def start(
+    config: TrainConfig, launch: Launch, progress: Progress,
+    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None,
+) -> Outcome:  # fmt: skip
     """A new run.
+
+    Args:
+        dataset: what `load` returned, if it is already in memory.
+        hopeless: may end the run early, see `Trainer.fit`.
 
     Raises:
         DynconvError: no such device or data, a network that cannot be, or a directory that cannot be written.
     """
     pick_device(launch.device)  # before there is a directory
-    dataset = _load(config, launch.data)
+    dataset = dataset or load(config, launch.data)
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
@@ -60,11 +67,14 @@ def start(config: TrainConfig, launch: Launch, progress: Progress) -> Outcome:
         compile=launch.compile,
     )
     run = RunDir.create(launch.run, config.model_dump(mode="json"), about)
-    return _train(config, launch, dataset, run, progress, resume=False)
+    return _train(config, launch, dataset, run, progress, hopeless, resume=False)
 
 
-def resume(path: Path, launch: Launch, progress: Progress) -> Outcome:
-    """Continues an interrupted run, with its own hyper-parameters.
+def resume(
+    path: Path, launch: Launch, progress: Progress,
+    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None,
+) -> Outcome:  # fmt: skip
+    """Continues an interrupted run, with its own hyper-parameters. The other arguments are those of `start`.
 
     Raises:
         DynconvError: no such run, one that has finished, or anything that `start` raises.
@@ -72,7 +82,8 @@ def resume(path: Path, launch: Launch, progress: Progress) -> Outcome:
     run = RunDir.reopen(path)
     config = config_of(run)
     pick_device(launch.device)
-    return _train(config, launch, _load(config, launch.data), run, progress, resume=True)
+    dataset = dataset or load(config, launch.data)
+    return _train(config, launch, dataset, run, progress, hopeless, resume=True)
 
 
 def config_of(run: RunDir) -> TrainConfig:
@@ -80,7 +91,12 @@ def config_of(run: RunDir) -> TrainConfig:
     return validate(TrainConfig, run.config.tree(), f"{run.path / 'config.yaml'}: ")
 
 
-def _load(config: TrainConfig, source: str) -> Dataset:
+def load(config: TrainConfig, source: str) -> Dataset:
+    """The data set that a run trains on, its hold-out taken out of the training images.
+
+    Raises:
+        DynconvError: no such data, too few of them, or a network that cannot be.
+    """
     dataset = data.load(source, seed=config.seed)
     if config.holdout:
         dataset = data.hold_out(dataset, config.holdout, config.seed)
@@ -97,8 +113,9 @@ def _source(source: str, dataset: Dataset) -> str:
 
 
 def _train(
-    config: TrainConfig, launch: Launch, dataset: Dataset, run: RunDir, progress: Progress, resume: bool
-) -> Outcome:
+    config: TrainConfig, launch: Launch, dataset: Dataset, run: RunDir, progress: Progress, hopeless: Hopeless | None,
+    *, resume: bool,
+) -> Outcome:  # fmt: skip
     logger.info("run: %s", run.path)
     trainer = Trainer(config, dataset, run, progress, device=launch.device, compile=launch.compile)
-    return Outcome(run, dataset, trainer.fit(resume))
+    return Outcome(run, dataset, trainer.fit(resume, hopeless))

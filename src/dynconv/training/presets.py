@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from dynconv.data.augment import AugmentConfig
 from dynconv.model.config import ModelConfig
 from dynconv.training.config import OptimConfig, TrainConfig
+from dynconv.validation import validate
 
 
 def basic() -> TrainConfig:
@@ -59,3 +61,21 @@ def standard() -> TrainConfig:
 
 
 PRESETS: dict[str, Callable[[], TrainConfig]] = {"basic": basic, "quick": quick, "standard": standard}
+
+
+def override(base: TrainConfig, fields: Mapping[str, Any], where: str = "") -> TrainConfig:
+    """`base` with some fields replaced, level by level: {"model": {"experts": 4}}.
+
+    Raises:
+        DynconvError: a field that does not exist or has a wrong value; the message begins with `where`.
+    """
+    return validate(TrainConfig, merge(base.model_dump(), fields), where)
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, level by level."""
+    merged = dict(base)
+    for name, value in over.items():
+        inner = merged.get(name)
+        merged[name] = merge(inner, value) if isinstance(inner, dict) and isinstance(value, dict) else value
+    return merged

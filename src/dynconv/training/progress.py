@@ -21,9 +21,11 @@ class Progress:
     Args:
         console: where to print; by default standard error. Give the one that log messages go to, too: lines printed
             past a live line break it.
+        epoch_lines: whether to print a line after each epoch.
     """
 
-    def __init__(self, console: Console | None = None) -> None:
+    def __init__(self, console: Console | None = None, *, epoch_lines: bool = True) -> None:
+        self._epoch_lines = epoch_lines
         self._console = console or Console(stderr=True, highlight=False)
         self._bar = Bar(
             TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
@@ -75,6 +77,8 @@ class Progress:
         if line.validation_accuracy is not None:  # with a hold-out, that is what to look at
             name, accuracy = "validation", line.validation_accuracy
         self._test_accuracy = f", {name} {accuracy:.1%}"
+        if not self._epoch_lines:
+            return
         validation = "" if line.validation_accuracy is None else f"  validation accuracy {line.validation_accuracy:.2%}"
         self._message(
             f"epoch {line.epoch:>3}/{self._epochs}{'' if whole else ' (interrupted)'}  {line.image_size} px"

@@ -44,8 +44,11 @@ from dynconv.training.progress import Progress
 ROUTING_IMAGES = 500
 """Test images, drawn at random, over which the routing of an epoch is recorded."""
 
-INTERRUPT, NON_FINITE = "interrupt", "non-finite loss"
+INTERRUPT, NON_FINITE, PRUNED = "interrupt", "non-finite loss", "pruned"
 """What can stop a run before its last epoch, as its summary names it."""
+
+Hopeless = Callable[[EpochLine], bool]
+"""Asked with the record of each whole epoch but the last; true ends the run there."""
 
 logger = logging.getLogger(__name__)
 
@@ -92,11 +95,12 @@ class Trainer:
         self.test_logits: Tensor | None = None  # by the weights as they are now
         self.events = EventLog(run.tensorboard)
 
-    def fit(self, resume: bool = False) -> Summary:
+    def fit(self, resume: bool = False, hopeless: Hopeless | None = None) -> Summary:
         """Trains, writes everything into the run directory, returns its summary.
 
         Ctrl-C ends the run after the current step, with the weights as they are. So does a loss or a weight that is not
-        finite, with the weights of the last whole epoch. The summary's `stopped_by` names either.
+        finite, with the weights of the last whole epoch; and `hopeless`, after the epoch that it was asked about. The
+        summary's `stopped_by` names which of them.
         """
         if resume:
             self.restore()
@@ -111,6 +115,8 @@ class Trainer:
                     self.fit_epoch(interrupted)
                 except _NotFiniteError as error:
                     self.go_back(error)
+                if hopeless and self.last_epoch and self.stopped_by is None and self.epochs_done < self.config.epochs:
+                    self.stopped_by = PRUNED if hopeless(self.last_epoch) else None
         summary = self.finish()
         self.events.close()
         return summary
