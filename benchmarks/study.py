@@ -39,6 +39,7 @@ from dynconv.errors import DynconvError
 from dynconv.inference import explain
 from dynconv.inference.predictor import Predictor
 from dynconv.training.launch import config_of
+from dynconv.training.presets import merge
 
 STUDIES = Path(__file__).parent / "studies"
 
@@ -51,11 +52,13 @@ class Arm:
         about: what it is, for people.
         fields: those of its configuration that differ from the study's.
         reference: the arm that it is compared with.
+        mistake: the one that is made in it, of benchmarks/mistakes.py; empty for none.
     """
 
     about: str
     fields: dict[str, Any]
     reference: str
+    mistake: str = ""
 
 
 class Study:
@@ -85,15 +88,9 @@ class Study:
     def write_config(self, arm: str) -> Path:
         """The fields of an arm as a file for `dynconv train --config`."""
         path = self.runs / f"{arm}.yaml"
-        fields = {"preset": self.preset, **merged(self.common, self.arms[arm].fields)}
+        fields = {"preset": self.preset, **merge(self.common, self.arms[arm].fields)}
         path.write_text(yaml.safe_dump(fields, sort_keys=False))
         return path
-
-
-def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`base` with the fields of `over`; groups of fields are merged."""
-    both = {name: {**base[name], **value} for name, value in over.items() if isinstance(base.get(name), dict)}
-    return {**base, **over, **both}
 
 
 def train(study: Study, arm: str, seed: int, source: str, threads: int) -> None:
@@ -101,7 +98,9 @@ def train(study: Study, arm: str, seed: int, source: str, threads: int) -> None:
     run = study.run(arm, seed)
     if (run / "summary.json").exists() and json.loads((run / "summary.json").read_text())["finished"]:
         return
-    words = [sys.executable, "-m", "dynconv", "train", "--no-report", "--data", source]
+    mistake = study.arms[arm].mistake
+    program = [str(Path(__file__).with_name("mistakes.py")), mistake] if mistake else ["-m", "dynconv"]
+    words = [sys.executable, *program, "train", "--no-report", "--data", source]
     if (run / "config.yaml").exists():
         words += ["--resume", str(run)]
     else:
