@@ -14,8 +14,8 @@
 //
 // Each group of channels is a convolution of its own. Where groups are too narrow to fill a panel, a bundle of them shares
 // it, each group in lanes of its own. In a panel of one group, all lanes multiply the same number of x, which is broadcast;
-// in a bundle's, each lane multiplies one of its group's, which a permutation of a vector of x brings there. So narrow
-// groups cost no multiplications by zero, and no group reads another's numbers.
+// in a bundle's, each lane multiplies one of its group's, which a permutation of a vector of x brings there. So there are no
+// multiplications by the zeros that one dense kernel for the bundle would have, and no group reads another's numbers.
 //
 // The threads share images (forward, dX) or tiles of the kernel (dW), split statically, and what they sum separately is
 // added in a fixed order: the results have the same bits for one number of threads.
@@ -154,8 +154,8 @@ template <class Number> INLINE void store(Number *to, const Vec (&sum)[2], int64
 
 struct Shape {
     int64_t N, H, W, C, O, groups, K, side, stride, pad, R, S, taps;
-    Shape(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups, int64_t K, int64_t side, int64_t stride,
-          int64_t pad)
+    Shape(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups, int64_t K, int64_t side,
+          int64_t stride, int64_t pad)
         : N(N), H(H), W(W), C(C), O(O), groups(groups), K(K), side(side), stride(stride), pad(pad),
           R((H + 2 * pad - side) / stride + 1), S((W + 2 * pad - side) / stride + 1), taps(side * side) {}
 };
@@ -248,12 +248,14 @@ std::vector<Pass> passes_to_input(const Shape &s, const Layout &in) {
 
 // --------------------------------------------------------------------------------------------------------- packing
 
-// In which order the channels of a bundle are packed: to[i] = pixels[pixel][channel], of one pixel or of two neighbours.
+// In which order the channels of a bundle are packed: to[i] = pixels[pixel][channel], of one pixel or two neighbours.
 class Order {
+    // Of the order's numbers: a block, or D of BUNDLED_PIXELS input channels of each of up to VL groups.
     static constexpr int64_t MOST = 2 * BUNDLED_PIXELS * VL;
     int64_t count_ = 0, channels_;
     int32_t channel_[MOST], pixel_[MOST];
-    uint16_t place_[MOST];  // of the number in the two vectors that are permuted
+    // For permutations of bf16: the place in two vectors of 32 numbers. And for all: a bit for each that is no zero.
+    uint16_t place_[MOST];
     uint32_t used_[MOST / 16 + 1] = {};
 
   public:
@@ -269,7 +271,6 @@ class Order {
         channel_[count_] = -1;
         place_[count_++] = 0;
     }
-    int64_t count() const { return count_; }
     // A pixel that is null has zeros.
     template <size_t D, class Number, class Element>
     INLINE void pack(const Number *const (&pixels)[D], Element *to) const {
@@ -314,40 +315,52 @@ class Order {
             to[i] = channel_[i] < 0 || !pixels[pixel_[i]] ? Element(0.f) : Element(pixels[pixel_[i]][channel_[i]]);
     }
 };
+
+// Of the block of bundle `b` that begins with channel c of each group.
+Order order_of_block(const Layout &l, int64_t b, int64_t c) {
+    const Panels &panels = l.panels;
+    const int64_t count = std::min(l.span(), panels.depth - c);
+    Order order(panels.present(b) * panels.depth);
+    for (int64_t i = 0; i < count; i += l.D)
+        for (int64_t group = 0; group < panels.bundle; ++group)
+            for (int64_t d = 0; d < l.D; ++d)
+                if (group < panels.present(b) && i + d < count)
+                    order.add(group * panels.depth + c + i + d);
+                else
+                    order.add_zero();
+    return order;
+}
+
+// Calls pack(pixel, to) with every pixel of a map, null where it is a zero at the sides, and its place in a block.
+template <class Element, class Number, class Fn> void pack_block(const Layout &l, const Number *x, Element *out, Fn pack) {
+    for (int64_t row = 0; row < l.height; ++row)
+        for (int64_t phase = 0; phase < l.phases; ++phase)
+            for (int64_t column = 0; column < l.columns; ++column) {
+                const int64_t from = column * l.phases + phase - l.left;
+                const bool inside = from >= 0 && from < l.width;
+                pack(inside ? x + (row * l.width + from) * l.channels() : nullptr,
+                     out + row * l.row() + (phase * l.columns + column) * BLOCK);
+            }
+}
+
 template <class Element, class Number> void pack_map(const Layout &l, const Number *x, Element *out) {
     const Panels &panels = l.panels;
     for (int64_t b = 0; b < panels.bundles(); ++b, x += panels.bundle * panels.depth)
         for (int64_t c = 0; c < panels.depth; c += l.span(), out += l.block()) {
-            const int64_t count = std::min(l.span(), panels.depth - c);
-            Order order(panels.present(b) * panels.depth);
-            for (int64_t i = 0; panels.bundle > 1 && i < count; i += l.D)
-                for (int64_t group = 0; group < panels.bundle; ++group)
-                    for (int64_t d = 0; d < l.D; ++d)
-                        if (group < panels.present(b) && i + d < count)
-                            order.add(group * panels.depth + c + i + d);
-                        else
-                            order.add_zero();
-            for (int64_t row = 0; row < l.height; ++row)
-                for (int64_t phase = 0; phase < l.phases; ++phase)
-                    for (int64_t column = 0; column < l.columns; ++column) {
-                        Element *to = out + row * l.row() + (phase * l.columns + column) * BLOCK;
-                        const int64_t from = column * l.phases + phase - l.left;
-                        const Number *pixels[1] = {};
-                        if (from >= 0 && from < l.width) pixels[0] = x + (row * l.width + from) * l.channels();
-                        if (panels.bundle > 1) {
-                            order.pack(pixels, to);
-                            continue;
-                        }
-                        int64_t i = 0;
-                        if (pixels[0]) {
-                            const Number *pixel = pixels[0] + c;
-                            if (count == BLOCK)
-                                for (; i < BLOCK; ++i) to[i] = Element(pixel[i]);
-                            else
-                                for (; i < count; ++i) to[i] = Element(pixel[i]);
-                        }
-                        for (; i < BLOCK; ++i) to[i] = Element(0.f);
-                    }
+            if (panels.bundle > 1) {
+                const Order order = order_of_block(l, b, c);
+                pack_block(l, x, out, [&](const Number *pixel, Element *to) { order.pack<1>({pixel}, to); });
+                continue;
+            }
+            const int64_t count = std::min(BLOCK, panels.depth - c);
+            pack_block(l, x + c, out, [&](const Number *pixel, Element *to) {
+                int64_t i = 0;
+                if (pixel && count == BLOCK)
+                    for (; i < BLOCK; ++i) to[i] = Element(pixel[i]);
+                else if (pixel)
+                    for (; i < count; ++i) to[i] = Element(pixel[i]);
+                for (; i < BLOCK; ++i) to[i] = Element(0.f);
+            });
         }
 }
 
@@ -670,39 +683,51 @@ INLINE void interleave(const Number *const (&pixels)[D], int64_t count, int64_t 
         for (size_t d = 0; d < D; ++d) to[i * D + d] = pixels[d] && i < count ? Element(pixels[d][i]) : Element(0.f);
 }
 
+// Of P input channels of each group of bundle `b`, from channel c on, at D pixels.
+Order order_of_part(const Panels &panels, int64_t b, int64_t c, int64_t P, int64_t D) {
+    Order order(panels.present(b) * panels.depth);
+    for (int64_t i = 0; i < P; ++i)
+        for (int64_t group = 0; group < panels.bundle; ++group)
+            for (int64_t d = 0; d < D; ++d)
+                if (group < panels.present(b))
+                    order.add(group * panels.depth + c + i, d);
+                else
+                    order.add_zero();
+    return order;
+}
+
+// Calls pack(pixels, to) with every pixel of a map and its D - 1 neighbours, null where they are zeros, and its place.
+template <class T, class Number, class Fn>
+void pack_part(const Shape &s, const Gradient &g, const Number *x, int64_t pixel, typename T::Element *to, Fn pack) {
+    constexpr int64_t D = T::D;
+    for (int64_t row = 0; row < s.H; ++row)
+        for (int64_t phase = 0; phase < s.stride; ++phase)
+            for (int64_t column = 0; column < g.columns; ++column, to += pixel) {
+                const Number *pixels[D];
+                for (int64_t d = 0; d < D; ++d) {
+                    const int64_t from = (column + d) * s.stride + phase - s.pad;
+                    const bool inside = from >= 0 && from < s.W && column + d < g.columns;
+                    pixels[d] = inside ? x + (row * s.W + from) * s.C : nullptr;
+                }
+                pack(pixels, to);
+            }
+}
+
 template <class T, class Number>
 void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Element *out, int64_t image, int64_t images) {
     using Element = typename T::Element;
-    constexpr int64_t D = T::D;
-    const int64_t depth = g.panels.depth, bundle = g.panels.bundle, size = g.x_channel(s, D);
-    for (int64_t b = 0; b < g.panels.bundles(); ++b)
+    using Pixels = const Number *const(&)[T::D];
+    const Panels &panels = g.panels;
+    for (int64_t b = 0; b < panels.bundles(); ++b, x += panels.bundle * panels.depth)
         for (int64_t part = 0; part < g.parts; ++part) {
-            const int64_t c = g.first(part), P = g.first(part + 1) - c;
-            Element *to = out + ((b * depth + c) * images + P * image) * size;
-            Order order(g.panels.present(b) * depth);
-            for (int64_t i = 0; bundle > 1 && i < P; ++i)
-                for (int64_t group = 0; group < bundle; ++group)
-                    for (int64_t d = 0; d < D; ++d)
-                        if (group < g.panels.present(b))
-                            order.add(group * depth + c + i, d);
-                        else
-                            order.add_zero();
-            for (int64_t row = 0; row < s.H; ++row)
-                for (int64_t phase = 0; phase < s.stride; ++phase)
-                    for (int64_t column = 0; column < g.columns; ++column, to += P * bundle * D) {
-                        const Number *pixels[D];
-                        for (int64_t d = 0; d < D; ++d) {
-                            const int64_t from = (column + d) * s.stride + phase - s.pad;
-                            const bool inside = from >= 0 && from < s.W && column + d < g.columns;
-                            pixels[d] = inside ? x + (row * s.W + from) * s.C + b * bundle * depth : nullptr;
-                        }
-                        if (bundle > 1) {
-                            order.pack(pixels, to);
-                            continue;
-                        }
-                        for (const Number *&pixel : pixels) pixel = pixel ? pixel + c : nullptr;
-                        interleave(pixels, P, P, to);
-                    }
+            const int64_t c = g.first(part), P = g.first(part + 1) - c, pixel = P * panels.bundle * T::D;
+            Element *to = out + ((b * panels.depth + c) * images + P * image) * g.x_channel(s, T::D);
+            if (panels.bundle > 1) {
+                const Order order = order_of_part(panels, b, c, P, T::D);
+                pack_part<T>(s, g, x, pixel, to, [&](Pixels pixels, Element *place) { order.pack(pixels, place); });
+            } else {
+                pack_part<T>(s, g, x + c, pixel, to, [&](Pixels pixels, Element *place) { interleave(pixels, P, P, place); });
+            }
         }
 }
 
