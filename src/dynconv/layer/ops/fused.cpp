@@ -9,13 +9,14 @@
 //             cache.
 //
 // 3x3 and 1x1 kernels, stride 1 and 2, any number of channels and groups. float32, and bf16 with sums in float32. With
-// AVX512-BF16 bf16 is multiplied in pairs by vdpbf16ps: sum += w[0] x[0] + w[1] x[1] in each of 16 lanes. Without it, bf16
-// is widened to float32 where it is packed.
+// AVX512-BF16 bf16 is multiplied in pairs by vdpbf16ps: sum += w[0] x[0] + w[1] x[1] in each of 16 lanes. Without it,
+// bf16 is widened to float32 where it is packed.
 //
-// Each group of channels is a convolution of its own. Where groups are too narrow to fill a panel, a bundle of them shares
-// it, each group in lanes of its own. In a panel of one group, all lanes multiply the same number of x, which is broadcast;
-// in a bundle's, each lane multiplies one of its group's, which a permutation of a vector of x brings there. So there are no
-// multiplications by the zeros that one dense kernel for the bundle would have, and no group reads another's numbers.
+// Each group of channels is a convolution of its own. Where groups are too narrow to fill a panel, a bundle of them
+// shares it, each group in lanes of its own. In the panel of one group, all lanes multiply the same number of x, which
+// is broadcast. In that of a bundle, each lane multiplies a number of its own group, which a permutation of a vector of
+// x brings there. So nothing is multiplied by the zeros that one dense kernel for the bundle would have, and no group
+// reads another's numbers.
 //
 // The threads share images (forward, dX) or tiles of the kernel (dW), split statically, and what they sum separately is
 // added in a fixed order: the results have the same bits for one number of threads.
@@ -332,7 +333,8 @@ Order order_of_block(const Layout &l, int64_t b, int64_t c) {
 }
 
 // Calls pack(pixel, to) with every pixel of a map, null where it is a zero at the sides, and its place in a block.
-template <class Element, class Number, class Fn> void pack_block(const Layout &l, const Number *x, Element *out, Fn pack) {
+template <class Element, class Number, class Fn>
+void pack_block(const Layout &l, const Number *x, Element *out, Fn pack) {
     for (int64_t row = 0; row < l.height; ++row)
         for (int64_t phase = 0; phase < l.phases; ++phase)
             for (int64_t column = 0; column < l.columns; ++column) {
@@ -466,7 +468,8 @@ struct Lanes {
     Places half(int64_t v) const { return *reinterpret_cast<const Places *>(group + v * VL); }
 };
 
-// sum[p] += w x_p for P pixels (or channels, in G) that are `stride` apart, of one group, or of a bundle with these lanes.
+// sum[p] += w x_p for P pixels (or channels, in G) that are `stride` apart, of one group or of a bundle. `from0` and
+// `from1` say where each lane's number is in the vector at x_p; a single group needs none.
 template <class T, bool BUNDLED, int FIRST, int END, int P>
 INLINE void multiply(Vec (&sum)[P][2], const typename T::Element *x, int64_t stride, const typename T::Element *w,
                      Places from0, Places from1) {
@@ -544,7 +547,8 @@ template <int64_t MOST, class Fn> INLINE void in_tiles(int64_t count, Fn f) {
 // `width` pixels wide with `channels`, from the panel's first channel on.
 template <class T, bool BUNDLED, class Number>
 void convolve(const Pass &pass, const Layout &in, const Lanes &lanes, const typename T::Element *x,
-              const typename T::Element *w, int64_t all_taps, Number *y, int64_t width, int64_t channels, int64_t outs) {
+              const typename T::Element *w, int64_t all_taps, Number *y, int64_t width, int64_t channels,
+              int64_t outs) {
     for (int64_t r = 0; r < pass.rows; ++r) {
         Tap inside[9];  // the taps that do not fall above or below the map, from the first row on
         int64_t n = 0;
@@ -641,7 +645,8 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
 // pairs, dY holds pixels (0, 1), (2, 3), ... of a row, and X holds at each pixel it and its neighbour to the right, so
 // that a pair can begin anywhere. Layouts:
 //     parts of P input channels of a group, of nearly equal size, P <= PIXELS
-//     X [bundle][part][image][row][phase][column][P][groups of the bundle][D]    dY [panel][image][row][S / D][PANEL][D]
+//     X [bundle][part][image][row][phase][column][P][groups of the bundle][D]
+//     dY [panel][image][row][S / D][PANEL][D]
 //     experts and their gradients, in float32: [panel][part][tap][K][P][PANEL]
 struct Gradient {
     Panels panels;
@@ -714,7 +719,8 @@ void pack_part(const Shape &s, const Gradient &g, const Number *x, int64_t pixel
 }
 
 template <class T, class Number>
-void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Element *out, int64_t image, int64_t images) {
+void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Element *out, int64_t image,
+            int64_t images) {
     using Element = typename T::Element;
     using Pixels = const Number *const(&)[T::D];
     const Panels &panels = g.panels;
@@ -724,9 +730,11 @@ void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Elem
             Element *to = out + ((b * panels.depth + c) * images + P * image) * g.x_channel(s, T::D);
             if (panels.bundle > 1) {
                 const Order order = order_of_part(panels, b, c, P, T::D);
-                pack_part<T>(s, g, x, pixel, to, [&](Pixels pixels, Element *place) { order.pack(pixels, place); });
+                const auto pack = [&](Pixels pixels, Element *place) { order.pack(pixels, place); };
+                pack_part<T>(s, g, x, pixel, to, pack);
             } else {
-                pack_part<T>(s, g, x + c, pixel, to, [&](Pixels pixels, Element *place) { interleave(pixels, P, P, place); });
+                const auto pack = [&](Pixels pixels, Element *place) { interleave(pixels, P, P, place); };
+                pack_part<T>(s, g, x + c, pixel, to, pack);
             }
         }
 }
@@ -872,7 +880,8 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
                              Workspace::size<float>(threads * chunk * s.K * VL));
     float *weights = workspace.take<float>(g.bank(s)), *sums = workspace.take<float>(g.bank(s));
     // With room at the end: a vector of a bundle's last channel is read as a whole.
-    Element *maps = workspace.take<Element>(chunk * x_size + BLOCK), *gradients = workspace.take<Element>(chunk * y_size);
+    Element *maps = workspace.take<Element>(chunk * x_size + BLOCK);
+    Element *gradients = workspace.take<Element>(chunk * y_size);
     float *dots = workspace.take<float>(threads * chunk * s.K * VL);
     if (s.O < g.panels.count() * PANEL) std::fill(weights, weights + g.bank(s), 0.f);
     for_each_weight(s, g, [&](int64_t packed, int64_t plain) { weights[packed] = w[plain]; });
