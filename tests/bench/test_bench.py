@@ -116,4 +116,5 @@ def test_the_shapes_are_those_of_the_networks() -> None:
     assert shapes("quick", MODELS)[0] == Shape(24, 32, 31, 3, 1)
     assert Shape(256, 512, 14, 3, 2) in shapes("resnet18-56", MODELS)
     assert str(shapes("mobilenet", MODELS)[1]) == "96->96 3x3/2 in 96 groups @112"
+    assert str(shapes("resnext", MODELS)[1]) == "256->256 3x3/2 in 32 groups @56"
     assert all(shapes(name, MODELS) for name in get_args(ShapeSet))

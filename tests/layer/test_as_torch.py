@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from operators import OPERATORS
+from operators import OPERATORS, needs_operators
 from torch import Tensor, nn
 from torch.testing._internal import common_methods_invocations as operators
 from torch.testing._internal import common_modules as modules
@@ -15,9 +15,11 @@ from torch.testing._internal import common_modules as modules
 from dynconv.layer import DynamicConv1d, DynamicConv2d, DynamicConv3d
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.conv import DynamicConv
+from dynconv.layer.geometry import Geometry, sizes
 from dynconv.layer.mixing import mix_convolutions
 
 LAYERS: tuple[type[DynamicConv], ...] = (DynamicConv1d, DynamicConv2d, DynamicConv3d)
+DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
 BY_TORCH = [name for name in ALGORITHMS if name not in OPERATORS]  # float64, any geometry
 CASES = [(layer, name) for layer in LAYERS for name in ("auto", *BY_TORCH) if (layer.dims, name) != (3, "unfold")]
 
@@ -49,10 +51,38 @@ def test_functional_samples(layer: type[DynamicConv], algorithm: str) -> None:
     assert compared >= 3
 
 
-def samples(layer: type[DynamicConv]) -> Iterator[Any]:
+@pytest.mark.parametrize("algorithm", OPERATORS)
+def test_functional_samples_that_the_operators_compute(algorithm: str) -> None:
+    needs_operators(algorithm)
+    grouped = 0
+    for sample in samples(DynamicConv2d, torch.float32):
+        x, weight, bias = sample.input, *sample.args
+        if x.dim() == 3 or isinstance(sample.kwargs.get("padding"), str):
+            continue
+        given = [x, weight] if bias is None else [x, weight, bias]
+        experts, biases = (None if tensor is None else torch.stack([tensor, tensor]) for tensor in (weight, bias))
+        a = torch.tensor([0.75, 0.25]).expand(len(x), 2)
+        if not OPERATORS[algorithm].applies(_geometry(x, experts, **sample.kwargs)):
+            continue
+        found = mix_convolutions(x, experts, a, biases, **sample.kwargs, algorithm=algorithm)
+        expected = nn.functional.conv2d(x, weight, bias, **sample.kwargs)
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+        direction = torch.randn_like(expected)
+        theirs, ours = (torch.autograd.grad(out, given, direction) for out in (expected, found))
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+        grouped += sample.kwargs.get("groups", 1) > 1
+    assert grouped or algorithm == "winograd"
+
+
+def _geometry(x: Tensor, experts: Tensor, **convolution: Any) -> Geometry:
+    two = (sizes(convolution.get(name, default), 2, name) for name, default in DEFAULTS.items())
+    return Geometry.of(x, experts, *two, groups=convolution.get("groups", 1))
+
+
+def samples(layer: type[DynamicConv], dtype: torch.dtype = torch.float64) -> Iterator[Any]:
     entry = next(info for info in operators.op_db if info.name == f"nn.functional.conv{layer.dims}d")
     torch.manual_seed(0)
-    yield from entry.sample_inputs("cpu", torch.float64, requires_grad=True)
+    yield from entry.sample_inputs("cpu", dtype, requires_grad=True)
 
 
 @pytest.mark.parametrize(("layer", "algorithm"), CASES)

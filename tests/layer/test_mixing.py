@@ -1,5 +1,6 @@
 """Every algorithm against the equation in float64: value, input gradient, expert gradient, routing gradient."""
 
+import itertools
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import torch
 from equation import mixture, relative_error, with_gradients
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from operators import DENSE, OPERATORS, needs_operators
+from operators import DENSE, GROUPED, needs_operators
 from torch import Tensor
 from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
@@ -160,23 +161,25 @@ def test_winograd_agrees_with_the_equation(
     compare(case, inputs, "winograd")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=120, deadline=None)
 @given(
-    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([1, 3, 8, 24, 33, 64]),
-    o=st.sampled_from([1, 5, 16, 40, 72]), height=st.integers(1, 17), width=st.integers(1, 33),
+    n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), groups=st.sampled_from([1, 1, 2, 3, 9, 32]),
+    c=st.sampled_from([1, 3, 4, 8, 24, 33, 64]), o=st.sampled_from([1, 4, 5, 16, 40, 72]),
+    height=st.integers(1, 17), width=st.integers(1, 33),
     kernel=st.sampled_from([1, 3, 3]), padding=st.integers(0, 2), stride=st.sampled_from([1, 1, 2]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]), layout=st.sampled_from(["first", "last", "strided"]),
     seed=st.integers(0, 99),
 )  # fmt: skip
 def test_fused_agrees_with_the_equation(
-    n: int, k: int, c: int, o: int, height: int, width: int, kernel: int, padding: int, stride: int,
+    n: int, k: int, groups: int, c: int, o: int, height: int, width: int, kernel: int, padding: int, stride: int,
     dtype: torch.dtype, layout: str, seed: int,
 ) -> None:  # fmt: skip
     needs_operators()
+    c, o = (groups * min(channels, 144 // groups) for channels in (c, o))
     padding = min(padding, kernel - 1)
     height, width = max(height, kernel - 2 * padding), max(width, kernel - 2 * padding)
     case = {"n": n, "k": k, "c": c, "o": o, "height": height, "width": width, "kernel": kernel, "stride": stride}
-    case |= {"padding": padding, "dilation": 1, "groups": 1}
+    case |= {"padding": padding, "dilation": 1, "groups": groups}
     inputs = [tensor.to(dtype) for tensor in tensors(case, seed)]
     if layout == "last":
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
@@ -284,26 +287,29 @@ def test_the_flop_counter_knows_every_algorithm(algorithm: str) -> None:
     if algorithm in ("fused", "winograd"):
         needs_operators()
     n, k, c, o, side = 4, 3, 8, 16, 12
-    x, weight = torch.randn(n, c, side, side), torch.randn(k, o, c, 3, 3, requires_grad=True)
-    convolution, mixing = 2 * n * c * o * 9 * side**2, 2 * n * k * c * o * 9
-    with FlopCounterMode(display=False) as forward:
-        out = mix_convolutions(x, weight, torch.rand(n, k), padding=1, algorithm=algorithm)
-    with FlopCounterMode(display=False) as backward:
-        out.sum().backward()
+    for groups in (1,) if algorithm == "winograd" else (1, 2):
+        x, weight = torch.randn(n, c, side, side), torch.randn(k, o, c // groups, 3, 3, requires_grad=True)
+        convolution, mixing = 2 * n * (c // groups) * o * 9 * side**2, 2 * n * k * (c // groups) * o * 9
+        with FlopCounterMode(display=False) as forward:
+            out = mix_convolutions(x, weight, torch.rand(n, k), padding=1, groups=groups, algorithm=algorithm)
+        with FlopCounterMode(display=False) as backward:
+            out.sum().backward()
 
-    assert forward.get_total_flops() >= convolution
-    if algorithm in ("kernel", "unfold", "fused", "winograd"):
-        assert forward.get_total_flops() == convolution + mixing
-    assert backward.get_total_flops() >= convolution
+        assert forward.get_total_flops() >= convolution
+        if algorithm in ("kernel", "unfold", "fused", "winograd"):
+            assert forward.get_total_flops() == convolution + mixing
+        assert backward.get_total_flops() >= convolution
 
 
-@pytest.mark.parametrize("algorithm", OPERATORS)
+@pytest.mark.parametrize(("algorithm", "groups"), GROUPED)
 @pytest.mark.parametrize(("experts", "side"), [(1, 12), (2, 12), (5, 12), (5, 3), (2, 5)])
-def test_the_operators_compute_only_the_gradients_that_are_asked_for(algorithm: str, experts: int, side: int) -> None:
+def test_the_operators_compute_only_the_gradients_that_are_asked_for(
+    algorithm: str, groups: int, experts: int, side: int
+) -> None:
     """Frozen experts and routing cost nothing; the input's gradient is the same."""
     needs_operators(algorithm)
     torch.manual_seed(0)
-    groups, channels, out_channels = (16, 16, 16) if algorithm == "depthwise" else (1, 8, 16)
+    channels, out_channels = 8, 8 if algorithm == "depthwise" else 16
     weight = torch.randn(experts, out_channels, channels // groups, 3, 3)
     x, a = torch.randn(3, channels, side, side), torch.randn(3, experts)
     direction = torch.randn(3, out_channels, side, side)
@@ -348,6 +354,8 @@ MISUSE = {
     "images": (lambda x, w, a: (x, w, a[:1]), "shapes do not match"),
     "dimensions": (lambda x, w, a: (x[0], w, a), r"needs x \[N, C, H, W\]"),
     "kernel": (lambda x, w, a: (x, w[..., :2], a), "kernels"),
+    "outputs of groups": (lambda x, w, a: (x, w[:, :7, :4], a), "needs float32"),
+    "no groups": (lambda x, w, a: (x[:, :0], w, a), "needs float32"),
     "smaller than the kernel": (lambda x, w, a: (x[..., :0, :0], w, a), "needs float32"),
 }
 
@@ -386,13 +394,13 @@ def test_what_is_not_finite_goes_where_the_equation_sends_it(value: float) -> No
     """
     needs_operators()
     torch.manual_seed(0)
-    for place in range(3):
-        inputs = [torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8, 3, 3), torch.rand(2, 3)]
+    for place, groups in itertools.product(range(3), (1, 4)):
+        inputs = [torch.randn(2, 8, 12, 12), torch.randn(3, 8, 8 // groups, 3, 3), torch.rand(2, 3)]
         inputs[place].view(-1)[5] = value
-        expected = mixture(*inputs).isfinite()
+        expected = mixture(*inputs, groups=groups).isfinite()
         assert not expected.all()
-        for algorithm in DENSE:
-            found = mix_convolutions(*inputs, algorithm=algorithm).isfinite()
+        for algorithm in DENSE if groups == 1 else ("kernel", "fused"):
+            found = mix_convolutions(*inputs, groups=groups, algorithm=algorithm).isfinite()
             if algorithm == "winograd":
                 assert not (found & ~expected).any()
             else:
@@ -434,7 +442,6 @@ def test_forward_mode_derivatives_are_right_or_refused(algorithm: str, different
         ("winograd", (2, 8, 8, 3, 3), {"stride": 2}),
         ("fused", (2, 8, 8, 5, 5), {}),
         ("fused", (2, 8, 8, 3, 3), {"stride": 3}),
-        ("fused", (2, 8, 4, 3, 3), {"groups": 2}),
         ("fused", (2, 8, 8, 3, 3), {"dilation": 2}),
         ("fused", (2, 8, 8, 1, 1), {}),
         ("depthwise", (2, 8, 8, 3, 3), {}),
@@ -503,14 +510,13 @@ def test_gradients_are_right_to_second_order() -> None:
         assert torch.autograd.gradgradcheck(mix, inputs)
 
 
-@pytest.mark.parametrize("algorithm", OPERATORS)
+@pytest.mark.parametrize(("algorithm", "groups"), GROUPED)
 @pytest.mark.parametrize("inputs_needed", [(0, 1, 2), (1, 2), (2,)])
-def test_the_operators_differentiate_twice(algorithm: str, inputs_needed: tuple[int, ...]) -> None:
+def test_the_operators_differentiate_twice(algorithm: str, groups: int, inputs_needed: tuple[int, ...]) -> None:
     """The gradient of a gradient penalty, against `kernel`."""
     needs_operators(algorithm)
     torch.manual_seed(0)
-    groups = 8 if algorithm == "depthwise" else 1
-    weight = torch.randn(3, 8 if groups == 8 else 16, 8 // groups, 3, 3)
+    weight = torch.randn(3, 8 if algorithm == "depthwise" else 16, 8 // groups, 3, 3)
     given_ = [torch.randn(2, 8, 11, 11), weight, torch.randn(2, 3)]
     found = []
     for name in (algorithm, "kernel"):

@@ -6,6 +6,8 @@ from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.ops import depthwise, fused, winograd
 
 OPERATORS = {"depthwise": depthwise, "fused": fused, "winograd": winograd}
+GROUPED = [("depthwise", 8), ("fused", 1), ("fused", 2), ("fused", 8), ("winograd", 1)]
+"""Each operator with numbers of groups, of 8 input channels, that it computes."""
 DENSE = [name for name in ALGORITHMS if name != "depthwise"]
 """Algorithms for convolutions of one group."""
 EXCUSES = ("no C++ compiler found", "DYNCONV_CPU=none")

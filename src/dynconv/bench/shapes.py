@@ -1,4 +1,4 @@
-"""The convolutions to measure: those of the presets, ResNet-18 and MobileNetV2, and a series of ever smaller maps."""
+"""The convolutions to measure: those of the presets, of published networks, and a series of ever smaller maps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Shape:
         return f"{self.in_channels}->{self.out_channels} {kind} @{self.size}"
 
 
-ShapeSet = Literal["quick", "standard", "resnet18-32", "resnet18-56", "mobilenet", "maps"]
+ShapeSet = Literal["quick", "standard", "resnet18-32", "resnet18-56", "mobilenet", "resnext", "maps"]
 MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4))
 """The shapes of `maps`, 3x3 at stride 1: channels in, channels out and side, from large maps to deep ones."""
 
@@ -40,6 +40,15 @@ MOBILENET = (
 )  # fmt: skip
 """The depthwise convolutions of MobileNetV2 on images of 224 pixels, 3x3: channels, side and stride."""
 
+RESNEXT = (
+    (128, 128, 56, 3, 1, 32), (256, 256, 56, 3, 2, 32), (256, 256, 28, 3, 1, 32), (512, 512, 28, 3, 2, 32),
+    (512, 512, 14, 3, 1, 32), (1024, 1024, 14, 3, 2, 32), (1024, 1024, 7, 3, 1, 32),
+    (96, 96, 56, 3, 1, 2), (192, 192, 28, 3, 1, 4), (432, 432, 14, 3, 1, 9), (1008, 1008, 7, 3, 1, 21),
+    (60, 240, 28, 1, 1, 3), (480, 120, 14, 1, 1, 3),
+)  # fmt: skip
+"""Grouped convolutions on images of 224 pixels: all of ResNeXt-50 32x4d, those of RegNetX-3.2GF at stride 1, and two of
+ShuffleNet's with three groups: channels in, channels out, side, kernel, stride and groups."""
+
 
 def shapes(name: str, models: Mapping[str, ModelConfig]) -> list[Shape]:
     """The different convolutions of a set, from the first layer to the last; `models` are the presets'."""
@@ -47,6 +56,8 @@ def shapes(name: str, models: Mapping[str, ModelConfig]) -> list[Shape]:
         return [Shape(*shape, kernel=3, stride=1) for shape in MAPS]
     if name == "mobilenet":
         return [Shape(channels, channels, size, 3, stride, channels) for channels, size, stride in MOBILENET]
+    if name == "resnext":
+        return [Shape(*shape) for shape in RESNEXT]
     found = (
         _of_resnet18(int(name.removeprefix("resnet18-"))) if name.startswith("resnet18-") else _of_preset(models[name])
     )

@@ -7,7 +7,7 @@ Convolution is linear in its kernel and in its input, so there is no need to com
     output    one convolution from C to K*O channels, then the weighted sum of the K outputs
     unfold    mix one kernel per image, unfold X into patches, then one matrix product per image
     fused     mix the kernels tile by tile where the tile is used: in a CPU's cache (ops/fused.cpp) or a GPU's
-              registers (ops/fused_triton.py, by name only); 3x3 and 1x1
+              registers (ops/fused_triton.py, by name only); 3x3 and 1x1, on a CPU any groups
     depthwise one group per channel: mix the kernels, and sum over their taps with vectors of channels
               (ops/depthwise.cpp); CPU
     winograd  Winograd's minimal filtering, also with mixing in the cache (ops/winograd.cpp); CPU, float32, 3x3

@@ -6,8 +6,9 @@ For each algorithm and number type, with or without gradients, the model predict
 
 with the features of the algorithm's entry in `ALGORITHMS`: 1 and logs of shapes, so that the coefficients w are
 exponents. choice.json holds the coefficients, fitted by `benchmarks/fit_choice.py` to measurements of `dynconv bench
-layer` on the machine that the file names. For sequences, volumes, and unmeasured number types and devices, a rule of
-thumb decides.
+layer` on the machine that the file names. They are convolutions of one group: for those of several, rules say which
+operator was measured to be faster. For sequences, volumes, and unmeasured number types and devices, a rule of thumb
+decides.
 """
 
 from __future__ import annotations
@@ -81,8 +82,9 @@ def choose(geometry: Geometry) -> str:
     """
     if torch.onnx.is_in_onnx_export():
         return "input"  # the only one whose ONNX operations do not fix the batch size
-    if not obstacle("depthwise", geometry):
-        return _for_depthwise(geometry)
+    by_groups = _by_groups(geometry)
+    if by_groups:
+        return by_groups
     fitted = _fitted(geometry)
     if not fitted:
         return _by_rule(geometry)
@@ -98,7 +100,7 @@ def explain(geometry: Geometry) -> Explanation:
     estimates = []
     for name in ALGORITHMS:
         problem = obstacle(name, geometry)
-        known = name in _fitted(geometry)
+        known = name in _fitted(geometry) and not _by_groups(geometry)
         milliseconds = geometry.batch * _milliseconds_per_image(name, geometry) if known and not problem else None
         estimates.append(Estimate(name, milliseconds, problem))
     estimates.sort(key=lambda e: (bool(e.obstacle), math.inf if e.milliseconds is None else e.milliseconds))
@@ -111,10 +113,27 @@ def obstacle(algorithm: str, geometry: Geometry) -> str:
     return entry.obstacle(geometry) or entry.passed_over(geometry)
 
 
+def _by_groups(geometry: Geometry) -> str:
+    """The choice among grouped convolutions where an operator computes them; empty where none does."""
+    if not obstacle("depthwise", geometry):
+        return _for_depthwise(geometry)
+    if geometry.groups > 1 and not obstacle("fused", geometry):
+        return _for_groups(geometry)
+    return ""
+
+
 def _for_depthwise(geometry: Geometry) -> str:
     """By `dynconv bench layer --shapes mobilenet` on a CPU with AVX512-BF16."""
     slow_in_torch = geometry.dtype == torch.bfloat16 and max(geometry.stride) > 1
     return "depthwise" if geometry.experts > 1 or slow_in_torch else "input"
+
+
+def _for_groups(geometry: Geometry) -> str:
+    """By `dynconv bench layer --shapes resnext` on a CPU with AVX512-BF16."""
+    slow_in_torch = max(geometry.stride) > 1 or geometry.in_channels // geometry.groups < 8
+    if geometry.experts == 1:
+        return "fused" if slow_in_torch else "input"
+    return "unfold" if geometry.training and max(geometry.kernel) == 1 else "fused"
 
 
 def _by_rule(geometry: Geometry) -> str:

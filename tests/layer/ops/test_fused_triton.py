@@ -217,6 +217,12 @@ def on_cuda(**changes: Any) -> Geometry:
     return replace(Geometry.of(x, weight, (1, 1), (1, 1), (1, 1), 1), device="cuda", **changes)
 
 
+def test_groups_are_for_a_cpu_only() -> None:
+    assert not fused.applies(on_cuda(groups=2))
+    assert "on CUDA groups 1" in choice.obstacle("fused", on_cuda(groups=2))
+    assert fused.applies(replace(on_cuda(groups=2), device="cpu"))
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_auto_does_not_take_on_cuda_what_was_not_timed_there(dtype: torch.dtype) -> None:
     geometry = on_cuda(dtype=dtype)

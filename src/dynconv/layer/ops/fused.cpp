@@ -8,9 +8,15 @@
 //     dW_k    += a_k G and da_k = <G, W_k> follow for a few images at once, while G, dW_k and W_k are in the first-level
 //             cache.
 //
-// 3x3 and 1x1 kernels, stride 1 and 2, any number of channels. float32, and bf16 with sums in float32. With AVX512-BF16
-// bf16 is multiplied in pairs by vdpbf16ps: sum += w[0] x[0] + w[1] x[1] in each of 16 lanes. Without it, bf16 is widened
-// to float32 where it is packed.
+// 3x3 and 1x1 kernels, stride 1 and 2, any number of channels and groups. float32, and bf16 with sums in float32. With
+// AVX512-BF16 bf16 is multiplied in pairs by vdpbf16ps: sum += w[0] x[0] + w[1] x[1] in each of 16 lanes. Without it,
+// bf16 is widened to float32 where it is packed.
+//
+// Each group of channels is a convolution of its own. Where groups are too narrow to fill a panel, a bundle of them
+// shares it, each group in lanes of its own. In the panel of one group, all lanes multiply the same number of x, which
+// is broadcast. In that of a bundle, each lane multiplies a number of its own group, which a permutation of a vector of
+// x brings there. So nothing is multiplied by the zeros that one dense kernel for the bundle would have, and no group
+// reads another's numbers.
 //
 // The threads share images (forward, dX) or tiles of the kernel (dW), split statically, and what they sum separately is
 // added in a fixed order: the results have the same bits for one number of threads.
@@ -19,11 +25,13 @@
 //
 // Names, and the memory layout of each array (last index contiguous):
 //     N images, H x W their size, C input channels, O output channels, K experts; R x S the output's size
-//     x [N,H,W,C]  y [N,R,S,O]  a [N,K]  w [K,O,C,taps]; taps = 9 or 1 positions of the kernel
+//     x [N,H,W,C]  y [N,R,S,O]  a [N,K]  w [K,O,depth,taps]; taps = 9 or 1 positions of the kernel
+//     depth = C / groups input channels and outs = O / groups output channels of a group
 //     D channels (or pixels, in G) that one instruction multiplies at once and sums: 2 for pairs, else 1
-//     PANEL output channels of a register tile; BLOCK input channels that are packed together
-//     packed map [blocks][row][phase][column][BLOCK], phase = column of the input modulo the stride, zeros at the sides
-//     packed kernel, a panel: [blocks][tap][BLOCK / D][PANEL][D]
+//     PANEL output channels of a register tile; BLOCK input channels that are packed together, `span` of each group
+//     packed map [bundles][blocks][row][phase][column][BLOCK], the last index [span / D][groups of the bundle][D];
+//     phase = column of the input modulo the stride, zeros at the sides
+//     packed kernel, a panel: [blocks][tap][span / D][PANEL][D]
 
 #include "workspace.h"
 
@@ -34,7 +42,7 @@
 #include <type_traits>
 #include <utility>
 #include <vector>
-#ifdef __AVX512F__
+#ifdef __AVX2__
 #include <immintrin.h>
 #endif
 
@@ -44,12 +52,14 @@ namespace {
 #ifdef __AVX512F__
 typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t PIXELS = 14;  // of a register tile: with two vectors each they fill 28 of the 32 registers
+constexpr int64_t BUNDLED_PIXELS = 12;  // the same where two more registers hold permutations
 constexpr int64_t TOGETHER = 8;  // images whose gradients are collected at once: two registers each
 #else
 typedef float Vec __attribute__((vector_size(32), aligned(4), may_alias));
-constexpr int64_t PIXELS = 6, TOGETHER = 4;  // 12 of 16 registers, and 8
+constexpr int64_t PIXELS = 6, BUNDLED_PIXELS = 5, TOGETHER = 4;  // 12 of 16 registers, 10, and 8
 #endif
 constexpr int64_t VL = sizeof(Vec) / sizeof(float), PANEL = 2 * VL, BLOCK = 32;
+typedef int32_t Places __attribute__((vector_size(sizeof(Vec)), aligned(4), may_alias));  // which lane each lane takes
 
 // bfloat16: the upper half of a float32.
 struct bf16 {
@@ -76,6 +86,17 @@ struct Singles {
     static constexpr int64_t D = 1;
     static INLINE Vec load(const float *p) { return *reinterpret_cast<const Vec *>(p); }
     static INLINE Vec spread(const float *p) { return Vec{} + *p; }
+    static INLINE Vec spread(const float *p, Places from) {
+#if defined(__AVX512F__)
+        return Vec(_mm512_permutexvar_ps(__m512i(from), __m512(load(p))));
+#elif defined(__AVX2__)
+        return Vec(_mm256_permutevar8x32_ps(__m256(load(p)), __m256i(from)));
+#else
+        Vec lanes;
+        for (int64_t i = 0; i < VL; ++i) lanes[i] = p[from[i]];
+        return lanes;
+#endif
+    }
     static INLINE Vec dot(Vec sum, Vec w, Vec x) { return sum + w * x; }
 };
 
@@ -91,6 +112,11 @@ struct Pairs {
         asm volatile("vpbroadcastd %1, %0" : "=v"(pair) : "m"(*reinterpret_cast<const int32_t(*)>(p)));
         return pair;
     }
+    static INLINE __m512i spread(const bf16 *p, Places from) {
+        __m512i pairs;
+        asm volatile("vpermd %1, %2, %0" : "=v"(pairs) : "m"(*reinterpret_cast<const Vec *>(p)), "v"(__m512i(from)));
+        return pairs;
+    }
     static INLINE Vec dot(Vec sum, __m512i w, __m512i x) {
         asm volatile("vdpbf16ps %2, %1, %0" : "+v"(sum) : "v"(w), "v"(x));
         return sum;
@@ -101,7 +127,6 @@ template <class Number> using Arithmetic = std::conditional_t<std::is_same_v<Num
 template <class Number> using Arithmetic = Singles;
 #endif
 
-template <int64_t D> int64_t round_up(int64_t n) { return (n + D - 1) / D * D; }
 int64_t divide_up(int64_t n, int64_t d) { return (n + d - 1) / d; }
 
 // to[0..count) = sum, rounded where `to` is bf16; count is PANEL but at the last channels.
@@ -129,18 +154,48 @@ template <class Number> INLINE void store(Number *to, const Vec (&sum)[2], int64
 // ---------------------------------------------------------------------------------------------------------- shapes
 
 struct Shape {
-    int64_t N, H, W, C, O, K, side, stride, pad, R, S, taps;
-    Shape(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K, int64_t side, int64_t stride, int64_t pad)
-        : N(N), H(H), W(W), C(C), O(O), K(K), side(side), stride(stride), pad(pad),
+    int64_t N, H, W, C, O, groups, K, side, stride, pad, R, S, taps;
+    Shape(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups, int64_t K, int64_t side,
+          int64_t stride, int64_t pad)
+        : N(N), H(H), W(W), C(C), O(O), groups(groups), K(K), side(side), stride(stride), pad(pad),
           R((H + 2 * pad - side) / stride + 1), S((W + 2 * pad - side) / stride + 1), taps(side * side) {}
 };
 
+// How the channels of a convolution fall into panels: a group's outs into panels of its own, or those of a bundle of
+// groups into one. All bundles have `bundle` groups but the last one, which may have fewer.
+struct Panels {
+    int64_t groups, depth, outs, bundle;
+    Panels(int64_t groups, int64_t depth, int64_t outs) : groups(groups), depth(depth), outs(outs) {
+        const int64_t most = std::clamp<int64_t>(PANEL / std::max<int64_t>(1, outs), 1, VL);
+        bundle = divide_up(groups, divide_up(groups, most));
+    }
+    int64_t bundles() const { return divide_up(groups, bundle); }
+    int64_t of_bundle() const { return divide_up(bundle * outs, PANEL); }
+    int64_t count() const { return bundles() * of_bundle(); }
+    int64_t present(int64_t b) const { return std::min(bundle, groups - b * bundle); }  // groups of bundle b
+    int64_t first_out(int64_t panel) const {
+        return panel / of_bundle() * bundle * outs + panel % of_bundle() * PANEL;
+    }
+    int64_t lanes(int64_t panel) const {  // that are used
+        const int64_t b = panel / of_bundle();
+        return std::min(PANEL, (b * bundle + present(b)) * outs - first_out(panel));
+    }
+};
+
+Panels panels_of_output(const Shape &s) { return {s.groups, s.C / s.groups, s.O / s.groups}; }
+Panels panels_of_input(const Shape &s) { return {s.groups, s.O / s.groups, s.C / s.groups}; }
+
 // A packed map. `left` columns of zeros come before the first one; each phase has `columns`.
 struct Layout {
-    int64_t height, width, channels, left, phases, columns;
+    int64_t height, width, left, phases, columns, D;
+    Panels panels;
+    int64_t span() const { return BLOCK / (panels.bundle * D) * D; }
+    int64_t channels() const { return panels.groups * panels.depth; }
     int64_t row() const { return phases * columns * BLOCK; }
     int64_t block() const { return height * row(); }
-    int64_t size() const { return divide_up(channels, BLOCK) * block(); }
+    int64_t bundle() const { return divide_up(panels.depth, span()) * block(); }
+    // With room at the end: a vector of a bundle's last pixel is read as a whole.
+    int64_t size() const { return panels.bundles() * bundle() + BLOCK; }
     int64_t offset(int64_t column) const { return (column % phases * columns + column / phases) * BLOCK; }
 };
 
@@ -158,8 +213,8 @@ struct Pass {
     int64_t first_row, first_column, spacing, rows, columns;
 };
 
-Layout layout_of_input(const Shape &s) {
-    return {s.H, s.W, s.C, s.pad, s.stride, divide_up((s.S - 1) * s.stride + s.side, s.stride)};
+Layout layout_of_input(const Shape &s, int64_t D) {
+    return {s.H, s.W, s.pad, s.stride, divide_up((s.S - 1) * s.stride + s.side, s.stride), D, panels_of_output(s)};
 }
 
 Pass forward_pass(const Shape &s, const Layout &in) {
@@ -171,10 +226,10 @@ Pass forward_pass(const Shape &s, const Layout &in) {
 
 // dX[h, w] = sum of dY[(h + pad - i) / stride, (w + pad - j) / stride] W[i, j] over the i, j that divide: for each phase
 // of h and w a convolution of its own.
-Layout layout_of_gradient(const Shape &s) {
+Layout layout_of_gradient(const Shape &s, int64_t D) {
     const int64_t left = divide_up(s.side - 1 - s.pad, s.stride);
     const int64_t right = (s.W - 1 + s.pad) / s.stride - (s.S - 1);
-    return {s.R, s.S, s.O, left, 1, left + s.S + std::max<int64_t>(0, right)};
+    return {s.R, s.S, left, 1, left + s.S + std::max<int64_t>(0, right), D, panels_of_input(s)};
 }
 
 std::vector<Pass> passes_to_input(const Shape &s, const Layout &in) {
@@ -194,59 +249,163 @@ std::vector<Pass> passes_to_input(const Shape &s, const Layout &in) {
 
 // --------------------------------------------------------------------------------------------------------- packing
 
-template <class Element, class Number> void pack_map(const Layout &l, const Number *x, Element *out) {
-    for (int64_t c = 0; c < l.channels; c += BLOCK, out += l.block()) {
-        const int64_t count = std::min(BLOCK, l.channels - c);
-        for (int64_t row = 0; row < l.height; ++row)
-            for (int64_t phase = 0; phase < l.phases; ++phase)
-                for (int64_t column = 0; column < l.columns; ++column) {
-                    Element *to = out + row * l.row() + (phase * l.columns + column) * BLOCK;
-                    const int64_t from = column * l.phases + phase - l.left;
-                    int64_t i = 0;
-                    if (from >= 0 && from < l.width) {
-                        const Number *pixel = x + (row * l.width + from) * l.channels + c;
-                        if (count == BLOCK)
-                            for (; i < BLOCK; ++i) to[i] = Element(pixel[i]);
-                        else
-                            for (; i < count; ++i) to[i] = Element(pixel[i]);
-                    }
-                    for (; i < BLOCK; ++i) to[i] = Element(0.f);
-                }
-    }
-}
+// In which order the channels of a bundle are packed: to[i] = pixels[pixel][channel], of one pixel or two neighbours.
+class Order {
+    // Of the order's numbers: a block, or D of BUNDLED_PIXELS input channels of each of up to VL groups.
+    static constexpr int64_t MOST = 2 * BUNDLED_PIXELS * VL;
+    int64_t count_ = 0, channels_;
+    int32_t channel_[MOST], pixel_[MOST];
+    // For permutations of bf16: the place in two vectors of 32 numbers. And for all: a bit for each that is no zero.
+    uint16_t place_[MOST];
+    uint32_t used_[MOST / 16 + 1] = {};
 
-// The experts as the convolution reads them. With TURNED, C and O are exchanged, for the input's gradient.
-struct Bank {
-    int64_t K, depth, outs, taps, D;
-    int64_t panels() const { return divide_up(outs, PANEL); }
-    int64_t panel() const { return (depth + D - 1) / D * D * taps * PANEL; }
-    int64_t size() const { return panels() * K * panel(); }
+  public:
+    // channels: how many a bundle has, from the pixels' first on.
+    explicit Order(int64_t channels) : channels_(channels) {}
+    void add(int64_t channel, int64_t pixel = 0) {
+        used_[count_ / 16] |= 1u << count_ % 16;
+        channel_[count_] = int32_t(channel);
+        pixel_[count_] = int32_t(pixel);
+        place_[count_++] = uint16_t(channel + pixel * 32);
+    }
+    void add_zero() {
+        channel_[count_] = -1;
+        place_[count_++] = 0;
+    }
+    // A pixel that is null has zeros.
+    template <size_t D, class Number, class Element>
+    INLINE void pack(const Number *const (&pixels)[D], Element *to) const {
+#ifdef __AVX512BF16__
+        if constexpr (std::is_same_v<Element, bf16>) {
+            if (channels_ <= 32) {
+                const __mmask32 there = channels_ == 32 ? ~0u : (1u << channels_) - 1;
+                __m512i from[2] = {};
+                for (size_t d = 0; d < D; ++d)
+                    if (pixels[d]) from[d] = _mm512_maskz_loadu_epi16(there, pixels[d]);
+                for (int64_t i = 0; i < count_; i += 32) {
+                    const __mmask32 used = used_[i / 16] | used_[i / 16 + 1] << 16;
+                    const __mmask32 inside = count_ - i >= 32 ? ~0u : (1u << (count_ - i)) - 1;
+                    const __m512i places = _mm512_loadu_si512(place_ + i);
+                    _mm512_mask_storeu_epi16(to + i, inside,
+                                             _mm512_maskz_permutex2var_epi16(used, from[0], places, from[1]));
+                }
+                return;
+            }
+        }
+#endif
+#ifdef __AVX512F__
+        if constexpr (D == 1 && std::is_same_v<Number, float> && std::is_same_v<Element, float>) {
+            if (channels_ <= 32) {
+                __m512 from[2] = {};
+                for (int v = 0; v < 2 && pixels[0]; ++v) {
+                    const int64_t rest = std::clamp<int64_t>(channels_ - v * 16, 0, 16);
+                    from[v] = _mm512_maskz_loadu_ps(__mmask16((1u << rest) - 1), pixels[0] + v * 16);
+                }
+                for (int64_t i = 0; i < count_; i += 16) {
+                    const __mmask16 inside = count_ - i >= 16 ? 0xffff : __mmask16((1u << (count_ - i)) - 1);
+                    const __m512i places = _mm512_loadu_si512(channel_ + i);
+                    _mm512_mask_storeu_ps(
+                        to + i, inside,
+                        _mm512_maskz_permutex2var_ps(__mmask16(used_[i / 16]), from[0], places, from[1]));
+                }
+                return;
+            }
+        }
+#endif
+        for (int64_t i = 0; i < count_; ++i)
+            to[i] = channel_[i] < 0 || !pixels[pixel_[i]] ? Element(0.f) : Element(pixels[pixel_[i]][channel_[i]]);
+    }
 };
 
+// Of the block of bundle `b` that begins with channel c of each group.
+Order order_of_block(const Layout &l, int64_t b, int64_t c) {
+    const Panels &panels = l.panels;
+    const int64_t count = std::min(l.span(), panels.depth - c);
+    Order order(panels.present(b) * panels.depth);
+    for (int64_t i = 0; i < count; i += l.D)
+        for (int64_t group = 0; group < panels.bundle; ++group)
+            for (int64_t d = 0; d < l.D; ++d)
+                if (group < panels.present(b) && i + d < count)
+                    order.add(group * panels.depth + c + i + d);
+                else
+                    order.add_zero();
+    return order;
+}
+
+// Calls pack(pixel, to) with every pixel of a map, null where it is a zero at the sides, and its place in a block.
+template <class Element, class Number, class Fn>
+void pack_block(const Layout &l, const Number *x, Element *out, Fn pack) {
+    for (int64_t row = 0; row < l.height; ++row)
+        for (int64_t phase = 0; phase < l.phases; ++phase)
+            for (int64_t column = 0; column < l.columns; ++column) {
+                const int64_t from = column * l.phases + phase - l.left;
+                const bool inside = from >= 0 && from < l.width;
+                pack(inside ? x + (row * l.width + from) * l.channels() : nullptr,
+                     out + row * l.row() + (phase * l.columns + column) * BLOCK);
+            }
+}
+
+template <class Element, class Number> void pack_map(const Layout &l, const Number *x, Element *out) {
+    const Panels &panels = l.panels;
+    for (int64_t b = 0; b < panels.bundles(); ++b, x += panels.bundle * panels.depth)
+        for (int64_t c = 0; c < panels.depth; c += l.span(), out += l.block()) {
+            if (panels.bundle > 1) {
+                const Order order = order_of_block(l, b, c);
+                pack_block(l, x, out, [&](const Number *pixel, Element *to) { order.pack<1>({pixel}, to); });
+                continue;
+            }
+            const int64_t count = std::min(BLOCK, panels.depth - c);
+            pack_block(l, x + c, out, [&](const Number *pixel, Element *to) {
+                int64_t i = 0;
+                if (pixel && count == BLOCK)
+                    for (; i < BLOCK; ++i) to[i] = Element(pixel[i]);
+                else if (pixel)
+                    for (; i < count; ++i) to[i] = Element(pixel[i]);
+                for (; i < BLOCK; ++i) to[i] = Element(0.f);
+            });
+        }
+}
+
+// The experts as the convolution reads them.
+struct Bank {
+    int64_t K, taps, D;
+    Panels panels;
+    int64_t panel() const { return divide_up(panels.depth, D) * D * taps * PANEL; }
+    int64_t size() const { return panels.count() * K * panel(); }
+};
+
+// TURNED: input and output channels are exchanged, for the input's gradient.
 template <class T, bool TURNED, class Number>
-void pack_experts(const Shape &s, const Bank &bank, const Number *w, typename T::Element *out) {
+void pack_experts(const Shape &s, const Bank &bank, int64_t span, const Number *w, typename T::Element *out) {
     using Element = typename T::Element;
     constexpr int64_t D = T::D;
-    const int64_t to_out = TURNED ? s.taps : s.C * s.taps, to_depth = TURNED ? s.C * s.taps : s.taps;
+    const Panels &panels = bank.panels;
+    const int64_t to_depth = TURNED ? panels.outs * s.taps : s.taps;
 #pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t p = 0; p < bank.panels(); ++p)
+    for (int64_t p = 0; p < panels.count(); ++p)
         for (int64_t k = 0; k < s.K; ++k) {
-            const Number *from = w + k * s.O * s.C * s.taps + p * PANEL * to_out;
+            const int64_t lanes = panels.lanes(p);
+            const Number *from[PANEL];
+            for (int64_t lane = 0; lane < lanes; ++lane) {
+                const int64_t out_channel = panels.first_out(p) + lane;
+                const int64_t group = out_channel / panels.outs, number = out_channel % panels.outs;
+                from[lane] = w + k * s.O * (s.C / s.groups) * s.taps + group * panels.outs * panels.depth * s.taps +
+                             number * (TURNED ? 1 : panels.depth) * s.taps;
+            }
             Element *to = out + (p * s.K + k) * bank.panel();
-            const int64_t outs = std::min(PANEL, bank.outs - p * PANEL);
-            if (outs < PANEL || bank.depth % D) std::fill(to, to + bank.panel(), Element(0.f));
-            for (int64_t b = 0; b < bank.depth; b += BLOCK) {
-                const int64_t depth = std::min(BLOCK, bank.depth - b), steps = divide_up(depth, D);
+            if (lanes < PANEL || panels.depth % D) std::fill(to, to + bank.panel(), Element(0.f));
+            for (int64_t b = 0; b < panels.depth; b += span) {
+                const int64_t depth = std::min(span, panels.depth - b), steps = divide_up(depth, D);
                 const auto copy = [&](int64_t z, int64_t lane) {
                     for (int64_t tap = 0; tap < s.taps; ++tap)
                         to[((tap * steps + z / D) * PANEL + lane) * D + z % D] =
-                            Element(from[lane * to_out + (b + z) * to_depth + tap]);
+                            Element(from[lane][(b + z) * to_depth + tap]);
                 };
                 if constexpr (TURNED)  // the index that steps over neighbours in memory runs last
                     for (int64_t z = 0; z < depth; ++z)
-                        for (int64_t lane = 0; lane < outs; ++lane) copy(z, lane);
+                        for (int64_t lane = 0; lane < lanes; ++lane) copy(z, lane);
                 else
-                    for (int64_t lane = 0; lane < outs; ++lane)
+                    for (int64_t lane = 0; lane < lanes; ++lane)
                         for (int64_t z = 0; z < depth; ++z) copy(z, lane);
                 to += s.taps * steps * D * PANEL;
             }
@@ -299,36 +458,61 @@ INLINE void mix(const bf16 *experts, int64_t K, const float *a, int64_t count, b
 
 // ----------------------------------------------------------------------------------------------------- convolution
 
+// For each lane of a bundle's panel the group that it belongs to; of no group, any.
+struct Lanes {
+    alignas(64) int32_t group[PANEL];
+    explicit Lanes(const Panels &panels) {
+        for (int64_t lane = 0; lane < PANEL; ++lane)
+            group[lane] = int32_t(std::min(lane / std::max<int64_t>(1, panels.outs), panels.bundle - 1));
+    }
+    Places half(int64_t v) const { return *reinterpret_cast<const Places *>(group + v * VL); }
+};
+
+// sum[p] += w x_p for P pixels (or channels, in G) that are `stride` apart, of one group or of a bundle. `from0` and
+// `from1` say where each lane's number is in the vector at x_p; a single group needs none.
+template <class T, bool BUNDLED, int FIRST, int END, int P>
+INLINE void multiply(Vec (&sum)[P][2], const typename T::Element *x, int64_t stride, const typename T::Element *w,
+                     Places from0, Places from1) {
+    const auto w0 = T::load(w), w1 = T::load(w + T::D * VL);
+#pragma GCC unroll 14
+    for (int p = FIRST; p < END; ++p) {
+        if constexpr (BUNDLED) {
+            sum[p][0] = T::dot(sum[p][0], w0, T::spread(x + p * stride, from0));
+            sum[p][1] = T::dot(sum[p][1], w1, T::spread(x + p * stride, from1));
+        } else {
+            const auto number = T::spread(x + p * stride);
+            sum[p][0] = T::dot(sum[p][0], w0, number);
+            sum[p][1] = T::dot(sum[p][1], w1, number);
+        }
+    }
+}
+
 // P neighbouring output pixels of one row, PANEL channels: y[p * y_pixel + 0..outs). x stands at the first pixel's
 // input, to which the taps' places are relative; w is a mixed panel. A tap leaves out the first pixel if it would read
 // the zeros left of the map there (its column is below `left`), or the last one (from `right` on). Zeros are right too.
-template <class T, class Number, int P>
-void convolve_tile(const typename T::Element *x, int64_t x_block, const Tap *taps, int64_t n_taps, int64_t left,
-                   int64_t right, const typename T::Element *w, int64_t depth, int64_t all_taps, Number *y,
+template <class T, bool BUNDLED, int P, class Number>
+void convolve_tile(const Layout &in, const Lanes &lanes, const typename T::Element *x, const Tap *taps, int64_t n_taps,
+                   int64_t left, int64_t right, const typename T::Element *w, int64_t all_taps, Number *y,
                    int64_t y_pixel, int64_t outs) {
     constexpr int64_t D = T::D;
+    const int64_t depth = in.panels.depth, block = in.block();
+    const int64_t span = BUNDLED ? in.span() : BLOCK, step = BUNDLED ? in.panels.bundle * D : D;
+    const Places from0 = lanes.half(0), from1 = lanes.half(1);
     Vec sum[P][2] = {};
-    for (int64_t c = 0; c < depth; c += BLOCK) {
-        const int64_t steps = divide_up(std::min(BLOCK, depth - c), D);
+    for (int64_t c = 0; c < depth; c += span) {
+        const int64_t steps = divide_up(std::min(span, depth - c), D);
         for (const Tap *tap = taps; tap < taps + n_taps; ++tap) {
             const auto add = [&](auto first, auto end) __attribute__((always_inline)) {
-                constexpr int FIRST = decltype(first)::value, END = decltype(end)::value;
                 const auto *from = x + tap->place;
                 const auto *kernel = w + tap->number * steps * D * PANEL;
 #pragma GCC unroll 2
-                for (int64_t q = 0; q < steps; ++q, from += D, kernel += D * PANEL) {
-                    const auto w0 = T::load(kernel), w1 = T::load(kernel + D * VL);
-#pragma GCC unroll 14
-                    for (int p = FIRST; p < END; ++p) {
-                        const auto pixel = T::spread(from + p * BLOCK);
-                        sum[p][0] = T::dot(sum[p][0], w0, pixel);
-                        sum[p][1] = T::dot(sum[p][1], w1, pixel);
-                    }
-                }
+                for (int64_t q = 0; q < steps; ++q, from += step, kernel += D * PANEL)
+                    multiply<T, BUNDLED, decltype(first)::value, decltype(end)::value>(sum, from, BLOCK, kernel, from0,
+                                                                                       from1);
             };
             constexpr std::integral_constant<int, 0> first{};
             constexpr std::integral_constant<int, P> end{};
-            if constexpr (P > PIXELS - 3)  // three loops would leave too few registers
+            if constexpr (BUNDLED || P > PIXELS - 3)  // three loops would leave too few registers
                 add(first, end);
             else if (tap->column < left)
                 add(std::integral_constant<int, 1>{}, end);
@@ -337,21 +521,21 @@ void convolve_tile(const typename T::Element *x, int64_t x_block, const Tap *tap
             else
                 add(first, end);
         }
-        x += x_block;
-        w += all_taps * BLOCK * PANEL;
+        x += block;
+        w += all_taps * span * PANEL;
     }
 #pragma GCC unroll 14
     for (int p = 0; p < P; ++p) store(y + p * y_pixel, sum[p], outs);
 }
 
-// Calls f(first, P) for `count` in parts of nearly equal size of at most PIXELS, P a compile-time constant.
-template <class Fn> INLINE void in_tiles(int64_t count, Fn f) {
-    const int64_t parts = divide_up(count, PIXELS);
+// Calls f(first, P) for `count` in parts of nearly equal size of at most MOST, P a compile-time constant.
+template <int64_t MOST, class Fn> INLINE void in_tiles(int64_t count, Fn f) {
+    const int64_t parts = divide_up(count, MOST);
     for (int64_t part = 0; part < parts; ++part) {
         const int64_t first = count * part / parts, size = count * (part + 1) / parts - first;
         switch (size) {
 #define CASE(P) \
-    case P: if constexpr (P <= PIXELS) f(first, std::integral_constant<int, P>{}); break;
+    case P: if constexpr (P <= MOST) f(first, std::integral_constant<int, P>{}); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
             CASE(14)
 #undef CASE
@@ -359,11 +543,12 @@ template <class Fn> INLINE void in_tiles(int64_t count, Fn f) {
     }
 }
 
-// One image, one panel: the rows of `pass`. y is that image's map, `width` pixels wide with `channels`, from the
-// panel's first channel on.
-template <class T, class Number>
-void convolve(const Pass &pass, const Layout &in, const typename T::Element *x, const typename T::Element *w,
-              int64_t all_taps, Number *y, int64_t width, int64_t channels, int64_t outs) {
+// One image, one panel: the rows of `pass`. x is that image's packed map, from the panel's bundle on; y is its map,
+// `width` pixels wide with `channels`, from the panel's first channel on.
+template <class T, bool BUNDLED, class Number>
+void convolve(const Pass &pass, const Layout &in, const Lanes &lanes, const typename T::Element *x,
+              const typename T::Element *w, int64_t all_taps, Number *y, int64_t width, int64_t channels,
+              int64_t outs) {
     for (int64_t r = 0; r < pass.rows; ++r) {
         Tap inside[9];  // the taps that do not fall above or below the map, from the first row on
         int64_t n = 0;
@@ -375,11 +560,11 @@ void convolve(const Pass &pass, const Layout &in, const typename T::Element *x, 
         }
         Number *line = y + ((pass.first_row + r * pass.spacing) * width + pass.first_column) * channels;
         const int64_t pixel = pass.spacing * channels;
-        in_tiles(pass.columns, [&](int64_t first, auto pixels) {
+        in_tiles<BUNDLED ? BUNDLED_PIXELS : PIXELS>(pass.columns, [&](int64_t first, auto pixels) {
             constexpr int P = decltype(pixels)::value;
-            convolve_tile<T, Number, P>(x + first * BLOCK, in.block(), inside, n, -first * pass.step,
-                                        in.width - (first + P - 1) * pass.step, w, in.channels, all_taps,
-                                        line + first * pixel, pixel, outs);
+            convolve_tile<T, BUNDLED, P>(in, lanes, x + first * BLOCK, inside, n, -first * pass.step,
+                                         in.width - (first + P - 1) * pass.step, w, all_taps, line + first * pixel,
+                                         pixel, outs);
         });
     }
 }
@@ -393,12 +578,15 @@ void convolve_images(const Shape &s, const Layout &in, const std::vector<Pass> &
     const int64_t threads = omp_get_max_threads();
     // With too few images to share, the threads share the panels of each.
     const bool by_image = s.N >= threads;
-    const int64_t in_size = in.height * in.width * in.channels;
+    const Panels &panels = in.panels;
+    const Lanes lanes(panels);
+    const auto run = panels.bundle > 1 ? convolve<T, true, Number> : convolve<T, false, Number>;
+    const int64_t in_size = in.height * in.width * in.channels(), out_channels = panels.groups * panels.outs;
     const auto panel = [&](int64_t p, int64_t image, const typename T::Element *map, typename T::Element *kernel) {
         mix(experts + p * s.K * bank.panel(), s.K, a + image * s.K, bank.panel(), kernel);
         for (const Pass &pass : passes)
-            convolve<T>(pass, in, map, kernel, s.taps, y + image * out_pixels * bank.outs + p * PANEL, out_width,
-                        bank.outs, bank.outs - p * PANEL);
+            run(pass, in, lanes, map + p / panels.of_bundle() * in.bundle(), kernel, s.taps,
+                y + image * out_pixels * out_channels + panels.first_out(p), out_width, out_channels, panels.lanes(p));
     };
     if (by_image) {
 #pragma omp parallel
@@ -410,7 +598,7 @@ void convolve_images(const Shape &s, const Layout &in, const std::vector<Pass> &
             for (int64_t first = s.N * me / team; first < end; first += chunk) {
                 const int64_t n = std::min(chunk, end - first);
                 for (int64_t i = 0; i < n; ++i) pack_map(in, x + (first + i) * in_size, my_maps + i * in.size());
-                for (int64_t p = 0; p < bank.panels(); ++p)
+                for (int64_t p = 0; p < panels.count(); ++p)
                     for (int64_t i = 0; i < n; ++i) panel(p, first + i, my_maps + i * in.size(), kernel);
             }
         }
@@ -418,7 +606,7 @@ void convolve_images(const Shape &s, const Layout &in, const std::vector<Pass> &
         for (int64_t i = 0; i < s.N; ++i) {
             pack_map(in, x + i * in_size, maps);
 #pragma omp parallel for schedule(static)
-            for (int64_t p = 0; p < bank.panels(); ++p) panel(p, i, maps, mixed + omp_get_thread_num() * bank.panel());
+            for (int64_t p = 0; p < panels.count(); ++p) panel(p, i, maps, mixed + omp_get_thread_num() * bank.panel());
         }
     }
 }
@@ -437,16 +625,16 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
     using T = Arithmetic<Number>;
     using Element = typename T::Element;
     const int64_t threads = omp_get_max_threads();
-    const Layout in = TURNED ? layout_of_gradient(s) : layout_of_input(s);
+    const Layout in = TURNED ? layout_of_gradient(s, T::D) : layout_of_input(s, T::D);
     const auto passes = TURNED ? passes_to_input(s, in) : std::vector<Pass>{forward_pass(s, in)};
-    const Bank bank{s.K, TURNED ? s.O : s.C, TURNED ? s.C : s.O, s.taps, T::D};
+    const Bank bank{s.K, s.taps, T::D, in.panels};
     const int64_t chunk = images_of_chunk<Element>(in);
     Loan workspace(pool, Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
                              Workspace::size<Element>(threads * chunk * in.size()));
     Element *experts = workspace.take<Element>(bank.size());
     Element *mixed = workspace.take<Element>(threads * bank.panel());
     Element *maps = workspace.take<Element>(threads * chunk * in.size());
-    pack_experts<T, TURNED>(s, bank, w, experts);
+    pack_experts<T, TURNED>(s, bank, in.span(), w, experts);
     convolve_images<T>(s, in, passes, bank, experts, x, a, y, TURNED ? s.H * s.W : s.R * s.S, TURNED ? s.W : s.S, maps,
                        mixed, chunk);
 }
@@ -456,20 +644,24 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
 // G of one image is the product of X, pixels by input channels, and dY, pixels by output channels, over pixels. For
 // pairs, dY holds pixels (0, 1), (2, 3), ... of a row, and X holds at each pixel it and its neighbour to the right, so
 // that a pair can begin anywhere. Layouts:
-//     groups of P input channels, of nearly equal size, P <= PIXELS
-//     X [group][image][row][phase][column][P][D]    dY [panel][image][row][S / D][PANEL][D]
-//     experts and their gradients, in float32: [panel][group][tap][K][P][PANEL]
+//     parts of P input channels of a group, of nearly equal size, P <= PIXELS
+//     X [bundle][part][image][row][phase][column][P][groups of the bundle][D]
+//     dY [panel][image][row][S / D][PANEL][D]
+//     experts and their gradients, in float32: [panel][part][tap][K][P][PANEL]
 struct Gradient {
-    int64_t groups, panels, columns, steps;
+    Panels panels;
+    int64_t parts, columns, steps;
     Gradient(const Shape &s, int64_t D)
-        : groups(divide_up(s.C, PIXELS)), panels(divide_up(s.O, PANEL)),
+        : panels(panels_of_output(s)), parts(divide_up(panels.depth, panels.bundle > 1 ? BUNDLED_PIXELS : PIXELS)),
           columns(divide_up(s.S, D) * D + (s.side - 1) / s.stride), steps(divide_up(s.S, D)) {}
-    int64_t first(const Shape &s, int64_t group) const { return s.C * group / groups; }
-    int64_t x_channel(const Shape &s, int64_t D) const { return s.H * s.stride * columns * D; }
+    int64_t first(int64_t part) const { return panels.depth * part / parts; }
+    // Numbers of an image: of one input channel of each of a bundle's groups, of all, and of a panel's output channels.
+    int64_t x_channel(const Shape &s, int64_t D) const { return s.H * s.stride * columns * panels.bundle * D; }
+    int64_t x_image(const Shape &s, int64_t D) const { return panels.bundles() * panels.depth * x_channel(s, D); }
     int64_t y_panel(const Shape &s, int64_t D) const { return s.R * steps * PANEL * D; }
-    int64_t bank(const Shape &s) const { return panels * PANEL * s.C * s.taps * s.K; }
-    int64_t tile(const Shape &s, int64_t panel, int64_t group) const {
-        return (panel * s.C + first(s, group)) * PANEL * s.taps * s.K;
+    int64_t bank(const Shape &s) const { return panels.count() * PANEL * panels.depth * s.taps * s.K; }
+    int64_t tile(const Shape &s, int64_t panel, int64_t part) const {
+        return (panel * panels.depth + first(part)) * PANEL * s.taps * s.K;
     }
 };
 
@@ -496,25 +688,55 @@ INLINE void interleave(const Number *const (&pixels)[D], int64_t count, int64_t 
         for (size_t d = 0; d < D; ++d) to[i * D + d] = pixels[d] && i < count ? Element(pixels[d][i]) : Element(0.f);
 }
 
-template <class T, class Number>
-void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Element *out, int64_t image, int64_t images) {
-    using Element = typename T::Element;
+// Of P input channels of each group of bundle `b`, from channel c on, at D pixels.
+Order order_of_part(const Panels &panels, int64_t b, int64_t c, int64_t P, int64_t D) {
+    Order order(panels.present(b) * panels.depth);
+    for (int64_t i = 0; i < P; ++i)
+        for (int64_t group = 0; group < panels.bundle; ++group)
+            for (int64_t d = 0; d < D; ++d)
+                if (group < panels.present(b))
+                    order.add(group * panels.depth + c + i, d);
+                else
+                    order.add_zero();
+    return order;
+}
+
+// Calls pack(pixels, to) with every pixel of a map and its D - 1 neighbours, null where they are zeros, and its place.
+template <class T, class Number, class Fn>
+void pack_part(const Shape &s, const Gradient &g, const Number *x, int64_t pixel, typename T::Element *to, Fn pack) {
     constexpr int64_t D = T::D;
-    for (int64_t group = 0; group < g.groups; ++group) {
-        const int64_t c = g.first(s, group), P = g.first(s, group + 1) - c, size = g.x_channel(s, D);
-        Element *to = out + (c * images + P * image) * size;
-        for (int64_t row = 0; row < s.H; ++row)
-            for (int64_t phase = 0; phase < s.stride; ++phase)
-                for (int64_t column = 0; column < g.columns; ++column, to += P * D) {
-                    const Number *pixels[D];
-                    for (int64_t d = 0; d < D; ++d) {
-                        const int64_t from = (column + d) * s.stride + phase - s.pad;
-                        const bool inside = from >= 0 && from < s.W && column + d < g.columns;
-                        pixels[d] = inside ? x + (row * s.W + from) * s.C + c : nullptr;
-                    }
-                    interleave(pixels, P, P, to);
+    for (int64_t row = 0; row < s.H; ++row)
+        for (int64_t phase = 0; phase < s.stride; ++phase)
+            for (int64_t column = 0; column < g.columns; ++column, to += pixel) {
+                const Number *pixels[D];
+                for (int64_t d = 0; d < D; ++d) {
+                    const int64_t from = (column + d) * s.stride + phase - s.pad;
+                    const bool inside = from >= 0 && from < s.W && column + d < g.columns;
+                    pixels[d] = inside ? x + (row * s.W + from) * s.C : nullptr;
                 }
-    }
+                pack(pixels, to);
+            }
+}
+
+template <class T, class Number>
+void pack_x(const Shape &s, const Gradient &g, const Number *x, typename T::Element *out, int64_t image,
+            int64_t images) {
+    using Element = typename T::Element;
+    using Pixels = const Number *const(&)[T::D];
+    const Panels &panels = g.panels;
+    for (int64_t b = 0; b < panels.bundles(); ++b, x += panels.bundle * panels.depth)
+        for (int64_t part = 0; part < g.parts; ++part) {
+            const int64_t c = g.first(part), P = g.first(part + 1) - c, pixel = P * panels.bundle * T::D;
+            Element *to = out + ((b * panels.depth + c) * images + P * image) * g.x_channel(s, T::D);
+            if (panels.bundle > 1) {
+                const Order order = order_of_part(panels, b, c, P, T::D);
+                const auto pack = [&](Pixels pixels, Element *place) { order.pack(pixels, place); };
+                pack_part<T>(s, g, x, pixel, to, pack);
+            } else {
+                const auto pack = [&](Pixels pixels, Element *place) { interleave(pixels, P, P, place); };
+                pack_part<T>(s, g, x + c, pixel, to, pack);
+            }
+        }
 }
 
 template <class T, class Number>
@@ -522,15 +744,15 @@ void pack_dy(const Shape &s, const Gradient &g, const Number *dy, typename T::El
              int64_t images) {
     using Element = typename T::Element;
     constexpr int64_t D = T::D;
-    for (int64_t p = 0; p < g.panels; ++p) {
+    for (int64_t p = 0; p < g.panels.count(); ++p) {
         Element *to = out + (p * images + image) * g.y_panel(s, D);
-        const int64_t outs = std::min(PANEL, s.O - p * PANEL);
+        const int64_t outs = g.panels.lanes(p);
         for (int64_t row = 0; row < s.R; ++row)
             for (int64_t step = 0; step < g.steps; ++step, to += PANEL * D) {
                 const Number *pixels[D];
                 for (int64_t d = 0; d < D; ++d) {
                     const int64_t column = step * D + d;
-                    pixels[d] = column < s.S ? dy + (row * s.S + column) * s.O + p * PANEL : nullptr;
+                    pixels[d] = column < s.S ? dy + (row * s.S + column) * s.O + g.panels.first_out(p) : nullptr;
                 }
                 for (int64_t lane = 0; lane < PANEL; lane += VL) {
                     interleave(pixels, std::clamp<int64_t>(outs - lane, 0, VL), VL, to + lane * D);
@@ -540,39 +762,34 @@ void pack_dy(const Shape &s, const Gradient &g, const Number *dy, typename T::El
     }
 }
 
-// Calls f(in packed bank, in w [K,O,C,taps]) with the two places of every weight.
+// Calls f(in packed bank, in w [K,O,depth,taps]) with the two places of every weight.
 template <class Fn> void for_each_weight(const Shape &s, const Gradient &g, Fn f) {
 #pragma omp parallel for collapse(2) schedule(static)
-    for (int64_t panel = 0; panel < g.panels; ++panel)
-        for (int64_t group = 0; group < g.groups; ++group) {
-            const int64_t c = g.first(s, group), P = g.first(s, group + 1) - c, outs = std::min(PANEL, s.O - panel * PANEL);
+    for (int64_t panel = 0; panel < g.panels.count(); ++panel)
+        for (int64_t part = 0; part < g.parts; ++part) {
+            const int64_t c = g.first(part), P = g.first(part + 1) - c;
             for (int64_t k = 0; k < s.K; ++k)
-                for (int64_t lane = 0; lane < outs; ++lane)
+                for (int64_t lane = 0; lane < g.panels.lanes(panel); ++lane)
                     for (int64_t i = 0; i < P; ++i)
                         for (int64_t tap = 0; tap < s.taps; ++tap)
-                            f(g.tile(s, panel, group) + ((tap * s.K + k) * P + i) * PANEL + lane,
-                              ((k * s.O + panel * PANEL + lane) * s.C + c + i) * s.taps + tap);
+                            f(g.tile(s, panel, part) + ((tap * s.K + k) * P + i) * PANEL + lane,
+                              ((k * s.O + g.panels.first_out(panel) + lane) * g.panels.depth + c + i) * s.taps + tap);
         }
 }
 
-// One register tile of G for one image, P input channels by PANEL output channels, over `rows` rows.
-template <class T, int P>
-void gradient_tile(const typename T::Element *x, int64_t x_row, const typename T::Element *dy, int64_t rows,
-                   int64_t steps, float *g) {
+// One register tile of G for one image, P input channels (of each group) by PANEL output channels, over `rows` rows.
+template <class T, bool BUNDLED, int P>
+void gradient_tile(const Lanes &lanes, int64_t bundle, const typename T::Element *x, int64_t x_row,
+                   const typename T::Element *dy, int64_t rows, int64_t steps, float *g) {
     constexpr int64_t D = T::D;
+    const int64_t channel = BUNDLED ? bundle * D : D;
+    const Places from0 = lanes.half(0), from1 = lanes.half(1);
     Vec sum[P][2] = {};
     for (int64_t r = 0; r < rows; ++r, x += x_row) {
         const auto *from = x;
 #pragma GCC unroll 2
-        for (int64_t step = 0; step < steps; ++step, from += D * P * D, dy += PANEL * D) {
-            const auto y0 = T::load(dy), y1 = T::load(dy + D * VL);
-#pragma GCC unroll 14
-            for (int p = 0; p < P; ++p) {
-                const auto channel = T::spread(from + p * D);
-                sum[p][0] = T::dot(sum[p][0], y0, channel);
-                sum[p][1] = T::dot(sum[p][1], y1, channel);
-            }
-        }
+        for (int64_t step = 0; step < steps; ++step, from += D * P * channel, dy += PANEL * D)
+            multiply<T, BUNDLED, 0, P>(sum, from, channel, dy, from0, from1);
     }
 #pragma GCC unroll 14
     for (int p = 0; p < P; ++p) store(g + p * PANEL, sum[p], PANEL);
@@ -606,30 +823,34 @@ void collect(const float *g, int64_t K, const float *a, const float *w, float *d
     }
 }
 
-// All taps, panels and groups from `begin` to `end` (of panels * groups * taps) over the images of a chunk.
-template <class T>
+// All taps, parts and panels from `begin` to `end` (of panels * parts * taps) over the images of a chunk.
+template <class T, bool BUNDLED>
 void gradient_of_tiles(const Shape &s, const Gradient &g, int64_t begin, int64_t end, int64_t images,
                        const typename T::Element *x, const typename T::Element *dy, const float *a, const float *w,
                        float *dw, float *da) {
     constexpr int64_t D = T::D;
+    const int64_t bundle = g.panels.bundle, size = g.x_channel(s, D);
+    const Lanes lanes(g.panels);
     for (int64_t item = begin; item < end; ++item) {
-        const int64_t tap = item % s.taps, group = item / s.taps % g.groups, panel = item / s.taps / g.groups;
-        const int64_t i = tap / s.side, j = tap % s.side, c = g.first(s, group), size = g.x_channel(s, D);
+        const int64_t tap = item % s.taps, part = item / s.taps % g.parts, panel = item / s.taps / g.parts;
+        const int64_t i = tap / s.side, j = tap % s.side;
+        const int64_t c = panel / g.panels.of_bundle() * g.panels.depth + g.first(part);
         // The output rows whose input row r * stride + i - pad is inside.
         const int64_t top = divide_up(std::max<int64_t>(0, s.pad - i), s.stride);
         const int64_t bottom = std::min(s.R, (s.H - 1 - i + s.pad + s.stride) / s.stride);
-        in_tiles(g.first(s, group + 1) - c, [&](int64_t, auto channels) {
+        in_tiles<BUNDLED ? BUNDLED_PIXELS : PIXELS>(g.first(part + 1) - g.first(part), [&](int64_t, auto channels) {
             constexpr int P = decltype(channels)::value;
-            const int64_t row = s.stride * g.columns * P * D, tile = g.tile(s, panel, group) + tap * s.K * P * PANEL;
-            const int64_t place = (top * s.stride + i - s.pad) * row + (j % s.stride * g.columns + j / s.stride) * P * D;
+            const int64_t pixel = P * bundle * D, row = s.stride * g.columns * pixel;
+            const int64_t tile = g.tile(s, panel, part) + tap * s.K * P * PANEL;
+            const int64_t place = (top * s.stride + i - s.pad) * row + (j % s.stride * g.columns + j / s.stride) * pixel;
             alignas(64) float gradients[TOGETHER * PIXELS * PANEL];
             for (int64_t first = 0; first < images;) {
                 const int64_t count = images - first >= TOGETHER ? TOGETHER : 1;
                 for (int64_t n = first; n < first + count; ++n)
-                    gradient_tile<T, P>(x + (c * images + P * n) * size + place, s.stride * row,
-                                        dy + ((panel * images + n) * s.R + top) * g.steps * PANEL * D,
-                                        std::max<int64_t>(0, bottom - top), g.steps,
-                                        gradients + (n - first) * PIXELS * PANEL);
+                    gradient_tile<T, BUNDLED, P>(lanes, bundle, x + (c * images + P * n) * size + place, s.stride * row,
+                                                 dy + ((panel * images + n) * s.R + top) * g.steps * PANEL * D,
+                                                 std::max<int64_t>(0, bottom - top), g.steps,
+                                                 gradients + (n - first) * PIXELS * PANEL);
                 const auto add = count == TOGETHER ? collect<TOGETHER, P> : collect<1, P>;
                 add(gradients, s.K, a + first * s.K, w + tile, dw + tile, da + first * s.K * VL);
                 first += count;
@@ -638,7 +859,7 @@ void gradient_of_tiles(const Shape &s, const Gradient &g, int64_t begin, int64_t
     }
 }
 
-constexpr int64_t SLICE_BYTES = 384 << 10;  // of a panel's dY and a group's X for a chunk: they stay in the second-level cache
+constexpr int64_t SLICE_BYTES = 384 << 10;  // of a panel's dY and a part's X for a chunk: they stay in the second-level cache
 constexpr int64_t CHUNK_BYTES = 16 << 20;
 
 template <class Number>
@@ -649,17 +870,20 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
     constexpr int64_t D = T::D;
     const int64_t threads = omp_get_max_threads();
     const Gradient g(s, D);
-    const int64_t x_size = g.x_channel(s, D) * s.C, y_size = g.panels * g.y_panel(s, D);
-    const int64_t slice = (g.x_channel(s, D) * PIXELS + g.y_panel(s, D)) * sizeof(Element);
+    const int64_t x_size = g.x_image(s, D), y_size = g.panels.count() * g.y_panel(s, D);
+    const int64_t slice = (g.x_channel(s, D) * std::min(PIXELS, g.panels.depth) + g.y_panel(s, D)) * sizeof(Element);
+    const auto tiles = g.panels.bundle > 1 ? gradient_of_tiles<T, true> : gradient_of_tiles<T, false>;
     const int64_t chunk = std::clamp<int64_t>(
         std::min(SLICE_BYTES / slice, CHUNK_BYTES / int64_t((x_size + y_size) * sizeof(Element))), 1, std::max<int64_t>(1, s.N));
-    Loan workspace(pool, 2 * Workspace::size<float>(g.bank(s)) + Workspace::size<Element>(chunk * x_size) +
+    Loan workspace(pool, 2 * Workspace::size<float>(g.bank(s)) + Workspace::size<Element>(chunk * x_size + BLOCK) +
                              Workspace::size<Element>(chunk * y_size) +
                              Workspace::size<float>(threads * chunk * s.K * VL));
     float *weights = workspace.take<float>(g.bank(s)), *sums = workspace.take<float>(g.bank(s));
-    Element *maps = workspace.take<Element>(chunk * x_size), *gradients = workspace.take<Element>(chunk * y_size);
+    // With room at the end: a vector of a bundle's last channel is read as a whole.
+    Element *maps = workspace.take<Element>(chunk * x_size + BLOCK);
+    Element *gradients = workspace.take<Element>(chunk * y_size);
     float *dots = workspace.take<float>(threads * chunk * s.K * VL);
-    if (s.O % PANEL) std::fill(weights, weights + g.bank(s), 0.f);
+    if (s.O < g.panels.count() * PANEL) std::fill(weights, weights + g.bank(s), 0.f);
     for_each_weight(s, g, [&](int64_t packed, int64_t plain) { weights[packed] = w[plain]; });
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < g.bank(s); ++i) sums[i] = 0;
@@ -675,9 +899,9 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
             }
             float *my_dots = dots + me * chunk * s.K * VL;
             std::fill(my_dots, my_dots + n * s.K * VL, 0.f);
-            const int64_t items = g.panels * g.groups * s.taps;
-            gradient_of_tiles<T>(s, g, items * me / team, items * (me + 1) / team, n, maps, gradients, a + first * s.K,
-                                 weights, sums, my_dots);
+            const int64_t items = g.panels.count() * g.parts * s.taps;
+            tiles(s, g, items * me / team, items * (me + 1) / team, n, maps, gradients, a + first * s.K, weights, sums,
+                  my_dots);
 #pragma omp barrier
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < n * s.K; ++i) {
@@ -695,17 +919,17 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
 
 // The interface to Python: `Number` is float or bf16; arrays as described at the top. Each returns 0, or 1 where there
 // is not enough memory.
-#define OPERATORS(NAME, Number)                                                                                       \
-    extern "C" int dynconv_fused_forward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K,      \
-                                                int64_t side, int64_t stride, int64_t pad, const Number *x,            \
-                                                const Number *w, const float *a, Number *y) {                          \
-        return guarded([&] { convolution<false>(Shape(N, H, W, C, O, K, side, stride, pad), x, w, a, y); });           \
+#define OPERATORS(NAME, Number)                                                                                        \
+    extern "C" int dynconv_fused_forward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups, \
+                                                int64_t K, int64_t side, int64_t stride, int64_t pad,                  \
+                                                const Number *x, const Number *w, const float *a, Number *y) {         \
+        return guarded([&] { convolution<false>(Shape(N, H, W, C, O, groups, K, side, stride, pad), x, w, a, y); });   \
     }                                                                                                                  \
-    extern "C" int dynconv_fused_backward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t K,     \
-                                                 int64_t side, int64_t stride, int64_t pad, const Number *x,           \
-                                                 const Number *w, const float *a, const Number *dy, Number *dx,        \
-                                                 Number *dw, float *da) {                                              \
-        const Shape s(N, H, W, C, O, K, side, stride, pad);                                                            \
+    extern "C" int dynconv_fused_backward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups,\
+                                                 int64_t K, int64_t side, int64_t stride, int64_t pad,                 \
+                                                 const Number *x, const Number *w, const float *a, const Number *dy,   \
+                                                 Number *dx, Number *dw, float *da) {                                  \
+        const Shape s(N, H, W, C, O, groups, K, side, stride, pad);                                                    \
         return guarded([&] {                                                                                           \
             if (dx) convolution<true>(s, dy, w, a, dx);                                                                \
             if (dw) gradient_of_experts(s, x, w, a, dy, dw, da);                                                       \

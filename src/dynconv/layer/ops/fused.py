@@ -1,7 +1,7 @@
 """The operator behind algorithm `fused`, which mixes the experts tile by tile where the tile is used.
 
 `fused.cpp` explains the algorithm for a CPU, `fused_triton.py` for a GPU. x_NCHW and weight_KOCHW are float32 or
-bfloat16, on a GPU also float16, routing_NK is float32; kernels of 1x1 or 3x3, stride 1 or 2, one group.
+bfloat16, on a GPU also float16, routing_NK is float32; kernels of 1x1 or 3x3, stride 1 or 2; on a GPU one group.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from dynconv.layer.ops.operator import Convolution, Operator
 
 _TYPES = {torch.float32: "float32", torch.bfloat16: "bfloat16"}
 _GPU_TYPES = (*_TYPES, torch.float16)
-_FUNCTIONS = {f"dynconv_fused_forward_{name}": (9, 4) for name in _TYPES.values()} | {
-    f"dynconv_fused_backward_{name}": (9, 7) for name in _TYPES.values()
+_FUNCTIONS = {f"dynconv_fused_forward_{name}": (10, 4) for name in _TYPES.values()} | {
+    f"dynconv_fused_backward_{name}": (10, 7) for name in _TYPES.values()
 }
-library = Library(Path(__file__).with_name("fused.cpp"), _FUNCTIONS, seconds=5)
+library = Library(Path(__file__).with_name("fused.cpp"), _FUNCTIONS, seconds=6)
 
 DOMAIN = (
     "needs float32 or bfloat16 on a CPU, or those or float16 on CUDA, kernels of 1x1 or 3x3, one stride of 1 or 2 for "
-    "both sides, dilation and groups 1, and padding below the kernel's side"
+    "both sides, dilation 1, padding below the kernel's side, and on CUDA groups 1"
 )
 
 
@@ -37,7 +37,7 @@ def applies(geometry: Geometry) -> bool:
         and g.kernel in ((1, 1), (3, 3))
         and g.stride in ((1, 1), (2, 2))
         and g.dilation == (1, 1)
-        and g.groups == 1
+        and (g.groups == 1 or (g.device == "cpu" and g.groups >= 1 and g.out_channels % g.groups == 0))
         and g.padding[0] == g.padding[1]
         and 0 <= g.padding[0] < g.kernel[0]
         and min(g.out_size) >= 1
@@ -45,7 +45,7 @@ def applies(geometry: Geometry) -> bool:
 
 
 def available() -> bool:
-    """Whether the CPU's operator can be used here; compiles it if that has not been done yet (about 5 seconds)."""
+    """Whether the CPU's operator can be used here; compiles it if that has not been done yet (about 6 seconds)."""
     return library.available()
 
 
@@ -77,8 +77,8 @@ def _triton() -> ModuleType:
 
 def _shape(x: Tensor, weight: Tensor, *integers: int) -> tuple[int, ...]:
     batch, in_channels, height, width = x.shape
-    experts, out_channels, _, side, _ = weight.shape
-    return batch, height, width, in_channels, out_channels, experts, side, *integers
+    experts, out_channels, depth, side, _ = weight.shape
+    return batch, height, width, in_channels, out_channels, in_channels // depth, experts, side, *integers
 
 
 fused = Operator(
