@@ -17,7 +17,7 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dynconv.data.dataset import DataError
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 FREE = 256 << 20
 """Bytes of arrays that any file may hold: 83,000 images of 32x32."""
