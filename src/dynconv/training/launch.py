@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dynconv import data
 from dynconv.artifacts.environment import environment
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.data import Dataset
 from dynconv.machine import pick_device
-from dynconv.model.describe import headline
+from dynconv.model.describe import headline, rows
+from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
+from dynconv.training.memory import require_memory
 from dynconv.training.progress import Progress
-from dynconv.training.trainer import Trainer
+from dynconv.training.trainer import Trainer, statistics_sample
 from dynconv.validation import Frozen, validate
 
 logger = logging.getLogger(__name__)
@@ -49,10 +53,11 @@ def start(config: TrainConfig, launch: Launch, progress: Progress) -> Outcome:
     """A new run.
 
     Raises:
-        DynconvError: no such device or data, a network that cannot be, or a directory that cannot be written.
+        DynconvError: no such device or data, a network that cannot be or does not fit into memory, images that are all
+            of one colour, or a directory that cannot be written.
     """
-    pick_device(launch.device)  # before there is a directory
-    dataset = _load(config, launch.data)
+    device = pick_device(launch.device)  # before there is a directory
+    dataset = _load(config, launch.data, device)
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
@@ -71,8 +76,8 @@ def resume(path: Path, launch: Launch, progress: Progress) -> Outcome:
     """
     run = RunDir.reopen(path)
     config = config_of(run)
-    pick_device(launch.device)
-    return _train(config, launch, _load(config, launch.data), run, progress, resume=True)
+    device = pick_device(launch.device)
+    return _train(config, launch, _load(config, launch.data, device), run, progress, resume=True)
 
 
 def config_of(run: RunDir) -> TrainConfig:
@@ -80,12 +85,19 @@ def config_of(run: RunDir) -> TrainConfig:
     return validate(TrainConfig, run.config.tree(), f"{run.path / 'config.yaml'}: ")
 
 
-def _load(config: TrainConfig, source: str) -> Dataset:
+def _load(config: TrainConfig, source: str, device: torch.device) -> Dataset:
+    """The data set, with which this network can be trained on this device."""
     dataset = data.load(source, seed=config.seed)
     if config.holdout:
         dataset = data.hold_out(dataset, config.holdout, config.seed)
     classes, side = len(dataset.classes), dataset.test.images.shape[-1]
     logger.info("network: %s", headline(config.model, classes, side, config.image_sizes))
+    largest = rows(config.model, classes, max(config.image_sizes))
+    require_memory(config, largest, len(dataset.train.labels), device)
+    try:
+        InputTransform(whiten=False).fit(statistics_sample(config, dataset))
+    except ValueError as error:
+        raise data.DataError(f"{dataset.origin}: training {error}") from error
     return dataset
 
 
