@@ -2,6 +2,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from dynconv.errors import DynconvError
 STATE: dict[str, Any] = {
     "epochs": 3,
     "seconds": 1.5,
-    "net": {"a": torch.ones(2), "b": torch.zeros((), dtype=torch.int64)},
+    "net": OrderedDict(a=torch.ones(2), b=torch.zeros((), dtype=torch.int64)),
     "optimizers": [{"state": {0: {"momentum_buffer": torch.ones(2, 3).mT}}, "param_groups": [{"betas": (0.9, 0.99)}]}],
     "average": None,
 }
@@ -29,6 +30,8 @@ def test_states_come_back_and_damage_is_named(tmp_path: Path) -> None:
     assert loaded["optimizers"][0]["state"][0]["momentum_buffer"].shape == (3, 2)
     assert loaded["optimizers"][0]["param_groups"] == [{"betas": (0.9, 0.99)}]
 
+    save_state(path, loaded)
+    assert load_state(path).keys() == loaded.keys(), "and can be saved again"
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(DynconvError, match="damaged, or not a training state"):
         load_state(path)

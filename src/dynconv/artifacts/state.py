@@ -51,10 +51,9 @@ def load_state(path: Path) -> dict[str, Any]:
         )
     if format_ not in (1, FORMAT) or not _is_state(state):
         raise DynconvError(f"{damaged}; start the run again")
-    if format_ == 1:
-        for name in ("net", "average"):
-            if state[name]:
-                state[name] = format_1.tensors(state[name])
+    for name in ("net", "average"):
+        if state.get(name):
+            state[name] = format_1.tensors(state[name]) if format_ == 1 else dict(state[name])
     found: dict[str, Any] = state
     return found
 
