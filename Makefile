@@ -19,7 +19,7 @@ LINT_PATHS := src $(wildcard tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser lint format constraints clean FORCE
+.PHONY: help install train test test-lesser fuzz lint format constraints clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -79,6 +79,12 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 	@uname -m | grep -qE 'x86_64|amd64' || echo "not x86: the tests as with AVX2 only are left out"
 	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) python -m pytest $(LESSER) $(PYTEST_ARGS)
 	$(IN_VENV) $(NO_COMPILER) python -m pytest $(LESSER) $(PYTEST_ARGS)
+
+CASES ?= 20000
+
+fuzz: .venv/.installed-dev ## give damaged files to every parser, odd requests to the server: make fuzz CASES=100000
+	$(IN_VENV) DYNCONV_FUZZ_CASES=$(CASES) python -m pytest -o faulthandler_timeout=0 tests/fuzz \
+		tests/serve/test_malformed.py $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports
 	$(IN_VENV) ruff check $(LINT_PATHS)
