@@ -54,7 +54,8 @@ def test_a_flipped_bit_in_a_tensor_is_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [
-        [], 3, None, {"format": "x"}, {"format": 0, **STATE}, {**STATE, "epochs": -1}, {**STATE, "epochs": True},
+        [], 3, None, {"format": "x"}, {**STATE, "format": torch.ones(2)},
+        {"format": 0, **STATE}, {**STATE, "epochs": -1}, {**STATE, "epochs": True},
         {**STATE, "epochs": 1.5}, {**STATE, "seconds": float("nan")}, {**STATE, "seconds": -1.0}, {**STATE, "net": [1]},
         {**STATE, "net": {"a": 1}}, {**STATE, "net": {1: torch.ones(1)}}, {**STATE, "optimizers": None},
         {**STATE, "optimizers": [None]}, {**STATE, "optimizers": [{"state": None}]}, {**STATE, "average": {"a": 1}},

@@ -45,11 +45,13 @@ def load_state(path: Path) -> dict[str, Any]:
     except Exception as error:  # a damaged file can fail in any way
         raise DynconvError(f"{damaged} ({type(error).__name__}); start the run again") from error
     format_ = state.get("format", 1) if isinstance(state, dict) else None
-    if isinstance(format_, int) and format_ > FORMAT:
+    if type(format_) is not int or format_ < 1:  # a tensor, for one, cannot be compared
+        raise DynconvError(f"{damaged}; start the run again")
+    if format_ > FORMAT:
         raise DynconvError(
             f"{path}: has format {min(format_, 10**9)}, newer than this dynconv can read; upgrade dynconv"
         )
-    if format_ not in (1, FORMAT) or not _is_state(state):
+    if not _is_state(state):
         raise DynconvError(f"{damaged}; start the run again")
     for name in ("net", "average"):
         if state.get(name):
