@@ -19,7 +19,7 @@ LINT_PATHS := src $(wildcard tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser test-large lint format constraints clean FORCE
+.PHONY: help install train test test-lesser test-large fuzz lint format constraints clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -82,6 +82,12 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 
 test-large: .venv/.installed-dev ## the tests with arrays of more than 2^31 numbers (4 GB of memory, a minute)
 	$(IN_VENV) python -m pytest -m large tests/layer $(PYTEST_ARGS)
+
+CASES ?= 20000
+
+fuzz: .venv/.installed-dev ## give damaged files to every parser, odd requests to the server: make fuzz CASES=100000
+	$(IN_VENV) DYNCONV_FUZZ_CASES=$(CASES) python -m pytest -o faulthandler_timeout=0 tests/fuzz \
+		tests/serve/test_malformed.py $(PYTEST_ARGS)
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports
 	$(IN_VENV) ruff check $(LINT_PATHS)

@@ -7,22 +7,22 @@ from __future__ import annotations
 
 import difflib
 import typing
-import unicodedata
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic.fields import FieldInfo
 
-from dynconv.errors import DynconvError
+from dynconv.errors import DynconvError, escaped, hidden
 
 Model = TypeVar("Model", bound=BaseModel)
 
-PositiveInt = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 
 LARGEST, SMALLEST = 1e30, 1e-30
 """Range of a hyper-parameter's absolute value: well within that of float32, in which networks compute."""
+
+_LONGEST_SHOWN = 100  # characters of a value in a message
 
 
 class Frozen(BaseModel):
@@ -54,12 +54,23 @@ def _explain(model: type[BaseModel], names: list[str], error: Any) -> str:
     if error["type"] == "missing":
         return f"{field.upper()} is missing: {_field(model, names).description}"
     if error["type"] == "extra_forbidden":
-        return f"{field}: there is no such field{did_you_mean(field, field_names(model))}"
+        return f"{_shown(field)}: there is no such field{did_you_mean(field, field_names(model))}"
+    if error["type"] == "invalid_key":
+        return f"{_shown(field)}: the names of fields must be strings"
     if error["type"] == "value_error":  # from our validators: a field's, or a model's, which names the field
         message = error["msg"].removeprefix("Value error, ")
         return f"{field}: {message}" if message.startswith("must be") else ".".join([*names, message])
-    allowed = _range(_field(model, names)) if names else ""
-    return f"{field}: must be {allowed}, not {error['input']}" if allowed else f"{field}: {error['msg']}"
+    allowed = _range(_field(model, names)) if names and error["type"] != "too_long" else ""
+    return f"{field}: must be {allowed}, not {_shown(error['input'])}" if allowed else f"{field}: {error['msg']}"
+
+
+def _shown(value: object) -> str:
+    """A refused value, cut where it is long: a file can hold anything."""
+    try:
+        text = str(value)
+    except (ValueError, RecursionError):  # a number of more digits than Python prints, or deep nesting
+        return f"such a {type(value).__name__}"
+    return text if len(text) <= _LONGEST_SHOWN else f"{text[:_LONGEST_SHOWN]}..."
 
 
 def _field(model: type[BaseModel], names: list[str]) -> FieldInfo:
@@ -129,32 +140,6 @@ def _leaf(name: str) -> str:
     return name.lstrip("-").rpartition(".")[2]
 
 
-_HIDDEN = {"Cc", "Cf", "Cs", "Zl", "Zp"}
-"""Unicode categories that a terminal interprets or cannot show: controls, formats, surrogates, line separators."""
-
-_JOINERS = "\u200c\u200d"
-"""Format characters that emoji, Persian and several Indian scripts need."""
-
-
-def escaped(text: str) -> str:
-    """`text` as one printable line: whatever a terminal would interpret or cannot show becomes an escape, as in Python.
-
-    A byte of a file name that is not UTF-8 becomes `\\xff`.
-    """
-    return "".join(_escape(character) if _hidden(character) else character for character in text)
-
-
-def _hidden(character: str) -> bool:
-    return unicodedata.category(character) in _HIDDEN and character not in _JOINERS
-
-
-def _escape(character: str) -> str:
-    code = ord(character)
-    if 0xDC80 <= code <= 0xDCFF:  # how Python represents a byte that it could not decode
-        return f"\\x{code - 0xDC00:02x}"
-    return character.encode("unicode_escape", "backslashreplace").decode("ascii")
-
-
 def check_class_names(classes: object, where: str) -> None:
     """Checks that class names are a list or tuple of unique, printable strings that are not blank.
 
@@ -172,7 +157,7 @@ def check_class_names(classes: object, where: str) -> None:
             raise DynconvError(f"{escaped(where)}: class name {number} is a {type(name).__name__}, need a string")
         if not name.strip():
             raise DynconvError(f"{escaped(where)}: class name {number} is blank; give every class a name")
-        if any(map(_hidden, name)):
+        if any(map(hidden, name)):
             raise DynconvError(f"{escaped(where)}: class name '{escaped(name)}' cannot be shown; rename the class")
         if name in seen:
             raise DynconvError(f"{escaped(where)}: class name '{name}' occurs twice; rename one of the classes")

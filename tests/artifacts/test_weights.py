@@ -1,7 +1,9 @@
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+import safetensors
 import torch
 from safetensors.torch import save_file
 
@@ -27,6 +29,12 @@ def refused(path: Path) -> str:
     return str(caught.value)
 
 
+def header_of(path: Path) -> dict[str, Any]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        found: dict[str, Any] = json.loads(file.metadata()["dynconv"])
+    return found
+
+
 def test_weights_come_back_with_all_that_is_needed_to_use_them(weights: Path) -> None:
     loaded = load_weights(weights)
 
@@ -37,12 +45,19 @@ def test_weights_come_back_with_all_that_is_needed_to_use_them(weights: Path) ->
 
 
 def test_nothing_of_training_is_in_a_weights_file(weights: Path) -> None:
-    import safetensors
+    header = header_of(weights)
 
-    with safetensors.safe_open(weights, framework="pt") as file:
-        header = json.loads(file.metadata()["dynconv"])
-
-    assert header.keys() == {"format", "model", "classes", "data", "precision", "provenance", "input", "version"}
+    assert header.keys() == {
+        "format",
+        "model",
+        "classes",
+        "data",
+        "precision",
+        "provenance",
+        "input",
+        "version",
+        "checksum",
+    }
     assert header["model"].keys() == ModelConfig.model_fields.keys()
 
 
@@ -51,6 +66,24 @@ def test_a_truncated_file_is_named(weights: Path, kept: int) -> None:
     weights.write_bytes(weights.read_bytes()[:kept])
 
     assert "truncated" in refused(weights)
+
+
+def test_a_flipped_bit_anywhere_is_found(weights: Path) -> None:
+    """In a tensor, in a class name, in the description of the network."""
+    whole = weights.read_bytes()
+    for place in (len(whole) - 1, whole.index(b"cat"), whole.index(b"a run of mine"), whole.index(b"softmax")):
+        weights.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert "damaged: its content does not match its checksum" in refused(weights)
+    weights.write_bytes(whole)
+    load_weights(weights)
+
+
+def test_a_file_of_an_earlier_version_has_no_checksum_and_is_read(weights: Path) -> None:
+    loaded, header = load_weights(weights), header_of(weights)
+    del header["checksum"]
+    save_file(dict(loaded.state), weights, {"dynconv": json.dumps(header)})
+
+    assert load_weights(weights).classes == loaded.classes
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -70,6 +103,10 @@ def test_files_of_others_and_of_newer_versions_are_refused(tmp_path: Path) -> No
         ({"dynconv": json.dumps({**header, "format": 99})}, "written by dynconv 9.0 in format 99, newer than"),
         ({"dynconv": json.dumps(unknown)}, "(model.attention: "),
         ({"dynconv": json.dumps(precise)}, "not a weights file of dynconv"),
+        ({"dynconv": json.dumps({**header, "format": 99, "version": "\x1b[1m\n"})}, r"written by dynconv \x1b[1m\n in"),
+        ({"dynconv": json.dumps({**unknown, "model": {"\x1b[1m\n": 1}})}, r"(model.\x1b[1m\n: "),
+        ({"dynconv": '{"format": 2, "z": ' + "9" * 5000 + "}"}, "not a weights file of dynconv"),
+        ({"dynconv": json.dumps({**precise, "precision": "fp32", "data": {}})}, "not a weights file of dynconv"),
     ):
         save_file({"a": torch.zeros(1)}, path, metadata)
         assert reason in refused(path)

@@ -90,8 +90,8 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
 @pytest.mark.parametrize(
     ("words", "answer"),
     [
-        (["--model.experts", "0"], "model.experts: must be whole numbers, at least 1, not 0"),
-        (["--model.experts", "two"], "model.experts: must be whole numbers, at least 1, not two"),
+        (["--model.experts", "0"], "model.experts: must be whole numbers, at least 1, at most 4096, not 0"),
+        (["--model.experts", "two"], "model.experts: must be whole numbers, at least 1, at most 4096, not two"),
         (["--optim.ema", "1"], "optim.ema: must be a number, at least 0, below 1, not 1"),
         (["--optim.lr", "nan"], "optim.lr: must be a number, above 0, not nan"),
         (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 256, not 4"),
@@ -135,7 +135,7 @@ def test_an_unknown_preset_lists_those_there_are() -> None:
     ("text", "answer"),
     [
         ("model: {expert: 3}", "model.expert: there is no such field; did you mean model.experts?"),
-        ("epochs: 0", "epochs: must be a whole number, at least 1, not 0"),
+        ("epochs: 0", "epochs: must be a whole number, at least 1, at most 1000000, not 0"),
         ("- 3", "must hold fields, as in 'epochs: 5', not a list"),
         ("a: {b", "not YAML: line 1: expected ',' or '}', but got '<stream end>'"),
         ("preset: quik", "no preset 'quik'"),

@@ -200,14 +200,20 @@ def test_class_names_are_different_printable_strings(classes: Any, said: str, tm
 
 
 def test_weights_that_describe_an_impossible_network_are_refused(tmp_path: Path, net: Net) -> None:
-    changes: tuple[dict[str, Any], ...] = (
-        {"residual": (True,) * 2},
-        {"experts": (300_000,)},
-        {"widths": (8,) * 300_000, "pools": (1,)},
-    )
-    for number, impossible in enumerate(changes):
+    changes: dict[str, dict[str, Any]] = {
+        "these weights do not fit": {"residual": (True,) * 2},
+        "these weights do not fit the": {"experts": (4096,), "widths": (65_536,) * 2, "kernel_sizes": (255,)},
+        r"describes a network that .*model\.experts\.0: .* 4096": {"experts": (300_000,)},
+        r"describes a network that .*model\.widths: .* 1000 items": {"widths": (8,) * 300_000, "pools": (1,)},
+        r"describes a network that .*model\.kernel_sizes\.0: .* 255": {"kernel_sizes": (2**63 + 1,)},
+        r"describes a network that .*model\.strides\.0: ": {"strides": (2**62,)},
+        r"describes a network that .*model\.pools\.0: ": {"pools": (99_999,)},
+        r"describes a network that .*model\.head_hidden: ": {"head_hidden": 2**70},
+        r"this network cannot take images of 32x32 pixels \(block 2 ": {"pools": (16, 16)},
+    }
+    for said, impossible in changes.items():
         model = MODEL.model_copy(update=impossible)
-        save_weights(tmp_path / f"{number}.safetensors", replace(weights_of(net), model=model))
+        save_weights(tmp_path / "w.safetensors", replace(weights_of(net), model=model))
 
-        with pytest.raises(DynconvError, match=rf"{number}\.safetensors: these weights do not fit"):
-            Predictor.load(tmp_path / f"{number}.safetensors")
+        with pytest.raises(DynconvError, match=rf"w\.safetensors: {said}"):
+            Predictor.load(tmp_path / "w.safetensors")

@@ -1,6 +1,7 @@
 """Requests whose headers and bodies are made up, over real connections: none is answered 500."""
 
 import contextlib
+import os
 import re
 import socket
 import subprocess
@@ -19,6 +20,8 @@ CHARSETS = (
     b"mbcs", b"raw_unicode_escape", b"\xff", b"utf-8; charset=undefined", b"'", b"utf-8''x",
 )  # fmt: skip
 ENCODINGS = (b"gzip", b"chunked", b"identity", b"chunked, chunked", b"gzip, chunked", b"\xff")
+CASES = int(os.environ.get("DYNCONV_FUZZ_CASES", "400"))
+"""Number of requests with odd bodies; `make fuzz` sets it."""
 odd = st.binary(max_size=12).filter(lambda text: not re.search(rb"[\r\n\0]", text))
 
 
@@ -64,7 +67,7 @@ def status(url: str, sent: bytes) -> int:
     return int(final.split()[1]) if final else 0
 
 
-@settings(max_examples=400, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=CASES, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     kind=content_types(),
     body=bodies(),
@@ -89,7 +92,7 @@ def test_no_header_and_no_body_is_answered_500(
     assert status(url, b"\r\n".join([*lines, b"", body])) in (0, 200, 400, 408, 413, 415, 422, 501)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=CASES // 2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     name=st.sampled_from([b"Authorization", b"Content-Length", b"Expect", b"Host", b"Connection", b"Content-Encoding"]),
     value=odd | st.sampled_from([b"9" * 5000, b"-1", b"1e3", b"Bearer ", b"Bearer \xff", b"100-continue", b"upgrade"]),

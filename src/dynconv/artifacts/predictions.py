@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +10,10 @@ import torch
 from torch import Tensor
 
 from dynconv.artifacts.files import write_atomically
-from dynconv.errors import DynconvError
+from dynconv.data import numpy_file
+from dynconv.data.dataset import DataError
+from dynconv.errors import DynconvError, escaped
+from dynconv.validation import check_class_names
 
 
 @dataclass(frozen=True)
@@ -44,17 +45,17 @@ def write_predictions(path: Path, predictions: Predictions) -> None:
 def read_predictions(path: Path, advice: str) -> Predictions:
     """Reads what `write_predictions` wrote. Raises DynconvError, with `advice`, if it is missing or damaged."""
     try:
-        # Opened here because np.load does not close a file that it opened itself if the file is damaged.
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            whole_numbers = arrays["labels"].dtype.kind in "iu"
-            labels = torch.from_numpy(arrays["labels"].astype(np.int64))
-            probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float32))
-            classes, data_name = tuple(map(str, arrays["classes"])), str(arrays["data"])
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        arrays = numpy_file.load_archive(path, ("labels", "probabilities", "classes", "data"), f"{numpy_file.NUMBERS}U")
+        whole_numbers = arrays["labels"].dtype.kind in "iu"
+        labels = torch.from_numpy(arrays["labels"].astype(np.int64))
+        probabilities = torch.from_numpy(arrays["probabilities"].astype(np.float32))
+        classes, data_name = tuple(map(str, arrays["classes"])), str(arrays["data"])
+    except (DataError, KeyError, TypeError, ValueError) as error:
         raise DynconvError(f"{path}: missing or damaged; {advice}") from error
+    check_class_names(classes, str(path))
     whole = labels.dim() == 1 and len(labels) > 0 and probabilities.shape == (len(labels), len(classes))
     if not whole or int(labels.min()) < 0 or int(labels.max()) >= len(classes):
         raise DynconvError(f"{path}: labels, probabilities and classes do not fit together")
     if not whole_numbers or not probabilities.isfinite().all():
         raise DynconvError(f"{path}: damaged: labels must be whole numbers, probabilities must be finite")
-    return Predictions(labels, probabilities, classes, data_name)
+    return Predictions(labels, probabilities, classes, escaped(data_name))

@@ -14,7 +14,7 @@ from dynconv.model.config import ModelConfig
 from dynconv.model.routing_statistics import BlockRouting
 
 Share = Annotated[float, Field(ge=0, le=1)]
-Count = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=0, le=2**53)]
 
 
 class Record(BaseModel):
@@ -34,8 +34,8 @@ class Config(Record):
 
     preset: str = "custom"
     seed: Count
-    epochs: Annotated[int, Field(ge=1)]
-    image_sizes: tuple[int, ...]
+    epochs: Annotated[int, Field(ge=1, le=2**53)]
+    image_sizes: tuple[Count, ...]
     holdout: Count = 0
     tta: bool
     precision: Literal["auto", "fp32", "bf16"] = "auto"
@@ -62,8 +62,8 @@ class Environment(Record):
     system: str = ""
     processor: str = ""
     instruction_sets: list[str] = []
-    cores: int | None = None
-    threads: int | None = None
+    cores: Count | None = None
+    threads: Count | None = None
     gpus: list[str] = []
     git_commit: str | None = None
 
@@ -76,9 +76,9 @@ class Summary(Record):
 
     preset: str
     data: str
-    seed: int
-    epochs: int
-    epochs_planned: int
+    seed: Count
+    epochs: Count
+    epochs_planned: Count
     finished: bool
     stopped_by: str | None
     test_accuracy: Share
@@ -88,11 +88,11 @@ class Summary(Record):
     validation_accuracy: Share | None
     train_seconds: float
     total_seconds: float
-    parameters: int
-    multiply_adds: int
+    parameters: Count
+    multiply_adds: Count
     device: str = ""
     precision: str
-    peak_memory_bytes: int | None = None
+    peak_memory_bytes: Count | None = None
     version: str = ""
     command: str = ""
 
@@ -117,7 +117,7 @@ class StepLine(Line):
     epoch: float
     loss: float
     lr: dict[str, float]
-    image_size: int
+    image_size: Count
     images_per_second: float
     seconds: float
 
@@ -126,7 +126,7 @@ class EpochLine(Line):
     """Written after an epoch. Training figures are measured on the augmented training batches."""
 
     kind: Literal["epoch"] = "epoch"
-    epoch: int
+    epoch: Count
     train_loss: float
     train_accuracy: Share
     test_loss: float
@@ -134,7 +134,7 @@ class EpochLine(Line):
     validation_loss: float | None = None
     validation_accuracy: Share | None = None
     lr: dict[str, float]
-    image_size: int
+    image_size: Count
     seconds: float
     images_per_second: float = 0.0
     routing: list[BlockRouting]

@@ -13,6 +13,7 @@ report/              the page about the run and its plots, see dynconv.report
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ from typing import Any
 
 import yaml
 
-from dynconv.artifacts import format_1
+from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.environment import command_line
 from dynconv.artifacts.files import write_atomically
 from dynconv.artifacts.predictions import Predictions, read_predictions, write_predictions
@@ -38,7 +39,7 @@ from dynconv.artifacts.records import (
     WarningLine,
     read_record,
 )
-from dynconv.errors import DynconvError
+from dynconv.errors import DynconvError, escaped
 
 FORMAT = 2
 
@@ -92,7 +93,7 @@ class RunDir:
             raise DynconvError(f"{folder}: cannot be created ({error.strerror}); choose another --run") from error
         run = cls(folder, record)
         text = yaml.safe_dump({"format": FORMAT, **record.tree()}, sort_keys=False)
-        run._write_text("config.yaml", f"# data: {environment.data}\n{text}")
+        run._write_text("config.yaml", f"# data: {escaped(environment.data)}\n{text}")
         run._write_text("environment.json", json.dumps(environment.tree(), indent=2) + "\n")
         return run
 
@@ -105,16 +106,14 @@ class RunDir:
         """
         file = path / "config.yaml"
         try:
-            tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+            tree = yaml_file.read(file)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise DynconvError(f"{path}: not a run directory (no config.yaml); `dynconv runs` lists runs") from error
         except OSError as error:
-            raise DynconvError(
-                f"{path}: not a run directory (no readable config.yaml); `dynconv runs` lists runs"
-            ) from error
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            raise DynconvError(f"{file}: damaged ({str(error).splitlines()[0]})") from error
-        if not isinstance(tree, dict) or not isinstance(tree.get("format", 1), int):
-            raise DynconvError(f"{file}: damaged (it contains no fields)")
+            raise DynconvError(f"{file}: cannot be read ({error.strerror})") from error
         format_ = tree.pop("format", 1)
+        if not tree or not isinstance(format_, int) or format_ < 1:
+            raise DynconvError(f"{file}: damaged (it contains no fields)")
         if format_ > FORMAT:
             raise DynconvError(
                 f"{path}: a run of format {format_}, newer than this dynconv can read ({FORMAT}); upgrade dynconv"
@@ -126,7 +125,9 @@ class RunDir:
     def reopen(cls, path: Path) -> RunDir:
         """Opens a run to continue it. Raises DynconvError as `open` does, and if the run has finished."""
         run = cls.open(path)
-        summary = run.summary()
+        summary = None
+        with contextlib.suppress(DynconvError):  # a damaged summary, which the run writes again
+            summary = run.summary()
         if summary and summary.finished:
             raise DynconvError(
                 f"{path}: this run has finished, so there is nothing to resume; `dynconv train` starts another"
@@ -155,7 +156,7 @@ class RunDir:
         lists: dict[type[Line], list[Any]] = {
             StepLine: found.steps, EpochLine: found.epochs, WarningLine: found.warnings,
         }  # fmt: skip
-        for number, content in self._lines():
+        for number, _, content in self._lines():
             kind = LINES.get(content["kind"])
             if kind is None:
                 continue
@@ -165,16 +166,36 @@ class RunDir:
                 found.damaged.append(str(error))
         return found
 
-    def rewind(self, step: int) -> None:
-        """Removes what a resumed run writes again: the records of steps after `step`, and the summary."""
-        kept = [content for _, content in self._lines() if content["step"] <= step]
-        self._write_text("metrics.jsonl", "".join(json.dumps(content) + "\n" for content in kept))
-        (self.path / "summary.json").unlink(missing_ok=True)
+    def rewind(self, step: int, epochs: int) -> None:
+        """Removes what a resumed run writes again: the records of steps after `step`, and the summary.
 
-    def _lines(self) -> Iterator[tuple[int, dict[str, Any]]]:
+        Args:
+            step, epochs: those done; metrics.jsonl must hold a record of each.
+
+        Raises:
+            DynconvError: records are missing or damaged, so the history would be lost; or a file cannot be written.
+        """
+        file, found = self.path / "metrics.jsonl", self.metrics()
+        steps = {line.step for line in found.steps if line.step <= step}
+        ended = {line.epoch for line in found.epochs if line.step <= step}
+        if len(steps) < step or len(ended) < epochs:
+            raise DynconvError(
+                f"{file}: holds {len(steps)} of the {step} steps and {len(ended)} of the {epochs} epochs that state.pt "
+                "has done; put the whole file back, or start the run again"
+            )
+        kept = [line for _, line, content in self._lines() if content["step"] <= step]
+        self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        summary = self.path / "summary.json"
+        try:
+            summary.unlink(missing_ok=True)
+        except OSError as error:
+            raise cannot_go_on(summary, error) from error
+
+    def _lines(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
+        """Number, text and content of each line."""
         file = self.path / "metrics.jsonl"
         try:
-            lines = file.read_text(encoding="utf-8").splitlines()
+            lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
         except FileNotFoundError:
             return
         except (OSError, UnicodeDecodeError) as error:
@@ -188,7 +209,7 @@ class RunDir:
                     return
                 raise DynconvError(where) from error
             read_record(Line, content, where)
-            yield number, content
+            yield number, line, content
 
     # ------------------------------------------------------------------------- environment, summary, predictions
 
@@ -199,7 +220,7 @@ class RunDir:
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
-            raise DynconvError(f"{file}: missing or damaged") from error
+            raise DynconvError(f"{file}: missing or damaged ({_reason(error)})") from error
         if self._launch and isinstance(content, dict):
             content = {"data_source": self._launch.get("data"), **content}
         return read_record(Environment, content, f"{file}: damaged")
@@ -217,7 +238,9 @@ class RunDir:
             content = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, RecursionError) as error:
+        except OSError as error:
+            raise DynconvError(f"{file}: cannot be read ({_reason(error)})") from error
+        except (ValueError, RecursionError) as error:
             raise DynconvError(f"{file}: damaged{advice}") from error
         return read_record(Summary, content, f"{file}: damaged", advice)
 
@@ -240,8 +263,10 @@ def cannot_go_on(file: Path, error: OSError) -> DynconvError:
     )
 
 
-def _reason(error: OSError | UnicodeDecodeError) -> str:
-    return (error.strerror if isinstance(error, OSError) else error.reason) or str(error)
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return error.reason
+    return str(getattr(error, "strerror", None) or error)
 
 
 def _make_fresh(folder: Path, name: str) -> Path:

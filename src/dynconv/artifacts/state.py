@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from dynconv.artifacts import format_1
+from dynconv.artifacts import format_1, torch_file
 from dynconv.artifacts.files import write_atomically
+from dynconv.data.bounded_pickle import RefusedError
 from dynconv.errors import DynconvError
 
 FORMAT = 2
@@ -30,16 +33,48 @@ def load_state(path: Path) -> dict[str, Any]:
     Raises:
         DynconvError: the file is missing, damaged, or of a newer format.
     """
+    damaged = f"{path}: damaged, or not a training state"
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        format_ = int(state.get("format", 1))
+        state = torch_file.read(path)
+    except FileNotFoundError as error:
+        raise DynconvError(f"{path}: missing, so the run cannot be resumed; start it again") from error
+    except OSError as error:
+        raise DynconvError(f"{path}: cannot be read ({error.strerror or error})") from error
+    except RefusedError as error:
+        raise DynconvError(f"{damaged}: {error}; refused as unsafe") from error
     except Exception as error:  # a damaged file can fail in any way
-        raise DynconvError(f"{path}: missing or damaged ({type(error).__name__}); start the run again") from error
+        raise DynconvError(f"{damaged} ({type(error).__name__}); start the run again") from error
+    format_ = state.get("format", 1) if isinstance(state, dict) else None
+    if type(format_) is not int or format_ < 1:  # a tensor, for one, cannot be compared
+        raise DynconvError(f"{damaged}; start the run again")
     if format_ > FORMAT:
-        raise DynconvError(f"{path}: has format {format_}, newer than this dynconv can read; upgrade dynconv")
-    if format_ == 1:
-        for name in ("net", "average"):
-            if state.get(name):
-                state[name] = format_1.tensors(state[name])
+        raise DynconvError(
+            f"{path}: has format {min(format_, 10**9)}, newer than this dynconv can read; upgrade dynconv"
+        )
+    if not _is_state(state):
+        raise DynconvError(f"{damaged}; start the run again")
+    for name in ("net", "average"):
+        if state.get(name):
+            state[name] = format_1.tensors(state[name]) if format_ == 1 else dict(state[name])
     found: dict[str, Any] = state
     return found
+
+
+def _is_state(state: dict[str, Any]) -> bool:
+    """Whether all that training continues from is there, of the right types; not whether it fits a run."""
+    counts = type(state.get("epochs")) is int and type(state.get("seconds")) is float
+    if not counts or state["epochs"] < 0 or not 0 <= state["seconds"] < math.inf:
+        return False
+    optimizers = state.get("optimizers")
+    return (
+        _are_tensors(state.get("net"))
+        and (state.get("average") is None or _are_tensors(state["average"]))
+        and isinstance(optimizers, list)
+        and all(isinstance(each, dict) and isinstance(each.get("state"), dict) for each in optimizers)
+    )
+
+
+def _are_tensors(content: object) -> bool:
+    return isinstance(content, dict) and all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in content.items()
+    )

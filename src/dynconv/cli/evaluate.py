@@ -13,6 +13,7 @@ from tyro.conf import Positional
 
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
+from dynconv.errors import escaped
 from dynconv.inference.evaluate import as_dict, as_tables, choose_split, evaluate, load_dataset
 from dynconv.inference.predictor import Predictor
 
@@ -44,6 +45,7 @@ def run(words: Sequence[str]) -> int:
         print(json.dumps(which | as_dict(plain, tta, predictor.classes)))
     else:
         console = Console()
-        console.print(f"{arguments.run} on {dataset.name}, {arguments.split}", highlight=False, markup=False)
+        title = escaped(f"{arguments.run} on {dataset.name}, {arguments.split}")
+        console.print(title, highlight=False, markup=False)
         console.print(as_tables(plain, tta, predictor.classes), highlight=False)
     return 0

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
-import yaml
 from tyro.conf import Positional
 
-from dynconv.artifacts import format_1
+from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.parse import Arguments, read_words, refuse_unknown
 from dynconv.errors import DynconvError
@@ -72,8 +71,6 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
 
 
 def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
-    if not (path / "config.yaml").exists():
-        raise DynconvError(f"{path}: not a run that can be resumed: it has no config.yaml")
     run = RunDir.open(path)
     about = run.environment
     launch = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
@@ -103,16 +100,6 @@ def load_config(preset: str | None, file: str | Path | None = None) -> tuple[Tra
 def read_yaml(path: Path) -> dict[str, Any]:
     """The fields of a file; none if it is empty. Raises DynconvError if it cannot be read or holds no fields."""
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml_file.read(path)
     except OSError as error:
-        raise DynconvError(f"{path}: {error.strerror}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise DynconvError(f"{path}: not YAML: line {line}: {error.problem}") from error
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # such as the date 2020-13-45
-        raise DynconvError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-    if fields is None:
-        return {}
-    if not isinstance(fields, dict):
-        raise DynconvError(f"{path}: must hold fields, as in 'epochs: 5', not a {type(fields).__name__}")
-    return fields
+        raise DynconvError(f"{path}: cannot be read ({error.strerror})") from error

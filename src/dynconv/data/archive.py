@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from dynconv.data.dataset import DataError
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 LARGEST_MEMBER = 40 << 20
 """Maximum bytes of a member; an official batch has 31 million."""

@@ -14,7 +14,7 @@ from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split
 from dynconv.data.image import SIZE, from_pil
 from dynconv.data.registry import form
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 

@@ -3,21 +3,16 @@
 An ordinary unpickler runs whatever code a file asks for, and even NumPy's own objects can crash the process when they
 are given a file's state. Here, a file can access neither: in place of NumPy's functions it gets stand-ins that accept
 what the official files contain and raise ValueError otherwise; the array is made from the checked bytes afterwards.
-This module uses the unpickler written in Python, whose memory grows only with the file and the counted operations.
 """
 
 from __future__ import annotations
 
-import io
 import math
-import pickle
-from collections.abc import Callable
-from typing import Any, ClassVar
 
 import numpy as np
 
+from dynconv.data.bounded_pickle import BoundedUnpickler, RefusedError, StandIn
 from dynconv.data.dataset import DataError
-from dynconv.validation import escaped
 
 _MOST_OPERATIONS = 400_000
 """Maximum number of operations; an official batch takes about 75,000."""
@@ -38,9 +33,9 @@ def load(where: str, data: bytes) -> tuple[np.ndarray, list[int]]:
         DataError: the file is damaged, is not a batch, or asks for anything that no batch needs.
     """
     try:
-        batch = _Unpickler(where, data).load()
-    except DataError:
-        raise
+        batch = _Unpickler(data).load()
+    except RefusedError as error:
+        raise DataError(f"{where}: {error}, which no CIFAR-10 file does; refused as unsafe") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataError(f"{where}: truncated or damaged ({type(error).__name__}); copy the file again") from error
     if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
@@ -52,21 +47,6 @@ def load(where: str, data: bytes) -> tuple[np.ndarray, list[int]]:
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels are not a list of whole numbers")
     return images.value, labels
-
-
-class _StandIn:
-    """What a pickle gets in place of a function; it can be called but accepts no state."""
-
-    __slots__ = ("_call",)
-
-    def __init__(self, call: Callable[..., object]) -> None:
-        self._call = call
-
-    def __call__(self, *arguments: object) -> object:
-        return self._call(*arguments)
-
-    def __setstate__(self, state: object) -> None:
-        raise ValueError("a state for a function")
 
 
 class _Type:
@@ -113,43 +93,15 @@ def _refuse(*_: object) -> object:
     raise ValueError("a call of a class")
 
 
-_NOT_NEEDED = (pickle.BYTEARRAY8, pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET)
-"""A bytearray reserves whatever length the file claims; sets hash their items, like the keys of a dict."""
+class _Unpickler(BoundedUnpickler):
+    """Admits what a batch is made of; makes one array at most."""
 
+    with_state = (_Type, _Array)
 
-def _keys(code: int, stack: list[Any]) -> list[Any]:
-    """The keys that an operation is about to put into a dict."""
-    if code in (pickle.SETITEMS[0], pickle.DICT[0]):  # the stack begins at the mark
-        return stack[::2]
-    return stack[-2:-1] if code == pickle.SETITEM[0] else []
-
-
-def _counted(code: int, operation: Callable[[Any], None]) -> Callable[[Any], None]:
-    def run(unpickler: _Unpickler) -> None:
-        unpickler.count()
-        # Python hashes nested tuples without a limit: a few hundred thousand levels exhaust the stack of the process.
-        if any(not isinstance(key, (str, bytes)) for key in _keys(code, unpickler.stack)):
-            raise ValueError("a key that is not a string")
-        operation(unpickler)
-
-    return run
-
-
-class _Unpickler(pickle._Unpickler):  # the Python version; the C version has no limits
-    """Admits lists, dicts, strings, numbers and the stand-ins, and counts operations."""
-
-    stack: list[Any]  # what follows the last mark; typeshed does not know it
-    dispatch: ClassVar = {
-        code: _counted(code, operation)
-        for code, operation in pickle._Unpickler.dispatch.items()
-        if bytes([code]) not in _NOT_NEEDED
-    }
-
-    def __init__(self, where: str, data: bytes) -> None:
-        super().__init__(io.BytesIO(data), encoding="latin1")
-        self._where = where
-        self._operations = self._encoded = self._arrays = 0
-        array_class = _StandIn(_refuse)
+    def __init__(self, data: bytes) -> None:
+        super().__init__(data, _MOST_OPERATIONS)
+        self._encoded = self._arrays = 0
+        array_class = StandIn(_refuse)
 
         def reconstruct(kind: object, shape: object, code: object) -> _Array:
             if kind is not array_class or shape != (0,) or self._arrays:
@@ -157,31 +109,13 @@ class _Unpickler(pickle._Unpickler):  # the Python version; the C version has no
             self._arrays += 1
             return _Array()
 
-        self._known: dict[tuple[str, str], _StandIn] = {
+        self.known = {
             ("numpy", "ndarray"): array_class,
-            ("numpy", "dtype"): _StandIn(_type),
-            ("numpy.core.multiarray", "_reconstruct"): _StandIn(reconstruct),
-            ("numpy._core.multiarray", "_reconstruct"): _StandIn(reconstruct),
-            ("_codecs", "encode"): _StandIn(self._encode),  # bytes, as Python 3 writes them into protocol 2
+            ("numpy", "dtype"): StandIn(_type),
+            ("numpy.core.multiarray", "_reconstruct"): StandIn(reconstruct),
+            ("numpy._core.multiarray", "_reconstruct"): StandIn(reconstruct),
+            ("_codecs", "encode"): StandIn(self._encode),  # bytes, as Python 3 writes them into protocol 2
         }
-
-    def count(self) -> None:
-        """Called before each operation."""
-        self._operations += 1
-        if self._operations > _MOST_OPERATIONS:
-            raise ValueError("more operations than a batch needs")
-
-    def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; DataError if there is none."""
-        found = self._known.get((module, name))
-        if found is None:
-            asked = escaped(f"{module}.{name}")[:100]
-            raise DataError(f"{self._where}: asks for {asked}, which no CIFAR-10 file needs; refused as unsafe")
-        return found
-
-    def persistent_load(self, pid: Any) -> Any:
-        """Raises DataError, because no CIFAR-10 file needs this."""
-        raise DataError(f"{self._where}: refers to outside objects, which no CIFAR-10 file does; refused as unsafe")
 
     def _encode(self, text: object, encoding: object) -> bytes:
         if not isinstance(text, str) or encoding != "latin1":

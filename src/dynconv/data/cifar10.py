@@ -15,7 +15,7 @@ import torch
 from dynconv.data import archive, batch_pickle
 from dynconv.data.dataset import DataError, Dataset, Split
 from dynconv.data.registry import form
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 PYTHON_FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"

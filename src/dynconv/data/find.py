@@ -11,7 +11,7 @@ from platformdirs import user_cache_path
 
 from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.registry import FORMS, NAMED, Form, Named
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split, require_class_names
 from dynconv.data.image import ENDINGS, SIZE, read_with_size
 from dynconv.data.registry import form
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 

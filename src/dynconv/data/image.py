@@ -17,7 +17,7 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dynconv.data.dataset import DataError
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 SIZE = 32
 _ORDINARY = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")

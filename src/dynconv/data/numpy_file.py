@@ -17,12 +17,14 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dynconv.data.dataset import DataError
-from dynconv.validation import escaped
+from dynconv.errors import escaped
 
 FREE = 256 << 20
 """Bytes of arrays that any file may hold: 83,000 images of 32x32."""
 LARGEST = 4 << 30
 """Maximum bytes of one array in any file: 1.4 million images of 32x32. A sparse file takes no space on disk."""
+NUMBERS = "biuf"
+"""Whole and fractional numbers and truth values, as NumPy's `dtype.kind` names them."""
 EXPANSION = 100
 """Maximum expansion relative to the size on disk, beyond `FREE`; photographs deflate to 1/2, drawings to 1/20."""
 
@@ -32,15 +34,19 @@ def load(path: Path) -> np.ndarray:
     where = escaped(str(path))
     try:
         with path.open("rb") as file:
-            return _read(file, path.stat().st_size)
+            return _read(file, path.stat().st_size, NUMBERS)
     except OSError as error:
         raise DataError(f"{where}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # NumPy parses headers as Python literals, which can fail in many ways
         raise DataError(f"{where}: truncated or not an array of numbers ({_reason(error)}); save it again") from error
 
 
-def load_archive(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
-    """The arrays in a `.npz` file whose names are in `names`, by name. Raises DataError as `load` does."""
+def load_archive(path: Path, names: Collection[str], kinds: str = NUMBERS) -> dict[str, np.ndarray]:
+    """The arrays in a `.npz` file whose names are in `names`, by name. Raises DataError as `load` does.
+
+    Args:
+        kinds: the accepted types, as NumPy's `dtype.kind` names them.
+    """
     where = escaped(str(path))
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -52,7 +58,7 @@ def load_archive(path: Path, names: Collection[str]) -> dict[str, np.ndarray]:
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError(f"{name} is compressed in a way that NumPy does not write")
                 with archive.open(member) as file:
-                    arrays[name] = _read(file, member.file_size)
+                    arrays[name] = _read(file, member.file_size, kinds)
                     while file.read(1 << 20):  # up to the checksum at the end
                         pass
     except DataError:
@@ -71,14 +77,14 @@ def check_expansion(where: str, expanded: int, size: int) -> None:
         )
 
 
-def _read(file: IO[bytes], size: int) -> np.ndarray:
+def _read(file: IO[bytes], size: int, kinds: str) -> np.ndarray:
     """The array in the `size` bytes of `file`. Raises ValueError, or whatever NumPy raises for a damaged header."""
     version = npy.read_magic(file)
     if version not in ((1, 0), (2, 0)):
         raise ValueError(f"version {version[0]}.{version[1]} of the format, which no numeric array needs")
     read_header = npy.read_array_header_1_0 if version == (1, 0) else npy.read_array_header_2_0
     shape, fortran, dtype = read_header(file)
-    if dtype.kind not in "biuf":
+    if dtype.kind not in kinds:
         raise ValueError(f"an array of {dtype}")
     if any(side < 0 for side in shape):
         raise ValueError(f"the shape {shape}")

@@ -18,9 +18,8 @@ from torch import Tensor
 from dynconv.artifacts.files import write_atomically
 from dynconv.data.dataset import DataError
 from dynconv.data.image import ENDINGS
-from dynconv.errors import DynconvError
+from dynconv.errors import DynconvError, escaped
 from dynconv.inference.predictor import to_pixels
-from dynconv.validation import escaped
 
 logger = logging.getLogger(__name__)
 

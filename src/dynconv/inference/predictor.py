@@ -7,6 +7,7 @@ predictor.predict("photo.jpg").label
 from __future__ import annotations
 
 import contextlib
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, overload
@@ -18,9 +19,10 @@ from torch import Tensor
 
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights, load_weights
-from dynconv.data.image import from_pil, read_image
+from dynconv.data.image import SIZE, from_pil, read_image
 from dynconv.errors import DynconvError
 from dynconv.machine import Precision, autocast, pick_device, pick_precision
+from dynconv.model.cost import multiply_adds
 from dynconv.model.net import Net
 from dynconv.model.tta import batched_logits
 
@@ -186,13 +188,16 @@ def _find(run_or_weights: str | Path) -> tuple[Path, RunDir | None]:
     """The weights file, and the run that it belongs to."""
     path = packaged_weights(str(run_or_weights)) if is_packaged(run_or_weights) else Path(run_or_weights)
     try:
-        if not path.is_dir():
-            return path, None
-        run = RunDir.open(path)
-        if not run.weights.exists():
-            raise DynconvError(f"{path}: the run has no weights yet; they are written when it ends")
+        is_folder = stat.S_ISDIR(path.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return path, None  # which reading it will say
     except OSError as error:  # no permission, or a name that is too long
         raise DynconvError(f"{path}: cannot be read ({error.strerror})") from error
+    if not is_folder:
+        return path, None
+    run = RunDir.open(path)
+    if not run.weights.exists():
+        raise DynconvError(f"{path}: the run has no weights yet; they are written when it ends")
     return run.weights, run
 
 
@@ -211,16 +216,21 @@ def _network(path: Path, weights: Weights) -> Net:
         raise DynconvError(misfit)
     try:
         with torch.device("meta"):  # shapes without values
-            expected = Net(weights.model, len(weights.classes)).state_dict()
-        if {name: tensor.shape for name, tensor in weights.state.items()} != {
-            name: tensor.shape for name, tensor in expected.items()
-        }:
-            raise DynconvError(misfit)
-        _check_values(path, weights, expected)
-        net = Net(weights.model, len(weights.classes))
-        net.load_state_dict(weights.state)
-    except (RuntimeError, ValueError, OverflowError, MemoryError) as error:
+            planned = Net(weights.model, len(weights.classes))
+    except ValueError as error:
         raise DynconvError(misfit) from error
+    expected = planned.state_dict()
+    if {name: tensor.shape for name, tensor in weights.state.items()} != {
+        name: tensor.shape for name, tensor in expected.items()
+    }:
+        raise DynconvError(misfit)
+    _check_values(path, weights, expected)
+    try:
+        multiply_adds(planned, SIZE)
+    except ValueError as error:
+        raise DynconvError(f"{path}: this network cannot take images of {SIZE}x{SIZE} pixels ({error})") from error
+    net = Net(weights.model, len(weights.classes))
+    net.load_state_dict(weights.state)
     if not net.input.fitted or not (net.input.std > 0).all():
         raise DynconvError(f"{path}: the input statistics were never set, so these weights cannot be used")
     return net

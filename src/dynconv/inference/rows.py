@@ -8,9 +8,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Literal
 
+from dynconv.errors import escaped
 from dynconv.inference.predict import Outcome
 from dynconv.inference.predictor import Prediction
-from dynconv.validation import escaped
 
 Form = Literal["table", "csv", "json"]
 _WIDEST_NAME = 60

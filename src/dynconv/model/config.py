@@ -7,7 +7,16 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dynconv.layer.routing import GATES
-from dynconv.validation import Frozen, PositiveInt
+from dynconv.validation import Frozen
+
+MOST_BLOCKS, MOST_EXPERTS, MOST_CHANNELS, LARGEST_SIDE = 1000, 4096, 65_536, 255
+"""Limits of a network, far beyond what can be trained. Within them no size overflows, and shapes take seconds at most
+to compute, whatever a file claims."""
+
+Channels = Annotated[int, Field(ge=1, le=MOST_CHANNELS)]
+Hidden = Annotated[int, Field(ge=0, le=MOST_CHANNELS)]
+Side = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+Experts = Annotated[int, Field(ge=1, le=MOST_EXPERTS)]
 
 PER_BLOCK = (
     "kernel_sizes", "strides", "groups", "pools", "residual", "experts", "gate", "router_hidden", "squeeze_excite",
@@ -25,33 +34,33 @@ class ModelConfig(Frozen):
     """Fixed input transform: whiten 2x2 patches by the training images' statistics, then split them by sign."""
     whiten_eps: float = Field(5e-4, gt=0)
     """Added to the variance of each principal component before whitening."""
-    widths: tuple[PositiveInt, ...] = (32, 32, 128, 128, 128, 128)
+    widths: Annotated[tuple[Channels, ...], Field(max_length=MOST_BLOCKS)] = (32, 32, 128, 128, 128, 128)
     """Output channels of each block; the number of entries is the number of blocks N."""
-    kernel_sizes: tuple[PositiveInt, ...] = (3,)
+    kernel_sizes: tuple[Side, ...] = (3,)
     """Side of the experts' kernels; must be odd."""
-    expert_kernel_sizes: tuple[PositiveInt, ...] = ()
+    expert_kernel_sizes: tuple[Side, ...] = ()
     """Side of each expert's own kernel, in the middle of one of kernel_sizes: one entry per expert, or none."""
-    expert_dilations: tuple[PositiveInt, ...] = ()
+    expert_dilations: tuple[Side, ...] = ()
     """Dilation of each expert's own kernel: one entry per expert, or none."""
-    strides: tuple[PositiveInt, ...] = (1,)
+    strides: tuple[Side, ...] = (1,)
     """Stride of the experts."""
-    pools: tuple[PositiveInt, ...] = (2, 1, 2, 1, 2, 1)
+    pools: tuple[Side, ...] = (2, 1, 2, 1, 2, 1)
     """Side of the max pooling after the experts; 1 for none."""
     residual: tuple[bool, ...] = (False,)
     """Add the block's input to its output. A single true adds it wherever the shapes agree."""
     residual_scale: bool = False
     """Multiply a residual block's output by a learned number, which starts at 1, before the input is added."""
-    squeeze_excite: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    squeeze_excite: tuple[Hidden, ...] = (0,)
     """Hidden width of squeeze-and-excitation, which scales the channels of a block's output; 0 for none."""
-    groups: tuple[PositiveInt, ...] = (1,)
+    groups: tuple[Channels, ...] = (1,)
     """Groups of channels that the experts convolve separately; must divide a block's input and output channels."""
-    experts: tuple[PositiveInt, ...] = (2,)
+    experts: tuple[Experts, ...] = (2,)
     """K, the number of convolutions in a block."""
     gate: tuple[str, ...] = ("softmax",)
     """g, the router's non-linear activation: softmax, sigmoid, sparsemax, or any other registered gate."""
     temperature: float = Field(1.0, gt=0)
     """Divisor of the routers' logits."""
-    router_hidden: tuple[Annotated[int, Field(ge=0)], ...] = (0,)
+    router_hidden: tuple[Hidden, ...] = (0,)
     """Width of the router's hidden layer; 0 for a linear router."""
     identity_init: bool = True
     """Experts start as the identity plus independent noise, instead of noise alone."""
@@ -65,7 +74,7 @@ class ModelConfig(Frozen):
     """Activation at the end of each block."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Probability that a channel of a block's output is dropped."""
-    head_hidden: int = Field(0, ge=0)
+    head_hidden: int = Field(0, ge=0, le=MOST_CHANNELS)
     """Width of the head's hidden layer; 0 for softmax regression."""
 
     @field_validator("experts", "gate", "router_hidden", mode="before")

@@ -57,8 +57,15 @@ class InputTransform(nn.Module):
 
     @torch.no_grad()
     def fit(self, images_N3HW: Tensor) -> None:
-        """Computes the statistics from training images, uint8 or in [0, 1]; those of patches from the first 5,000."""
+        """Computes the statistics from training images, uint8 or in [0, 1]; those of patches from the first 5,000.
+
+        Raises:
+            ValueError: a colour channel has the same value in all images, so it cannot be standardised.
+        """
         x = to_unit_range(images_N3HW)
+        for name, lowest, highest in zip(["red", "green", "blue"], x.amin((0, 2, 3)), x.amax((0, 2, 3)), strict=True):
+            if lowest == highest:
+                raise ValueError(f"images: every pixel has the same {name}; give images that differ")
         self.mean.copy_(x.mean((0, 2, 3)))
         self.std.copy_(x.std((0, 2, 3)))
         if self.whiten:

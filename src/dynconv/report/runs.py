@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 
 from rich import box
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynconv.artifacts.rundir import RunDir
-from dynconv.errors import DynconvError
+from dynconv.errors import DynconvError, escaped
 from dynconv.report.compare import differing_fields
 from dynconv.report.record import flat, shown
 
@@ -23,7 +24,7 @@ def runs_table(folder: Path) -> Table:
         DynconvError: `folder` does not exist or cannot be read.
     """
     try:
-        paths = sorted(entry for entry in folder.iterdir() if (entry / "config.yaml").exists())
+        paths = sorted(entry for entry in folder.iterdir() if _may_be_run(entry))
     except FileNotFoundError as error:
         raise DynconvError(f"{folder}: does not exist; name the folder that holds the runs, or train one") from error
     except OSError as error:
@@ -44,8 +45,19 @@ def runs_table(folder: Path) -> Table:
     differs = _differences({path: run for path, run in runs.items() if isinstance(run, RunDir)})
     for path, run in runs.items():
         *cells, state = _cells(run) if isinstance(run, RunDir) else ["-"] * len(_COLUMNS) + [run]
-        table.add_row(*map(Text, (path.name, *cells, differs.get(path, ""), state)))  # a name is not markup
+        texts = (path.name, *cells, differs.get(path, ""), state)
+        table.add_row(*(Text(escaped(text)) for text in texts))  # a name is not markup
     return table
+
+
+def _may_be_run(path: Path) -> bool:
+    """Whether the folder holds a run, or cannot be searched, which `_open` says."""
+    try:
+        return stat.S_ISREG((path / "config.yaml").stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True
 
 
 def _open(path: Path) -> RunDir | str:

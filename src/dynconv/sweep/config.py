@@ -12,7 +12,7 @@ from dynconv.errors import DynconvError
 from dynconv.sweep.space import Axis, grid_size, nested
 from dynconv.training.config import TrainConfig
 from dynconv.training.presets import PRESETS, merge, override
-from dynconv.validation import Frozen, PositiveInt, did_you_mean, field_descriptions, field_names, validate
+from dynconv.validation import Frozen, did_you_mean, field_descriptions, field_names, validate
 
 Metric = Literal["validation_accuracy", "validation_loss"]
 
@@ -72,9 +72,9 @@ class SweepConfig(Frozen):
     """Fields that all trials set, as in a file for `dynconv train --config`."""
     metric: Metric = "validation_accuracy"
     """What to optimise: the accuracy on the hold-out, or the loss, of the last epoch."""
-    trials: PositiveInt = 20
+    trials: int = Field(20, ge=1, le=100_000)
     """Number of trials; with the grid sampler, by default every point of the grid."""
-    seeds: PositiveInt = 1
+    seeds: int = Field(1, ge=1, le=1000)
     """Runs per trial, with the seeds from 0 upward; a trial's score is their mean."""
     sampler: Literal["tpe", "random", "grid"] = "tpe"
     """How a trial's values are chosen. tpe: from what the earlier trials have shown. grid: every combination."""

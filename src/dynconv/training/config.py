@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dynconv.data.augment import AugmentConfig
 from dynconv.model.config import ModelConfig
-from dynconv.validation import Fraction, Frozen, PositiveInt
+from dynconv.validation import Fraction, Frozen
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -69,15 +69,15 @@ class TrainConfig(Frozen):
     """The preset that this run started from."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of the weights, the order of the images and their augmentation."""
-    epochs: PositiveInt = 5
+    epochs: int = Field(5, ge=1, le=1_000_000)
     """Passes over the training set."""
-    batch_size: PositiveInt = 500
+    batch_size: int = Field(500, ge=1, le=1_000_000_000)
     """Images per step of the optimizer."""
-    micro_batch: PositiveInt = 500
+    micro_batch: int = Field(500, ge=1, le=1_000_000_000)
     """Images per forward and backward pass; gradients accumulate over a batch. Also what batch norm averages over."""
     image_sizes: tuple[Annotated[int, Field(ge=8, le=256)], ...] = (24, 24, 24, 28, 32)
     """Side of the training images in pixels; several sizes share the epochs evenly, in this order, up to the last."""
-    holdout: int = Field(0, ge=0)
+    holdout: int = Field(0, ge=0, le=1_000_000_000)
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
     tta: bool = True
     """Also report test-time augmentation: the image and its mirror, each at three translations."""

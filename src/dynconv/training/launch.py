@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+import torch
+
 from dynconv import data
 from dynconv.artifacts.environment import environment
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.data import Dataset
 from dynconv.machine import pick_device
-from dynconv.model.describe import headline
+from dynconv.model.describe import headline, rows
+from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
+from dynconv.training.memory import require_memory
 from dynconv.training.progress import Progress
-from dynconv.training.trainer import Hopeless, Trainer
+from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
 from dynconv.validation import Frozen, validate
 
 logger = logging.getLogger(__name__)
@@ -56,10 +60,12 @@ def start(
         hopeless: may end the run early, see `Trainer.fit`.
 
     Raises:
-        DynconvError: no such device or data, a network that cannot be, or a directory that cannot be written.
+        DynconvError: no such device or data, a network that cannot be or does not fit into memory, images that are all
+            of one colour, or a directory that cannot be written.
     """
-    pick_device(launch.device)  # before there is a directory
+    device = pick_device(launch.device)  # before there is a directory
     dataset = dataset or load(config, launch.data)
+    _require_trainable(config, dataset, device)
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
@@ -81,8 +87,9 @@ def resume(
     """
     run = RunDir.reopen(path)
     config = config_of(run)
-    pick_device(launch.device)
+    device = pick_device(launch.device)
     dataset = dataset or load(config, launch.data)
+    _require_trainable(config, dataset, device)
     return _train(config, launch, dataset, run, progress, hopeless, resume=True)
 
 
@@ -103,6 +110,16 @@ def load(config: TrainConfig, source: str) -> Dataset:
     classes, side = len(dataset.classes), dataset.test.images.shape[-1]
     logger.info("network: %s", headline(config.model, classes, side, config.image_sizes))
     return dataset
+
+
+def _require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
+    """Raises DynconvError where the network does not fit into memory, or all images are of one colour."""
+    largest = rows(config.model, len(dataset.classes), max(config.image_sizes))
+    require_memory(config, largest, len(dataset.train.labels), device)
+    try:
+        InputTransform(whiten=False).fit(statistics_sample(config, dataset))
+    except ValueError as error:
+        raise data.DataError(f"{dataset.origin}: training {error}") from error
 
 
 def _source(source: str, dataset: Dataset) -> str:

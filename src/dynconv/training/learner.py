@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -21,7 +21,7 @@ from dynconv.model.routing_statistics import BlockRouting, routing_statistics
 from dynconv.model.tta import EVAL_BATCH, batched_logits
 from dynconv.training.config import OptimConfig
 from dynconv.training.figures import count_correct
-from dynconv.training.optim import build_optimizers
+from dynconv.training.optim import build_optimizers, load_buffers
 
 
 class Learner:
@@ -104,9 +104,20 @@ class Learner:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises KeyError, RuntimeError, TypeError or ValueError where the state does not fit."""
-        self.net.load_state_dict(state["net"])
+        """Takes over what `state_dict` returned. Raises RuntimeError or ValueError where it does not fit."""
+        _load(self.net, state["net"])
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved)
+            load_buffers(optimizer, saved["state"])
         if self._average:
-            self._average.load_state_dict(state["average"])
+            _load(self._average, state["average"] or {})
+
+
+def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+    """`load_state_dict`, which by itself takes whole numbers for fractions, and NaN."""
+    expected = module.state_dict()
+    for name, tensor in tensors.items():
+        if name in expected and tensor.is_floating_point() != expected[name].is_floating_point():
+            raise ValueError(f"{name} holds {str(tensor.dtype).removeprefix('torch.')} numbers")
+        if not tensor.isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")
+    module.load_state_dict(tensors)

@@ -146,6 +146,33 @@ def _adamw(groups: Groups, config: OptimConfig) -> list[Optimizer]:
     return [AdamW(every, betas=config.betas)]
 
 
+_BUFFERS = {Muon: {"momentum_buffer"}, SGD: {"momentum_buffer"}, AdamW: {"step", "exp_avg", "exp_avg_sq"}}
+"""What an optimizer keeps of each parameter, by its type; of other types it is not known."""
+
+
+def load_buffers(optimizer: Optimizer, buffers: dict[int, dict[str, Tensor]]) -> None:
+    """Gives an optimizer the buffers of a saved state; everything else about it follows from the configuration.
+
+    Args:
+        buffers: by the number of the parameter, as in `Optimizer.state_dict`.
+
+    Raises:
+        ValueError: they are not those of this optimizer, or not finite.
+    """
+    parameters = dict(enumerate(parameter for group in optimizer.param_groups for parameter in group["params"]))
+    for number, saved in buffers.items():
+        if number not in parameters or not isinstance(saved, dict):
+            raise ValueError("the optimizer's state is of other parameters")
+        if saved and saved.keys() != _BUFFERS.get(type(optimizer), saved.keys()):
+            raise ValueError("the optimizer's state is of another optimizer")
+        for value in saved.values():
+            if not isinstance(value, Tensor) or value.shape not in ((), parameters[number].shape):
+                raise ValueError("the optimizer's state is of other parameters")
+            if not value.isfinite().all():
+                raise ValueError("the optimizer's state holds NaN or infinity")
+    optimizer.load_state_dict({"state": buffers, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
 def _group(name: str, parameters: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, object]:
     # torch multiplies weight_decay by the learning rate.
     return {"name": name, "params": parameters, "lr": lr, "weight_decay": config.weight_decay / lr}

@@ -78,7 +78,7 @@ class Trainer:
 
         torch.manual_seed(config.seed)
         net = Net(config.model, len(dataset.classes))
-        net.input.fit(dataset.train.sample(10_000, config.seed).images)
+        net.input.fit(statistics_sample(config, dataset))
         precision, _ = pick_precision(config.precision, target)
         self.learner = Learner(net, config.optim, target, precision, compile=compile)
 
@@ -104,7 +104,7 @@ class Trainer:
         """
         if resume:
             self.restore()
-            self.run.rewind(self.step)
+            self.run.rewind(self.step, self.epochs_done)
             self.last_epoch = next(reversed(self.run.metrics().epochs), None)
         else:  # so that there is something to go back to in the first epoch too
             self.save()
@@ -227,20 +227,26 @@ class Trainer:
         state = load_state(self.run.state)
         try:
             self.learner.load_state_dict(state)
-            self.epochs_done, self.seconds = int(state["epochs"]), float(state["seconds"])
-        except (KeyError, RuntimeError, TypeError, ValueError) as error:
+            if state["epochs"] > self.config.epochs:
+                raise ValueError(f"{min(state['epochs'], 10**9)} epochs done of {self.config.epochs}")
+            if not self.learner.net.input.fitted:
+                raise ValueError("the input statistics were never set")
+        except (RuntimeError, ValueError) as error:
             raise DynconvError(
                 f"{self.run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})"
             ) from error
+        self.epochs_done, self.seconds = state["epochs"], state["seconds"]
         self.step = self.epochs_done * self.steps_per_epoch
 
     def finish(self) -> Summary:
         """Writes weights, predictions and, last, the summary."""
         config, dataset, learner, labels = self.config, self.dataset, self.learner, self.test.labels
+        logits = learner.logits(self.test) if self.test_logits is None else self.test_logits
+        if not logits.isfinite().all():  # of weights that are finite but too large, from a state
+            raise DynconvError(f"{self.run.state}: the network's output is not finite; start the run again")
         state = learner.evaluated.state_dict()
         weights = Weights(state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision)
         save_weights(self.run.weights, weights)
-        logits = learner.logits(self.test) if self.test_logits is None else self.test_logits
         logits_tta = learner.logits(self.test, tta=True) if config.tta else None
         probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
         self.run.write_predictions(Predictions(labels.cpu(), probabilities, dataset.classes, dataset.name))
@@ -284,6 +290,11 @@ class Trainer:
             f"dynconv {version('dynconv')}: preset {self.config.preset}, {done} on {self.dataset.name}, seed "
             f"{self.config.seed}"
         )
+
+
+def statistics_sample(config: TrainConfig, dataset: Dataset) -> Tensor:
+    """The training images from which the input statistics are computed, uint8 [N, 3, H, W]."""
+    return dataset.train.sample(10_000, config.seed).images
 
 
 class _NotFiniteError(Exception):
