@@ -5,12 +5,14 @@ import struct
 import subprocess
 import sys
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
 from official import batch
 
 from dynconv.data import batch_pickle
+from dynconv.data.bounded_pickle import BoundedUnpickler, StandIn
 from dynconv.data.dataset import DataError
 
 RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n"
@@ -130,3 +132,16 @@ def test_the_state_reached_nothing_of_ours() -> None:
 
     images, _ = batch_pickle.load("batch", pickle.dumps(batch(1), protocol=2))
     assert np.array_equal(images, batch(1)["data"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("fill", [b"K\x00K\x01s.", b"(K\x00K\x01u."])  # SETITEM, SETITEMS
+def test_only_dicts_are_filled_with_keys(fill: bytes) -> None:
+    """Python would write into any object that has places, such as an array."""
+    places = [0, 0]
+
+    class Unpickler(BoundedUnpickler):
+        known: ClassVar = {("m", "t"): StandIn(lambda: places)}
+
+    with pytest.raises(ValueError, match="other than a dict"):
+        Unpickler(b"cm\nt\n)R" + fill, 100).load()
+    assert places == [0, 0]

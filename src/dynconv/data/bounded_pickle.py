@@ -42,12 +42,21 @@ def _keys(code: int, stack: list[Any]) -> list[Any]:
     return stack[-2:-1] if code == pickle.SETITEM[0] else []
 
 
+def _filled(code: int, unpickler: BoundedUnpickler) -> Any:
+    """What an operation is about to put keys into."""
+    if code == pickle.SETITEMS[0]:
+        return unpickler.metastack[-1][-1]
+    return unpickler.stack[-3] if code == pickle.SETITEM[0] else {}
+
+
 def _counted(code: int, operation: Callable[[Any], None]) -> Callable[[Any], None]:
     def run(unpickler: BoundedUnpickler) -> None:
         unpickler.count()
         # Python hashes nested tuples without a limit: a few hundred thousand levels exhaust the stack of the process.
         if any(not isinstance(key, (str, bytes, int)) for key in _keys(code, unpickler.stack)):
             raise ValueError("a key that is neither a string nor a number")
+        if not isinstance(_filled(code, unpickler), dict):  # a tensor has numbered places, too
+            raise ValueError("keys for something other than a dict")
         # NumPy's and torch's objects take any state, and some crash the process.
         if code == pickle.BUILD[0] and type(unpickler.stack[-2]) not in unpickler.with_state:
             raise ValueError("a state for an object that has none")
@@ -68,7 +77,8 @@ class BoundedUnpickler(pickle._Unpickler):  # the Python version; the C version 
             that the pickle is damaged.
     """
 
-    stack: list[Any]  # what follows the last mark; typeshed does not know it
+    stack: list[Any]  # what follows the last mark; typeshed knows neither this nor the next
+    metastack: list[list[Any]]  # what came before each mark
     known: Mapping[tuple[str, str], StandIn] = {}
     """The stand-ins, by module and name."""
     with_state: ClassVar[tuple[type, ...]] = ()
