@@ -1,0 +1,71 @@
+"""Studies: their files describe configurations, their runs are kept, and the tables of the docs are those of the runs."""
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import yaml
+from tiny import CONFIG
+
+from dynconv.training.presets import PRESETS, merge, override
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+NAMES = sorted(path.stem for path in (BENCHMARKS / "studies").glob("*.yaml"))
+
+
+@pytest.fixture(scope="module")
+def modules() -> Iterator[dict[str, ModuleType]]:
+    """The scripts, which import each other as scripts do."""
+    sys.path.insert(0, str(BENCHMARKS))
+    names = ("study", "figures")
+    yield {name: importlib.import_module(name) for name in names}
+    sys.path.remove(str(BENCHMARKS))
+    for name in names:
+        del sys.modules[name]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_arm_is_a_configuration_and_is_compared_with_another(name: str, modules: dict[str, ModuleType]) -> None:
+    study = modules["study"].Study(name)
+    mistakes = (BENCHMARKS / "mistakes.py").read_text(encoding="utf-8").replace("_", "-")
+
+    for arm in study.arms.values():
+        override(PRESETS[study.preset](), merge(study.common, arm.fields), f"{name}: ")
+        assert arm.reference in study.arms and f"def {arm.mistake}" in mistakes
+
+
+@pytest.mark.parametrize("page", sorted((BENCHMARKS.parent / "docs").glob("*.md")), ids=lambda page: page.stem)
+def test_the_tables_of_the_docs_are_those_of_the_runs(page: Path, modules: dict[str, ModuleType]) -> None:
+    text = page.read_text(encoding="utf-8")
+
+    assert modules["figures"].rebuilt(text) == text
+
+
+def test_a_study_is_trained_once_and_kept(
+    tmp_path: Path, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study_module = modules["study"]
+    monkeypatch.setattr(study_module, "STUDIES", tmp_path)
+    small = CONFIG.model_dump(mode="json", exclude={"seed", "preset"})
+    arms = {"one": {"about": "K = 1", "fields": {"model": {"experts": [1]}}}, "two": {"about": "K = 2", "fields": {}}}
+    tree = {"preset": "quick", "common": {**small, "epochs": 1, "holdout": 500}, "reference": "one", "arms": arms}
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(tree))
+    study = study_module.Study("small", tmp_path)
+    study.runs.mkdir()
+
+    for arm in study.arms:
+        study_module.train(study, arm, 3, "shapes", threads=1)
+    study_module.collect(study, "shapes")
+
+    lines = study.lines()
+    assert set(lines) == {("one", 3), ("two", 3)}
+    assert lines["one", 3]["measured"]["cosines"] == [None] * len(CONFIG.model.widths)
+    assert set(lines["two", 3]["measured"]["lost_with"]) == {"mean", "shuffled"}
+    header, rule, *rows = modules["figures"].table("small").splitlines()
+    assert len(rows) == 2 and rows[1].startswith("| K = 2 |") and header.count("|") == rows[1].count("|")
+    written = study.collected.read_bytes()
+    study_module.collect(study, "shapes")
+    assert study.collected.read_bytes() == written
