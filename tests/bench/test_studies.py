@@ -1,4 +1,4 @@
-"""Studies: their files describe configurations, their runs are kept, and the tables of the docs are those of the runs."""
+"""Studies: arms are configurations that exist, runs are kept, and the tables of the docs are those of the runs."""
 
 import importlib
 import sys

@@ -291,4 +291,4 @@ def test_compiling_is_logged(compiler: Compiler, caplog: pytest.LogCaptureFixtur
         compiler.library()
         compiler.library()
 
-    assert [record.message for record in caplog.records] == ["compiling the operator `small`, once, about 1 seconds"]
+    assert [record.message for record in caplog.records] == ["compiling the operator `small`, once, in about 1 s"]

@@ -96,7 +96,7 @@ class _Recipe:
         os.close(handle)
         partial = Path(name)
         try:
-            logger.info("compiling the operator `%s`, once, about %d seconds", self.source.stem, self.seconds)
+            logger.info("compiling the operator `%s`, once, in about %d s", self.source.stem, self.seconds)
             result = _run([*self.command, str(self.source), "-o", name])
             if result.returncode:
                 raise self._failure(result)
