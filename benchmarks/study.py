@@ -34,6 +34,7 @@ from torch.nn.functional import normalize
 
 from dynconv import data
 from dynconv.artifacts.environment import require_committed
+from dynconv.artifacts.records import Record
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError
 from dynconv.inference import explain
@@ -139,6 +140,11 @@ def measured(run: RunDir, source: str) -> dict[str, Any]:
     return found
 
 
+def without_paths(record: Record) -> dict[str, Any]:
+    """What a record says, but for where this machine keeps its files."""
+    return {name: value for name, value in record.tree().items() if name not in ("command", "data_source")}
+
+
 def collect(study: Study, source: str) -> None:
     """Adds the finished runs to the study's file."""
     lines = study.lines()
@@ -153,10 +159,10 @@ def collect(study: Study, source: str) -> None:
             "arm": arm,
             "seed": seed,
             "config": run.config.tree(),
-            "summary": summary.tree(),
+            "summary": without_paths(summary),
             "epochs": [line.tree() for line in run.metrics().epochs],
             "measured": measured(run, source),
-            "environment": run.environment.tree(),
+            "environment": without_paths(run.environment),
         }
     order = sorted(lines, key=lambda key: (list(study.arms).index(key[0]), key[1]))
     study.collected.write_text("".join(json.dumps(lines[key]) + "\n" for key in order))
