@@ -21,6 +21,7 @@ from typing import Any
 from scipy.stats import ttest_rel
 from study import Study
 
+from dynconv.report.compare import FEWEST_SEEDS
 from dynconv.training.config import TrainConfig
 from dynconv.training.cost import training_flop
 from dynconv.validation import validate
@@ -28,8 +29,6 @@ from dynconv.validation import validate
 DOCS = Path(__file__).parents[1] / "docs"
 PLACE = re.compile(r"(<!-- study (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRAINING_IMAGES, CLASSES = 50_000, 10
-FEWEST = 3
-"""Pairs for which an interval is given: with two, it would span dozens of points."""
 
 Line = dict[str, Any]
 
@@ -57,7 +56,7 @@ def difference(arm: dict[int, Line], reference: dict[int, Line], figure: str) ->
     if not ours:
         return ""
     mean = f"{statistics.mean(ours) - statistics.mean(theirs):+.2f}"
-    if len(ours) < FEWEST:
+    if len(ours) < FEWEST_SEEDS:
         return mean
     low, high = ttest_rel(ours, theirs).confidence_interval(0.95)
     return f"{mean} ({low:+.2f} to {high:+.2f})"

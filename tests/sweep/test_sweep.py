@@ -233,6 +233,18 @@ def test_what_does_not_fit_together_or_diverges_counts_as_a_trial(write: Write, 
     assert notes[2].startswith("model.pools: has 3 entries, needs 1 or 2") and "no pixels left" in notes[4]
 
 
+def test_a_network_that_does_not_fit_into_memory_counts_as_a_trial(
+    write: Write, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dynconv.training.memory.available_memory", lambda: 10**11)  # not every system says it
+    file = write({"model.widths": {"choices": [[8, 8], [65536, 65536]]}}, sampler="grid")
+
+    assert sweep(file, images) == 0
+
+    assert [each["state"] for each in trials(file)] == ["complete", "failed"]
+    assert trials(file)[1]["note"].startswith("training this network takes at least")
+
+
 def test_a_full_disk_ends_it_and_the_trial_is_continued(
     write: Write, images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,8 +35,8 @@ class TrainArguments(DescribeArguments):
     """The run's path is the last line on standard output. Defaults are those of the preset."""
 
     resume: Path | None = None
-    """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device and
-    --compile."""
+    """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device,
+    --compile and --no-report."""
     report: bool = True
     """Write the HTML report when the run has ended; `dynconv report RUN` does it later."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
@@ -65,7 +65,8 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
         tree["launch"] = validate(Launch, {name: value for name, value in tree["launch"].items() if value is not None})
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(
-            "--resume takes its hyper-parameters from the run; you may add only --data, --device and --compile"
+            "--resume takes its hyper-parameters from the run; you may add only --data, --device, "
+            "--compile and --no-report"
         )
     return validate(model, {**tree, "settings": config})
 

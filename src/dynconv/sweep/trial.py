@@ -19,13 +19,14 @@ from dynconv.artifacts.records import EpochLine, Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
+from dynconv.machine import pick_device
 from dynconv.model.describe import headline
 from dynconv.sweep.config import Sweep
 from dynconv.sweep.timing import equal_time
 from dynconv.sweep.worker import PROBLEM, Claim, Worker, alive
 from dynconv.training.config import TrainConfig
 from dynconv.training.cost import training_flop
-from dynconv.training.launch import Launch, resume, start
+from dynconv.training.launch import Launch, require_trainable, resume, start
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import INTERRUPT
 
@@ -93,6 +94,7 @@ class Bench:
         try:
             config = self._sweep.trial_config(values, epochs=about.get("epochs"))
             headline(config.model, len(dataset.classes), dataset.test.images.shape[-1], config.image_sizes)
+            require_trainable(config, dataset, pick_device(self._launch.device))
         except DynconvError as error:
             raise _MisfitError(str(error)) from None
         if self._sweep.config.equal_time and "epochs" not in about:
@@ -165,7 +167,7 @@ class Bench:
 
 
 class _MisfitError(Exception):
-    """Values that do not fit together."""
+    """Values that do not fit together, or a network that does not fit into memory."""
 
 
 class _Judge:

@@ -65,7 +65,7 @@ def start(
     """
     device = pick_device(launch.device)  # before there is a directory
     dataset = dataset or load(config, launch.data)
-    _require_trainable(config, dataset, device)
+    require_trainable(config, dataset, device)
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
@@ -89,7 +89,7 @@ def resume(
     config = config_of(run)
     device = pick_device(launch.device)
     dataset = dataset or load(config, launch.data)
-    _require_trainable(config, dataset, device)
+    require_trainable(config, dataset, device)
     return _train(config, launch, dataset, run, progress, hopeless, resume=True)
 
 
@@ -112,7 +112,7 @@ def load(config: TrainConfig, source: str) -> Dataset:
     return dataset
 
 
-def _require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
+def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
     """Raises DynconvError where the network does not fit into memory, or all images are of one colour."""
     largest = rows(config.model, len(dataset.classes), max(config.image_sizes))
     require_memory(config, largest, len(dataset.train.labels), device)
