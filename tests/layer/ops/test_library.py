@@ -89,7 +89,7 @@ def test_operators_that_the_user_rules_out_cause_no_warning(tmp_path: Path) -> N
 def test_an_unknown_limit_is_said_in_one_line(tmp_path: Path) -> None:
     ran = in_fresh_process(RUNS_TWO_LAYERS, XDG_CACHE_HOME=str(tmp_path), DYNCONV_CPU="sse")
 
-    reason = "DYNCONV_CPU=sse is not known; set it to avx2 or none, or unset it"
+    reason = "DYNCONV_CPU=sse is not known; set it to avx512, avx2 or none, or unset it"
     assert ran.stdout.splitlines()[-2:] == [f"not available: {reason}"] * 2
     (line,) = ran.stderr.splitlines()
     assert line.endswith(f" operator is not available: {reason}")

@@ -27,26 +27,33 @@ def test_without_a_limit_everything_counts(on) -> None:  # type: ignore[no-untyp
     for limit in (None, "", "none"):
         on(ZEN4, limit=limit)
 
-        assert instruction_sets() == set(ZEN4.split()) and processor.compiler_flag() == "-march=native"
+        assert instruction_sets() == set(ZEN4.split()) and processor.compiler_flags() == ("-march=native",)
 
 
 def test_avx2_rules_out_what_came_later(on) -> None:  # type: ignore[no-untyped-def]
     on(ZEN4, limit="avx2")
 
     assert instruction_sets() == {"fpu", "avx2", "fma", "bmi1", "bmi2", "f16c", "movbe"}
-    assert processor.compiler_flag() == "-march=x86-64-v3"
+    assert processor.compiler_flags() == ("-march=x86-64-v3",)
+
+
+def test_avx512_rules_out_the_matrix_unit(on) -> None:  # type: ignore[no-untyped-def]
+    on(ZEN4, limit="avx512")
+
+    assert instruction_sets() == set(ZEN4.split()) - {"amx_bf16"}
+    assert processor.compiler_flags() == ("-march=native", "-mno-amx-tile")
 
 
 def test_a_limit_adds_nothing_that_the_processor_lacks(on) -> None:  # type: ignore[no-untyped-def]
     on("fpu sse2", limit="avx2")
 
-    assert instruction_sets() == {"fpu", "sse2"} and processor.compiler_flag() == "-march=native"
+    assert instruction_sets() == {"fpu", "sse2"} and processor.compiler_flags() == ("-march=native",)
 
 
 @pytest.mark.parametrize(
     ("limit", "machine", "message"),
     [
-        ("avx512", "x86_64", "DYNCONV_CPU=avx512 is not known; set it to avx2 or none, or unset it"),
+        ("avx3", "x86_64", "DYNCONV_CPU=avx3 is not known; set it to avx512, avx2 or none, or unset it"),
         ("avx2", "aarch64", "DYNCONV_CPU=avx2 is for x86, not for aarch64; set it to none, or unset it"),
     ],
 )

@@ -59,7 +59,7 @@ class _Recipe:
             UnavailableError: there is no such compiler, or DYNCONV_CPU rules it out.
         """
         try:
-            flag, limit = processor.compiler_flag(), processor.limit()
+            flags, limit = processor.compiler_flags(), processor.limit()
         except ValueError as error:
             raise UnavailableError(str(error)) from error
         if limit == "none":
@@ -71,7 +71,7 @@ class _Recipe:
         compiler = shutil.which(words[0]) if words else None
         if compiler is None:
             raise UnavailableError("no C++ compiler found (install g++, or name one in CXX)")
-        return cls(source, (compiler, *words[1:], *_FLAGS.split(), flag), seconds)
+        return cls(source, (compiler, *words[1:], *_FLAGS.split(), *flags), seconds)
 
     def name(self) -> str:
         """The library's, without its ending.

@@ -10,7 +10,8 @@
 //
 // 3x3 and 1x1 kernels, stride 1 and 2, any number of channels and groups. float32, and bf16 with sums in float32. With
 // AVX512-BF16 bf16 is multiplied in pairs by vdpbf16ps: sum += w[0] x[0] + w[1] x[1] in each of 16 lanes. Without it,
-// bf16 is widened to float32 where it is packed.
+// bf16 is widened to float32 where it is packed. With AMX, convolutions of one group and stride 1 in bf16 are multiplied
+// by the matrix unit, 16 pixels, 16 output and 32 input channels at once.
 //
 // Each group of channels is a convolution of its own. Where groups are too narrow to fill a panel, a bundle of them
 // shares it, each group in lanes of its own. In the panel of one group, all lanes multiply the same number of x, which
@@ -44,6 +45,11 @@
 #include <vector>
 #ifdef __AVX2__
 #include <immintrin.h>
+#endif
+#if defined(__AMX_TILE__) && defined(__AMX_BF16__) && defined(__AVX512BF16__) && defined(__linux__)
+#define WITH_AMX
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace {
@@ -366,11 +372,12 @@ template <class Element, class Number> void pack_map(const Layout &l, const Numb
         }
 }
 
-// The experts as the convolution reads them.
+// The experts as the convolution reads them; zeros fill up their depth to a multiple of `unit`, itself one of D.
 struct Bank {
-    int64_t K, taps, D;
+    int64_t K, taps, unit;
     Panels panels;
-    int64_t panel() const { return divide_up(panels.depth, D) * D * taps * PANEL; }
+    int64_t filled(int64_t depth) const { return divide_up(depth, unit) * unit; }
+    int64_t panel() const { return filled(panels.depth) * taps * PANEL; }
     int64_t size() const { return panels.count() * K * panel(); }
 };
 
@@ -393,9 +400,9 @@ void pack_experts(const Shape &s, const Bank &bank, int64_t span, const Number *
                              number * (TURNED ? 1 : panels.depth) * s.taps;
             }
             Element *to = out + (p * s.K + k) * bank.panel();
-            if (lanes < PANEL || panels.depth % D) std::fill(to, to + bank.panel(), Element(0.f));
+            if (lanes < PANEL || panels.depth % bank.unit) std::fill(to, to + bank.panel(), Element(0.f));
             for (int64_t b = 0; b < panels.depth; b += span) {
-                const int64_t depth = std::min(span, panels.depth - b), steps = divide_up(depth, D);
+                const int64_t depth = std::min(span, panels.depth - b), steps = bank.filled(depth) / D;
                 const auto copy = [&](int64_t z, int64_t lane) {
                     for (int64_t tap = 0; tap < s.taps; ++tap)
                         to[((tap * steps + z / D) * PANEL + lane) * D + z % D] =
@@ -537,7 +544,7 @@ template <int64_t MOST, class Fn> INLINE void in_tiles(int64_t count, Fn f) {
 #define CASE(P) \
     case P: if constexpr (P <= MOST) f(first, std::integral_constant<int, P>{}); break;
             CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13)
-            CASE(14)
+            CASE(14) CASE(15) CASE(16)
 #undef CASE
         }
     }
@@ -569,53 +576,39 @@ void convolve(const Pass &pass, const Layout &in, const Lanes &lanes, const type
     }
 }
 
-// A convolution of all images with their own mixtures, from the map `x` to the map `y` of out_height x out_width.
-template <class T, class Number>
-void convolve_images(const Shape &s, const Layout &in, const std::vector<Pass> &passes, const Bank &bank,
-                     const typename T::Element *experts, const Number *x, const float *a, Number *y,
-                     int64_t out_pixels, int64_t out_width, typename T::Element *maps, typename T::Element *mixed,
-                     int64_t chunk) {
-    const int64_t threads = omp_get_max_threads();
-    // With too few images to share, the threads share the panels of each.
-    const bool by_image = s.N >= threads;
-    const Panels &panels = in.panels;
-    const Lanes lanes(panels);
-    const auto run = panels.bundle > 1 ? convolve<T, true, Number> : convolve<T, false, Number>;
-    const int64_t in_size = in.height * in.width * in.channels(), out_channels = panels.groups * panels.outs;
-    const auto panel = [&](int64_t p, int64_t image, const typename T::Element *map, typename T::Element *kernel) {
-        mix(experts + p * s.K * bank.panel(), s.K, a + image * s.K, bank.panel(), kernel);
-        for (const Pass &pass : passes)
-            run(pass, in, lanes, map + p / panels.of_bundle() * in.bundle(), kernel, s.taps,
-                y + image * out_pixels * out_channels + panels.first_out(p), out_width, out_channels, panels.lanes(p));
-    };
-    if (by_image) {
+// Divides N images among the threads, each with its own workspace: pack(image, map) once an image, then
+// convolve(panel, image, map, kernel) for each panel, `chunk` images after one another while its experts are in the
+// cache. With too few images to share, the threads share the panels of each.
+template <class Element, class Pack, class Convolve>
+void share_images(int64_t N, int64_t panels, int64_t chunk, Element *maps, int64_t map_size, Element *kernels,
+                  int64_t kernel_size, Pack pack, Convolve convolve) {
+    if (N >= omp_get_max_threads()) {
 #pragma omp parallel
         {
             const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
-            auto *my_maps = maps + me * chunk * in.size();
-            auto *kernel = mixed + me * bank.panel();
-            const int64_t end = s.N * (me + 1) / team;
-            for (int64_t first = s.N * me / team; first < end; first += chunk) {
+            auto *my_maps = maps + me * chunk * map_size;
+            auto *kernel = kernels + me * kernel_size;
+            const int64_t end = N * (me + 1) / team;
+            for (int64_t first = N * me / team; first < end; first += chunk) {
                 const int64_t n = std::min(chunk, end - first);
-                for (int64_t i = 0; i < n; ++i) pack_map(in, x + (first + i) * in_size, my_maps + i * in.size());
-                for (int64_t p = 0; p < panels.count(); ++p)
-                    for (int64_t i = 0; i < n; ++i) panel(p, first + i, my_maps + i * in.size(), kernel);
+                for (int64_t i = 0; i < n; ++i) pack(first + i, my_maps + i * map_size);
+                for (int64_t p = 0; p < panels; ++p)
+                    for (int64_t i = 0; i < n; ++i) convolve(p, first + i, my_maps + i * map_size, kernel);
             }
         }
     } else {
-        for (int64_t i = 0; i < s.N; ++i) {
-            pack_map(in, x + i * in_size, maps);
+        for (int64_t i = 0; i < N; ++i) {
+            pack(i, maps);
 #pragma omp parallel for schedule(static)
-            for (int64_t p = 0; p < panels.count(); ++p) panel(p, i, maps, mixed + omp_get_thread_num() * bank.panel());
+            for (int64_t p = 0; p < panels; ++p) convolve(p, i, maps, kernels + omp_get_thread_num() * kernel_size);
         }
     }
 }
 
 constexpr int64_t MAP_BYTES = 2 << 20;  // of a thread's packed maps: the experts are read once for so many images
 
-template <class Element> int64_t images_of_chunk(const Layout &in) {
-    return std::clamp<int64_t>(MAP_BYTES / int64_t(in.size() * sizeof(Element)), 1, 32);
-}
+// How many packed maps of `size` bytes are held at once.
+int64_t images_of_chunk(int64_t size) { return std::clamp<int64_t>(MAP_BYTES / size, 1, 32); }
 
 Pool pool;
 
@@ -627,16 +620,29 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
     const int64_t threads = omp_get_max_threads();
     const Layout in = TURNED ? layout_of_gradient(s, T::D) : layout_of_input(s, T::D);
     const auto passes = TURNED ? passes_to_input(s, in) : std::vector<Pass>{forward_pass(s, in)};
-    const Bank bank{s.K, s.taps, T::D, in.panels};
-    const int64_t chunk = images_of_chunk<Element>(in);
+    const Panels &panels = in.panels;
+    const Bank bank{s.K, s.taps, T::D, panels};
+    const int64_t chunk = images_of_chunk(in.size() * sizeof(Element));
     Loan workspace(pool, Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
                              Workspace::size<Element>(threads * chunk * in.size()));
     Element *experts = workspace.take<Element>(bank.size());
-    Element *mixed = workspace.take<Element>(threads * bank.panel());
+    Element *kernels = workspace.take<Element>(threads * bank.panel());
     Element *maps = workspace.take<Element>(threads * chunk * in.size());
     pack_experts<T, TURNED>(s, bank, in.span(), w, experts);
-    convolve_images<T>(s, in, passes, bank, experts, x, a, y, TURNED ? s.H * s.W : s.R * s.S, TURNED ? s.W : s.S, maps,
-                       mixed, chunk);
+    const Lanes lanes(panels);
+    const auto run = panels.bundle > 1 ? convolve<T, true, Number> : convolve<T, false, Number>;
+    const int64_t in_size = in.height * in.width * in.channels(), out_channels = panels.groups * panels.outs;
+    const int64_t out_pixels = TURNED ? s.H * s.W : s.R * s.S, out_width = TURNED ? s.W : s.S;
+    share_images(
+        s.N, panels.count(), chunk, maps, in.size(), kernels, bank.panel(),
+        [&](int64_t image, Element *map) { pack_map(in, x + image * in_size, map); },
+        [&](int64_t p, int64_t image, const Element *map, Element *kernel) {
+            mix(experts + p * s.K * bank.panel(), s.K, a + image * s.K, bank.panel(), kernel);
+            for (const Pass &pass : passes)
+                run(pass, in, lanes, map + p / panels.of_bundle() * in.bundle(), kernel, s.taps,
+                    y + image * out_pixels * out_channels + panels.first_out(p), out_width, out_channels,
+                    panels.lanes(p));
+        });
 }
 
 // ----------------------------------------------------------------------------- gradients of experts and of routing
@@ -644,15 +650,16 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
 // G of one image is the product of X, pixels by input channels, and dY, pixels by output channels, over pixels. For
 // pairs, dY holds pixels (0, 1), (2, 3), ... of a row, and X holds at each pixel it and its neighbour to the right, so
 // that a pair can begin anywhere. Layouts:
-//     parts of P input channels of a group, of nearly equal size, P <= PIXELS
+//     parts of P input channels of a group, of nearly equal size, P <= ROWS
 //     X [bundle][part][image][row][phase][column][P][groups of the bundle][D]
 //     dY [panel][image][row][S / D][PANEL][D]
 //     experts and their gradients, in float32: [panel][part][tap][K][P][PANEL]
 struct Gradient {
     Panels panels;
     int64_t parts, columns, steps;
-    Gradient(const Shape &s, int64_t D)
-        : panels(panels_of_output(s)), parts(divide_up(panels.depth, panels.bundle > 1 ? BUNDLED_PIXELS : PIXELS)),
+    // rows: the most input channels of a part.
+    Gradient(const Shape &s, int64_t D, int64_t rows)
+        : panels(panels_of_output(s)), parts(divide_up(panels.depth, rows)),
           columns(divide_up(s.S, D) * D + (s.side - 1) / s.stride), steps(divide_up(s.S, D)) {}
     int64_t first(int64_t part) const { return panels.depth * part / parts; }
     // Numbers of an image: of one input channel of each of a bundle's groups, of all, and of a panel's output channels.
@@ -795,7 +802,10 @@ void gradient_tile(const Lanes &lanes, int64_t bundle, const typename T::Element
     for (int p = 0; p < P; ++p) store(g + p * PANEL, sum[p], PANEL);
 }
 
-// dw_k += sum_n a_nk G_n, and da_nk += <G_n, w_k> in VL partial sums, for IMAGES tiles of P * PANEL numbers.
+// dw_k += sum_n a_nk G_n, and da_nk += <G_n, w_k> in VL partial sums, for IMAGES tiles of P * PANEL numbers that are TILE
+// apart.
+constexpr int64_t TILE = 16 * PANEL;
+
 template <int IMAGES, int P>
 void collect(const float *g, int64_t K, const float *a, const float *w, float *dw, float *da) {
     for (int64_t k = 0; k < K; ++k, w += P * PANEL, dw += P * PANEL) {
@@ -812,7 +822,7 @@ void collect(const float *g, int64_t K, const float *a, const float *w, float *d
             Vec sum = to;
 #pragma GCC unroll 8
             for (int n = 0; n < IMAGES; ++n) {
-                const Vec gradient = Singles::load(g + n * PIXELS * PANEL + i);
+                const Vec gradient = Singles::load(g + n * TILE + i);
                 sum += scales[n] * gradient;
                 dots[n] += weight * gradient;
             }
@@ -823,36 +833,22 @@ void collect(const float *g, int64_t K, const float *a, const float *w, float *d
     }
 }
 
-// All taps, parts and panels from `begin` to `end` (of panels * parts * taps) over the images of a chunk.
-template <class T, bool BUNDLED>
-void gradient_of_tiles(const Shape &s, const Gradient &g, int64_t begin, int64_t end, int64_t images,
-                       const typename T::Element *x, const typename T::Element *dy, const float *a, const float *w,
-                       float *dw, float *da) {
-    constexpr int64_t D = T::D;
-    const int64_t bundle = g.panels.bundle, size = g.x_channel(s, D);
-    const Lanes lanes(g.panels);
+// All taps, parts and panels from `begin` to `end` (of panels * parts * taps) over the images of a chunk. make(panel, part,
+// tap, n, P, tile) makes a tile of G of image n, P a compile-time constant of at most ROWS.
+template <int64_t ROWS, class Make>
+void gradient_of_tiles(const Shape &s, const Gradient &g, int64_t begin, int64_t end, int64_t images, const float *a,
+                       const float *w, float *dw, float *da, Make make) {
     for (int64_t item = begin; item < end; ++item) {
         const int64_t tap = item % s.taps, part = item / s.taps % g.parts, panel = item / s.taps / g.parts;
-        const int64_t i = tap / s.side, j = tap % s.side;
-        const int64_t c = panel / g.panels.of_bundle() * g.panels.depth + g.first(part);
-        // The output rows whose input row r * stride + i - pad is inside.
-        const int64_t top = divide_up(std::max<int64_t>(0, s.pad - i), s.stride);
-        const int64_t bottom = std::min(s.R, (s.H - 1 - i + s.pad + s.stride) / s.stride);
-        in_tiles<BUNDLED ? BUNDLED_PIXELS : PIXELS>(g.first(part + 1) - g.first(part), [&](int64_t, auto channels) {
-            constexpr int P = decltype(channels)::value;
-            const int64_t pixel = P * bundle * D, row = s.stride * g.columns * pixel;
-            const int64_t tile = g.tile(s, panel, part) + tap * s.K * P * PANEL;
-            const int64_t place = (top * s.stride + i - s.pad) * row + (j % s.stride * g.columns + j / s.stride) * pixel;
-            alignas(64) float gradients[TOGETHER * PIXELS * PANEL];
+        in_tiles<ROWS>(g.first(part + 1) - g.first(part), [&](int64_t, auto rows) {
+            constexpr int P = decltype(rows)::value;
+            const int64_t place = g.tile(s, panel, part) + tap * s.K * P * PANEL;
+            alignas(64) float tiles[TOGETHER * TILE];
             for (int64_t first = 0; first < images;) {
                 const int64_t count = images - first >= TOGETHER ? TOGETHER : 1;
-                for (int64_t n = first; n < first + count; ++n)
-                    gradient_tile<T, BUNDLED, P>(lanes, bundle, x + (c * images + P * n) * size + place, s.stride * row,
-                                                 dy + ((panel * images + n) * s.R + top) * g.steps * PANEL * D,
-                                                 std::max<int64_t>(0, bottom - top), g.steps,
-                                                 gradients + (n - first) * PIXELS * PANEL);
+                for (int64_t n = 0; n < count; ++n) make(panel, part, tap, first + n, rows, tiles + n * TILE);
                 const auto add = count == TOGETHER ? collect<TOGETHER, P> : collect<1, P>;
-                add(gradients, s.K, a + first * s.K, w + tile, dw + tile, da + first * s.K * VL);
+                add(tiles, s.K, a + first * s.K, w + place, dw + place, da + first * s.K * VL);
                 first += count;
             }
         });
@@ -862,25 +858,19 @@ void gradient_of_tiles(const Shape &s, const Gradient &g, int64_t begin, int64_t
 constexpr int64_t SLICE_BYTES = 384 << 10;  // of a panel's dY and a part's X for a chunk: they stay in the second-level cache
 constexpr int64_t CHUNK_BYTES = 16 << 20;
 
-template <class Number>
-void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const float *a, const Number *dy, Number *dw,
-                         float *da) {
-    using T = Arithmetic<Number>;
-    using Element = typename T::Element;
-    constexpr int64_t D = T::D;
-    const int64_t threads = omp_get_max_threads();
-    const Gradient g(s, D);
-    const int64_t x_size = g.x_image(s, D), y_size = g.panels.count() * g.y_panel(s, D);
-    const int64_t slice = (g.x_channel(s, D) * std::min(PIXELS, g.panels.depth) + g.y_panel(s, D)) * sizeof(Element);
-    const auto tiles = g.panels.bundle > 1 ? gradient_of_tiles<T, true> : gradient_of_tiles<T, false>;
+// x_size, y_size: numbers of X and dY of an image, packed, of which a tile of G reads `slice`. pack(image, n, images, X, dY)
+// packs an image as the n-th of a chunk, and with_tiles(images, X, dY, run) calls run(make) on what makes its tiles of G.
+template <int64_t ROWS, class Element, class Number, class Pack, class WithTiles>
+void gradient_by_chunks(const Shape &s, const Gradient &g, int64_t x_size, int64_t y_size, int64_t slice, int64_t room,
+                        const Number *w, const float *a, Number *dw, float *da, Pack pack, WithTiles with_tiles) {
+    const int64_t threads = omp_get_max_threads(), bytes = sizeof(Element);
     const int64_t chunk = std::clamp<int64_t>(
-        std::min(SLICE_BYTES / slice, CHUNK_BYTES / int64_t((x_size + y_size) * sizeof(Element))), 1, std::max<int64_t>(1, s.N));
-    Loan workspace(pool, 2 * Workspace::size<float>(g.bank(s)) + Workspace::size<Element>(chunk * x_size + BLOCK) +
+        std::min(SLICE_BYTES / (slice * bytes), CHUNK_BYTES / ((x_size + y_size) * bytes)), 1, std::max<int64_t>(1, s.N));
+    Loan workspace(pool, 2 * Workspace::size<float>(g.bank(s)) + Workspace::size<Element>(chunk * x_size + room) +
                              Workspace::size<Element>(chunk * y_size) +
                              Workspace::size<float>(threads * chunk * s.K * VL));
     float *weights = workspace.take<float>(g.bank(s)), *sums = workspace.take<float>(g.bank(s));
-    // With room at the end: a vector of a bundle's last channel is read as a whole.
-    Element *maps = workspace.take<Element>(chunk * x_size + BLOCK);
+    Element *maps = workspace.take<Element>(chunk * x_size + room);
     Element *gradients = workspace.take<Element>(chunk * y_size);
     float *dots = workspace.take<float>(threads * chunk * s.K * VL);
     if (s.O < g.panels.count() * PANEL) std::fill(weights, weights + g.bank(s), 0.f);
@@ -893,15 +883,14 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
         {
             const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
 #pragma omp for schedule(static)
-            for (int64_t i = 0; i < n; ++i) {
-                pack_x<T>(s, g, x + (first + i) * s.H * s.W * s.C, maps, i, n);
-                pack_dy<T>(s, g, dy + (first + i) * s.R * s.S * s.O, gradients, i, n);
-            }
+            for (int64_t i = 0; i < n; ++i) pack(first + i, i, n, maps, gradients);
             float *my_dots = dots + me * chunk * s.K * VL;
             std::fill(my_dots, my_dots + n * s.K * VL, 0.f);
             const int64_t items = g.panels.count() * g.parts * s.taps;
-            tiles(s, g, items * me / team, items * (me + 1) / team, n, maps, gradients, a + first * s.K, weights, sums,
-                  my_dots);
+            with_tiles(n, maps, gradients, [&](auto make) {
+                gradient_of_tiles<ROWS>(s, g, items * me / team, items * (me + 1) / team, n, a + first * s.K, weights,
+                                        sums, my_dots, make);
+            });
 #pragma omp barrier
 #pragma omp for schedule(static)
             for (int64_t i = 0; i < n * s.K; ++i) {
@@ -915,6 +904,333 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
     for_each_weight(s, g, [&](int64_t packed, int64_t plain) { dw[plain] = sums[packed]; });
 }
 
+template <bool BUNDLED, class Number>
+void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const float *a, const Number *dy, Number *dw,
+                         float *da) {
+    using T = Arithmetic<Number>;
+    using Element = typename T::Element;
+    constexpr int64_t D = T::D, ROWS = BUNDLED ? BUNDLED_PIXELS : PIXELS;
+    const Gradient g(s, D, ROWS);
+    const int64_t size = g.x_channel(s, D), bundle = g.panels.bundle;
+    const Lanes lanes(g.panels);
+    const auto pack = [&](int64_t image, int64_t n, int64_t images, Element *maps, Element *gradients) {
+        pack_x<T>(s, g, x + image * s.H * s.W * s.C, maps, n, images);
+        pack_dy<T>(s, g, dy + image * s.R * s.S * s.O, gradients, n, images);
+    };
+    const auto with_tiles = [&](int64_t images, const Element *maps, const Element *gradients, auto run) {
+        run([&](int64_t panel, int64_t part, int64_t tap, int64_t n, auto rows, float *tile) {
+            constexpr int P = decltype(rows)::value;
+            const int64_t i = tap / s.side, j = tap % s.side;
+            // The output rows whose input row r * stride + i - pad is inside.
+            const int64_t top = divide_up(std::max<int64_t>(0, s.pad - i), s.stride);
+            const int64_t bottom = std::min(s.R, (s.H - 1 - i + s.pad + s.stride) / s.stride);
+            const int64_t c = panel / g.panels.of_bundle() * g.panels.depth + g.first(part);
+            const int64_t pixel = P * bundle * D, row = s.stride * g.columns * pixel;
+            const int64_t place = (top * s.stride + i - s.pad) * row + (j % s.stride * g.columns + j / s.stride) * pixel;
+            gradient_tile<T, BUNDLED, P>(lanes, bundle, maps + (c * images + P * n) * size + place, s.stride * row,
+                                         gradients + ((panel * images + n) * s.R + top) * g.steps * PANEL * D,
+                                         std::max<int64_t>(0, bottom - top), g.steps, tile);
+        });
+    };
+    // With room at the end: a vector of a bundle's last channel is read as a whole.
+    gradient_by_chunks<ROWS, Element>(s, g, g.x_image(s, D), g.panels.count() * g.y_panel(s, D),
+                                      size * std::min(PIXELS, g.panels.depth) + g.y_panel(s, D), BLOCK, w, a, dw, da,
+                                      pack, with_tiles);
+}
+
+// ------------------------------------------------------------------------------------------------- the matrix unit
+
+#ifdef WITH_AMX
+// One instruction multiplies, for 16 neighbouring pixels, 32 input channels by 16 output channels: registers of the matrix
+// unit hold 16 rows of 64 bytes. The rows of a register are equally far apart in memory. So maps are packed with zeros on
+// all sides, and pixels are counted from the first to the last output through these zeros, `width` of them in a row: at
+// the zeros beside the map outputs are made too, and not stored (in G: multiplied by zeros). Layouts:
+//     map [blocks][height][width][BLOCK], with zeros behind the last pixel that the last register reads
+//     kernel, a panel: as above, the depth filled up with zeros to blocks
+//     X, for G [part][image][P][span]; dY [panel][image][pixels / 2][PANEL][2]
+
+// Linux gives a process these registers on request.
+bool has_matrix_unit() {
+    constexpr int REQUEST = 0x1023, TILE_DATA = 18;  // ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA
+    static const bool granted = syscall(SYS_arch_prctl, REQUEST, TILE_DATA) == 0;
+    return granted;
+}
+
+bool by_matrix_unit(const Shape &s) { return s.groups == 1 && s.stride == 1 && has_matrix_unit(); }
+
+// While it lives, registers 0 to 5 of this thread have `rows` rows, and 6 and 7, pairs of input channels, 16.
+class MatrixUnit {
+    struct Shapes {
+        uint8_t palette = 0, start = 0, reserved[14] = {};
+        uint16_t row_bytes[16] = {};
+        uint8_t rows[16] = {};
+    };
+    Shapes before_;  // the caller's
+    // gcc's intrinsics do not say that they read or write all 64 bytes.
+    static void load(const Shapes &shapes) { asm volatile("ldtilecfg %0" ::"m"(shapes) : "memory"); }
+
+  public:
+    explicit MatrixUnit(int64_t rows) {
+        asm volatile("sttilecfg %0" : "=m"(before_)::"memory");
+        Shapes shapes;
+        shapes.palette = 1;
+        for (int i = 0; i < 8; ++i) {
+            shapes.row_bytes[i] = 64;
+            shapes.rows[i] = uint8_t(i < 6 ? rows : 16);
+        }
+        load(shapes);
+    }
+    ~MatrixUnit() {
+        if (before_.palette)
+            load(before_);
+        else
+            _tile_release();
+    }
+    MatrixUnit(const MatrixUnit &) = delete;
+    MatrixUnit &operator=(const MatrixUnit &) = delete;
+};
+
+// How the pixels of a convolution's input and output, rows x columns, are counted.
+struct Counted {
+    int64_t rows, columns, side;
+    int64_t width() const { return columns + side - 1; }
+    int64_t pixels() const { return (rows - 1) * width() + columns; }  // from the first output to the last
+    int64_t place(int64_t i, int64_t j) const { return i * width() + j; }  // of a tap's input
+    // Calls f(pixel, output) with those that are stored.
+    template <class Fn> void each_output(int64_t first, int64_t count, Fn f) const {
+        int64_t row = first / width(), column = first % width();
+        for (int64_t pixel = first; pixel < std::min(first + count, pixels()); ++pixel) {
+            if (column < columns) f(pixel, row * columns + column);
+            if (++column == width()) column = 0, ++row;
+        }
+    }
+};
+
+// A map height x width with `depth` channels -> zeros around it, `before` on the left and above.
+void pack_counted(const Counted &out, int64_t height, int64_t width, int64_t depth, int64_t before, int64_t plane,
+                  const bf16 *x, bf16 *to) {
+    for (int64_t c = 0; c < depth; c += BLOCK) {
+        const __mmask32 there = depth - c >= BLOCK ? ~0u : (1u << (depth - c)) - 1;
+        const bf16 *end = to + plane * BLOCK;
+        const auto zeros = [&](int64_t count) {
+            std::fill(to, to + count * BLOCK, bf16{0.f});
+            to += count * BLOCK;
+        };
+        zeros(before * out.width());
+        for (int64_t row = 0; row < height; ++row) {
+            zeros(before);
+            for (int64_t column = 0; column < width; ++column, to += BLOCK)
+                _mm512_storeu_si512(to, _mm512_maskz_loadu_epi16(there, x + (row * width + column) * depth + c));
+            zeros(out.width() - before - width);
+        }
+        zeros((end - to) / BLOCK);
+    }
+}
+
+// COUNT registers of pixels, one panel: sums[pixel][PANEL]. TURNED: as in `passes_to_input`.
+template <bool TURNED, int COUNT>
+void convolve_counted(const bf16 *x, int64_t plane, int64_t blocks, const Counted &out, int64_t pixels,
+                             const bf16 *w, float *sums) {
+    constexpr int64_t NEXT = BLOCK * sizeof(bf16), ROW = 2 * PANEL * sizeof(bf16);
+    _tile_zero(0);
+    _tile_zero(1);
+    if (COUNT == 2) {
+        _tile_zero(2);
+        _tile_zero(3);
+    }
+    for (int64_t block = 0; block < blocks; ++block, x += plane * BLOCK)
+        for (int64_t i = 0; i < out.side; ++i)
+            for (int64_t j = 0; j < out.side; ++j, w += BLOCK * PANEL) {
+                const int64_t row = TURNED ? out.side - 1 - i : i, column = TURNED ? out.side - 1 - j : j;
+                const bf16 *from = x + out.place(row, column) * BLOCK;
+                _tile_loadd(4, from, NEXT);
+                _tile_loadd(6, w, ROW);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(7, w + 2 * VL, ROW);
+                _tile_dpbf16ps(1, 4, 7);
+                if (COUNT == 2) {
+                    _tile_loadd(5, from + pixels * BLOCK, NEXT);
+                    _tile_dpbf16ps(2, 5, 6);
+                    _tile_dpbf16ps(3, 5, 7);
+                }
+            }
+    constexpr int64_t SUMS = PANEL * sizeof(float);
+    _tile_stored(0, sums, SUMS);
+    _tile_stored(1, sums + VL, SUMS);
+    if (COUNT == 2) {
+        _tile_stored(2, sums + pixels * PANEL, SUMS);
+        _tile_stored(3, sums + pixels * PANEL + VL, SUMS);
+    }
+}
+
+// As `convolution`.
+template <bool TURNED>
+void convolution_by_matrix_unit(const Shape &s, const bf16 *x, const bf16 *w, const float *a, bf16 *y) {
+    const Panels panels = TURNED ? panels_of_input(s) : panels_of_output(s);
+    const Counted out = TURNED ? Counted{s.H, s.W, s.side} : Counted{s.R, s.S, s.side};
+    const int64_t height = TURNED ? s.R : s.H, width = TURNED ? s.S : s.W, before = TURNED ? s.side - 1 - s.pad : s.pad;
+    const int64_t registers = divide_up(out.pixels(), 16), pixels = divide_up(out.pixels(), registers);
+    const int64_t blocks = divide_up(panels.depth, BLOCK);
+    const int64_t plane = (out.rows + s.side - 1) * out.width() + registers * pixels - out.pixels();
+    const int64_t map_size = blocks * plane * BLOCK, threads = omp_get_max_threads();
+    const Bank bank{s.K, s.taps, BLOCK, panels};
+    const int64_t chunk = images_of_chunk(map_size * sizeof(bf16));
+    Loan workspace(pool, Workspace::size<bf16>(bank.size()) + Workspace::size<bf16>(threads * bank.panel()) +
+                             Workspace::size<bf16>(threads * chunk * map_size));
+    bf16 *experts = workspace.take<bf16>(bank.size());
+    bf16 *kernels = workspace.take<bf16>(threads * bank.panel());
+    bf16 *maps = workspace.take<bf16>(threads * chunk * map_size);
+    pack_experts<Pairs, TURNED>(s, bank, BLOCK, w, experts);
+    share_images(
+        s.N, panels.count(), chunk, maps, map_size, kernels, bank.panel(),
+        [&](int64_t image, bf16 *map) {
+            pack_counted(out, height, width, panels.depth, before, plane, x + image * height * width * panels.depth, map);
+        },
+        [&](int64_t p, int64_t image, const bf16 *map, bf16 *kernel) {
+            mix(experts + p * s.K * bank.panel(), s.K, a + image * s.K, bank.panel(), kernel);
+            bf16 *to = y + image * out.rows * out.columns * panels.outs + panels.first_out(p);
+            const int64_t lanes = panels.lanes(p);
+            const MatrixUnit unit(pixels);
+            for (int64_t first = 0; first < registers; first += 2) {
+                alignas(64) float sums[2 * 16 * PANEL];
+                const int64_t count = std::min<int64_t>(2, registers - first);
+                const auto run = count == 2 ? convolve_counted<TURNED, 2> : convolve_counted<TURNED, 1>;
+                run(map + first * pixels * BLOCK, plane, blocks, out, pixels, kernel, sums);
+                out.each_output(first * pixels, count * pixels, [&](int64_t pixel, int64_t output) {
+                    const float *sum = sums + (pixel - first * pixels) * PANEL;
+                    store(to + output * panels.outs, {Singles::load(sum), Singles::load(sum + VL)}, lanes);
+                });
+            }
+        });
+}
+
+// rows[c][i] = pairs[i][c], in pairs of bf16.
+INLINE void transpose(__m512i (&v)[16]) {
+    __m512i t[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(v[i], v[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(v[i], v[i + 1]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; i += 4) {
+        v[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        v[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        v[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        v[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+    // Now v[4 q + r] holds, in its four quarters l, rows 4 q .. 4 q + 3 of column 4 l + r.
+#pragma GCC unroll 16
+    for (int r = 0; r < 4; ++r) {
+        const __m512i even = _mm512_shuffle_i32x4(v[r], v[4 + r], 0x88), odd = _mm512_shuffle_i32x4(v[r], v[4 + r], 0xdd);
+        const __m512i even2 = _mm512_shuffle_i32x4(v[8 + r], v[12 + r], 0x88),
+                      odd2 = _mm512_shuffle_i32x4(v[8 + r], v[12 + r], 0xdd);
+        t[r] = _mm512_shuffle_i32x4(even, even2, 0x88);
+        t[4 + r] = _mm512_shuffle_i32x4(odd, odd2, 0x88);
+        t[8 + r] = _mm512_shuffle_i32x4(even, even2, 0xdd);
+        t[12 + r] = _mm512_shuffle_i32x4(odd, odd2, 0xdd);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) v[i] = t[i];
+}
+
+// As `gradient_of_experts`.
+void gradient_by_matrix_unit(const Shape &s, const bf16 *x, const bf16 *w, const float *a, const bf16 *dy, bf16 *dw,
+                             float *da) {
+    constexpr int64_t ROWS = 16, PIXELS_AT_ONCE = 32;
+    const Gradient g(s, 2, ROWS);
+    const Counted out{s.R, s.S, s.side};
+    const int64_t steps = divide_up(out.pixels(), PIXELS_AT_ONCE), y_panel = steps * PIXELS_AT_ONCE * PANEL;
+    const int64_t last = out.place(s.side - 1, s.side - 1) + steps * PIXELS_AT_ONCE;
+    const int64_t span = divide_up(last, PIXELS_AT_ONCE) * PIXELS_AT_ONCE;
+    const auto pack = [&](int64_t image, int64_t n, int64_t images, bf16 *maps, bf16 *gradients) {
+        const bf16 *pixels_x = x + image * s.H * s.W * s.C, *pixels_y = dy + image * s.R * s.S * s.O;
+        const auto input = [&](int64_t pixel) {
+            const int64_t row = pixel / out.width() - s.pad, column = pixel % out.width() - s.pad;
+            const bool inside = row >= 0 && row < s.H && column >= 0 && column < s.W;
+            return inside ? pixels_x + (row * s.W + column) * s.C : nullptr;
+        };
+        const auto output = [&](int64_t pixel) {
+            const int64_t row = pixel / out.width(), column = pixel % out.width();
+            return row < s.R && column < s.S ? pixels_y + (row * s.S + column) * s.O : nullptr;
+        };
+        alignas(64) bf16 pairs[16][PIXELS_AT_ONCE];
+        for (int64_t first = 0; first < span; first += PIXELS_AT_ONCE) {
+            const bf16 *from[PIXELS_AT_ONCE];
+            for (int64_t i = 0; i < PIXELS_AT_ONCE; ++i) from[i] = input(first + i);
+            for (int64_t part = 0; part < g.parts; ++part) {
+                const int64_t c = g.first(part), P = g.first(part + 1) - c;
+                __m512i rows[16];
+                for (int64_t i = 0; i < 16; ++i) {
+                    const bf16 *const two[2] = {from[2 * i] ? from[2 * i] + c : nullptr,
+                                                from[2 * i + 1] ? from[2 * i + 1] + c : nullptr};
+                    interleave(two, P, VL, pairs[i]);
+                    rows[i] = _mm512_load_si512(pairs[i]);
+                }
+                transpose(rows);
+                bf16 *to = maps + (c * images + P * n) * span + first;
+#pragma GCC unroll 16
+                for (int64_t i = 0; i < 16; ++i)
+                    if (i < P) _mm512_storeu_si512(to + i * span, rows[i]);
+            }
+        }
+        for (int64_t first = 0; first < steps * PIXELS_AT_ONCE; first += 2) {
+            const bf16 *const two[2] = {output(first), output(first + 1)};
+            for (int64_t p = 0; p < g.panels.count(); ++p)
+                for (int64_t lane = 0; lane < PANEL; lane += VL) {
+                    const int64_t c = p * PANEL + lane;
+                    const bf16 *const pixels[2] = {two[0] ? two[0] + c : nullptr, two[1] ? two[1] + c : nullptr};
+                    interleave(pixels, std::clamp<int64_t>(s.O - c, 0, VL), VL,
+                               gradients + (p * images + n) * y_panel + first * PANEL + lane * 2);
+                }
+        }
+    };
+    const auto with_tiles = [&](int64_t images, const bf16 *maps, const bf16 *gradients, auto run) {
+        const MatrixUnit unit(ROWS);
+        run([&](int64_t panel, int64_t part, int64_t tap, int64_t n, auto rows, float *tile) {
+            constexpr int P = decltype(rows)::value;
+            constexpr int64_t ROW = 2 * PANEL * sizeof(bf16);
+            const bf16 *from = maps + (g.first(part) * images + P * n) * span + out.place(tap / s.side, tap % s.side);
+            const bf16 *with = gradients + (panel * images + n) * y_panel;
+            _tile_zero(0);
+            _tile_zero(1);
+            for (int64_t step = 0; step < steps; ++step, from += PIXELS_AT_ONCE, with += PIXELS_AT_ONCE * PANEL) {
+                _tile_loadd(4, from, span * sizeof(bf16));
+                _tile_loadd(6, with, ROW);
+                _tile_dpbf16ps(0, 4, 6);
+                _tile_loadd(7, with + 2 * VL, ROW);
+                _tile_dpbf16ps(1, 4, 7);
+            }
+            _tile_stored(0, tile, PANEL * sizeof(float));
+            _tile_stored(1, tile + VL, PANEL * sizeof(float));
+        });
+    };
+    gradient_by_chunks<ROWS, bf16>(s, g, g.panels.depth * span, g.panels.count() * y_panel, ROWS * span + y_panel,
+                                   ROWS * span, w, a, dw, da, pack, with_tiles);
+}
+#endif
+
+// y = the convolution of x; TURNED: x stands for dY, y for dX.
+template <bool TURNED, class Number>
+void convolve_by_fastest(const Shape &s, const Number *x, const Number *w, const float *a, Number *y) {
+#ifdef WITH_AMX
+    if constexpr (std::is_same_v<Number, bf16>)
+        if (by_matrix_unit(s)) return convolution_by_matrix_unit<TURNED>(s, x, w, a, y);
+#endif
+    convolution<TURNED>(s, x, w, a, y);
+}
+
+template <class Number>
+void gradient_by_fastest(const Shape &s, const Number *x, const Number *w, const float *a, const Number *dy, Number *dw,
+                         float *da) {
+#ifdef WITH_AMX
+    if constexpr (std::is_same_v<Number, bf16>)
+        if (by_matrix_unit(s)) return gradient_by_matrix_unit(s, x, w, a, dy, dw, da);
+#endif
+    const auto run = panels_of_output(s).bundle > 1 ? gradient_of_experts<true, Number> : gradient_of_experts<false, Number>;
+    run(s, x, w, a, dy, dw, da);
+}
+
 }  // namespace
 
 // The interface to Python: `Number` is float or bf16; arrays as described at the top. Each returns 0, or 1 where there
@@ -923,7 +1239,9 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
     extern "C" int dynconv_fused_forward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups, \
                                                 int64_t K, int64_t side, int64_t stride, int64_t pad,                  \
                                                 const Number *x, const Number *w, const float *a, Number *y) {         \
-        return guarded([&] { convolution<false>(Shape(N, H, W, C, O, groups, K, side, stride, pad), x, w, a, y); });   \
+        return guarded([&] {                                                                                           \
+            convolve_by_fastest<false>(Shape(N, H, W, C, O, groups, K, side, stride, pad), x, w, a, y);                \
+        });                                                                                                            \
     }                                                                                                                  \
     extern "C" int dynconv_fused_backward_##NAME(int64_t N, int64_t H, int64_t W, int64_t C, int64_t O, int64_t groups,\
                                                  int64_t K, int64_t side, int64_t stride, int64_t pad,                 \
@@ -931,8 +1249,8 @@ void gradient_of_experts(const Shape &s, const Number *x, const Number *w, const
                                                  Number *dx, Number *dw, float *da) {                                  \
         const Shape s(N, H, W, C, O, groups, K, side, stride, pad);                                                    \
         return guarded([&] {                                                                                           \
-            if (dx) convolution<true>(s, dy, w, a, dx);                                                                \
-            if (dw) gradient_of_experts(s, x, w, a, dy, dw, da);                                                       \
+            if (dx) convolve_by_fastest<true>(s, dy, w, a, dx);                                                        \
+            if (dw) gradient_by_fastest(s, x, w, a, dy, dw, da);                                                       \
         });                                                                                                            \
     }
 OPERATORS(float32, float)

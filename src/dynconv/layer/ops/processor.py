@@ -1,6 +1,7 @@
 """The processor's instruction sets, and how `DYNCONV_CPU` holds them down.
 
-DYNCONV_CPU=avx2    our operators are compiled without AVX-512 and AMX; for x86 processors only
+DYNCONV_CPU=avx512  our operators are compiled without AMX; for x86 processors only
+DYNCONV_CPU=avx2    neither with AVX-512; for x86 processors only
 DYNCONV_CPU=none    our operators are not used
 """
 
@@ -11,8 +12,10 @@ import platform
 from pathlib import Path
 
 VARIABLE = "DYNCONV_CPU"
-_LIMITS = ("avx2", "none")
-_BEYOND_AVX2 = ("avx512", "avx10", "amx")
+_BEYOND = {"avx512": ("amx",), "avx2": ("avx512", "avx10", "amx")}
+"""How the names of the flags begin that a limit rules out."""
+
+_LIMITS = (*_BEYOND, "none")
 _X86 = ("x86_64", "amd64", "i386", "i686")
 _X86_64_V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 
@@ -25,34 +28,35 @@ def limit() -> str:
     """
     value = os.environ.get(VARIABLE, "")
     if value and value not in _LIMITS:
-        raise ValueError(f"{VARIABLE}={value} is not known; set it to {' or '.join(_LIMITS)}, or unset it")
-    if value == "avx2" and platform.machine().lower() not in _X86:
-        raise ValueError(f"{VARIABLE}=avx2 is for x86, not for {platform.machine()}; set it to none, or unset it")
+        raise ValueError(f"{VARIABLE}={value} is not known; set it to {', '.join(_LIMITS[:-1])} or none, or unset it")
+    if value in _BEYOND and platform.machine().lower() not in _X86:
+        raise ValueError(f"{VARIABLE}={value} is for x86, not for {platform.machine()}; set it to none, or unset it")
     return value
 
 
 def instruction_sets() -> set[str]:
-    """The processor's flags as Linux names them (avx2, avx512_bf16, ...), less those that DYNCONV_CPU=avx2 rules out.
+    """The processor's flags as Linux names them (avx2, avx512_bf16, ...), less those that DYNCONV_CPU rules out.
 
     Empty where the system does not list them.
 
     Raises:
         ValueError: see `limit`.
     """
-    flags = _flags()
-    return {flag for flag in flags if not flag.startswith(_BEYOND_AVX2)} if limit() == "avx2" else flags
+    return {flag for flag in _flags() if not flag.startswith(_BEYOND.get(limit(), ()))}
 
 
-def compiler_flag() -> str:
-    """The option by which a C++ compiler uses these instruction sets.
+def compiler_flags() -> tuple[str, ...]:
+    """The options by which a C++ compiler uses these instruction sets.
 
     Raises:
         ValueError: see `limit`.
     """
     flags = _flags()
     if limit() == "avx2" and (not flags or flags >= _X86_64_V3):
-        return "-march=x86-64-v3"
-    return "-march=native"  # also where the processor has less than AVX2
+        return ("-march=x86-64-v3",)
+    native = "-march=native"  # also where the processor has less than AVX2
+    amx = any(flag.startswith("amx") for flag in flags)
+    return (native, "-mno-amx-tile") if limit() == "avx512" and amx else (native,)
 
 
 def _flags() -> set[str]:
