@@ -4,9 +4,10 @@
     python benchmarks/study.py collect quick-controls --data PATH --runs FOLDER
 
 A study is benchmarks/studies/NAME.yaml: a preset, fields common to all arms, and the arms, each with the fields in
-which it differs and the arm that it is compared with. `train` runs `dynconv train` for every arm and seed, all arms of
-a seed before the next seed, so that comparisons are paired from the start. It skips what has been collected, continues
-what was interrupted, and refuses a checkout with uncommitted changes. `collect` adds the finished runs to
+which it differs and the arm that it is compared with; or, to screen many factors at once, `factors`, each with the
+fields of its other level (see `screening`). `train` runs `dynconv train` for every arm and seed, all arms of a seed
+before the next seed, so that comparisons are paired from the start. It skips what has been collected, continues what
+was interrupted, and refuses a checkout with uncommitted changes. `collect` adds the finished runs to
 benchmarks/studies/NAME.jsonl, one line per run: configuration, records of the epochs, summary, environment, and what
 was measured on the trained network. No weights.
 
@@ -54,12 +55,40 @@ class Arm:
         fields: those of its configuration that differ from the study's.
         reference: the arm that it is compared with.
         mistake: the one that is made in it, of benchmarks/mistakes.py; empty for none.
+        mirrored: fields at odd seeds, where they are others.
     """
 
     about: str
     fields: dict[str, Any]
-    reference: str
+    reference: str = ""
     mistake: str = ""
+    mirrored: dict[str, Any] | None = None
+
+
+def signs(arm: int) -> list[bool]:
+    """The levels of up to 15 factors in one of 16 arms: true where the number of common bits of two numbers is odd.
+
+    Over the arms, each two factors have every pair of levels equally often.
+    """
+    return [(arm & factor).bit_count() % 2 == 1 for factor in range(1, 16)]
+
+
+def screening(factors: dict[str, dict[str, Any]]) -> dict[str, Arm]:
+    """Sixteen arms, in each of which half of the factors, another half each time, are at their other level.
+
+    So every run says something about every factor. At odd seeds all factors of an arm change levels: then no pair of
+    factors that work together is mistaken for the effect of a third (a folded-over fractional factorial of resolution
+    IV; Box, Hunter and Hunter, Statistics for Experimenters, chapter 6).
+    """
+    arms = {}
+    for number in range(16):
+        levels: list[dict[str, Any]] = [{}, {}]
+        for fields, other in zip(factors.values(), signs(number), strict=False):
+            side = 0 if other else 1
+            levels[side] = merge(levels[side], fields)
+        about = ", ".join(name for name, other in zip(factors, signs(number), strict=False) if other)
+        arms[f"arm-{number:02d}"] = Arm(about or "none", levels[0], mirrored=levels[1])
+    return arms
 
 
 class Study:
@@ -69,9 +98,10 @@ class Study:
         tree = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())
         self.preset: str = tree["preset"]
         self.common: dict[str, Any] = tree.get("common", {})
-        self.arms: dict[str, Arm] = {
-            arm: Arm(**{"reference": tree["reference"], **of}) for arm, of in tree["arms"].items()
-        }
+        self.factors: dict[str, dict[str, Any]] = tree.get("factors", {})
+        self.arms = screening(self.factors)
+        if not self.factors:
+            self.arms = {arm: Arm(**{"reference": tree["reference"], **of}) for arm, of in tree["arms"].items()}
         self.runs = runs / name
         self.collected = STUDIES / f"{name}.jsonl"
 
@@ -86,10 +116,13 @@ class Study:
         """The directory of a run."""
         return self.runs / f"{arm}-seed{seed}"
 
-    def write_config(self, arm: str) -> Path:
+    def write_config(self, arm: str, seed: int) -> Path:
         """The fields of an arm as a file for `dynconv train --config`."""
-        path = self.runs / f"{arm}.yaml"
-        fields = {"preset": self.preset, **merge(self.common, self.arms[arm].fields)}
+        path = self.run(arm, seed).with_suffix(".yaml")
+        own, mirrored = self.arms[arm].fields, self.arms[arm].mirrored
+        if mirrored is not None and seed % 2:
+            own = mirrored
+        fields = {"preset": self.preset, **merge(self.common, own)}
         path.write_text(yaml.safe_dump(fields, sort_keys=False))
         return path
 
@@ -105,7 +138,7 @@ def train(study: Study, arm: str, seed: int, source: str, threads: int) -> None:
     if (run / "config.yaml").exists():
         words += ["--resume", str(run)]
     else:
-        words += ["--config", str(study.write_config(arm)), "--seed", str(seed), "--run", str(run)]
+        words += ["--config", str(study.write_config(arm, seed)), "--seed", str(seed), "--run", str(run)]
     log = run.with_name(f"{run.name}.log")
     environ = os.environ | {"OMP_NUM_THREADS": str(threads)}
     with log.open("a") as stream:
