@@ -15,11 +15,13 @@ from __future__ import annotations
 
 import re
 import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import ttest_rel
-from study import Study
+import numpy as np
+from scipy.stats import t, ttest_rel
+from study import Study, signs
 
 from dynconv.report.compare import FEWEST_SEEDS
 from dynconv.training.config import TrainConfig
@@ -92,13 +94,48 @@ HEADINGS = (
 )  # fmt: skip
 
 
+def effects(study: Study) -> list[list[str]]:
+    """Per factor of a screening study what its other level adds, with its 95 % interval where runs are left to tell.
+
+    Least squares with a mean of each seed's own: the levels are balanced and independent, so an effect is the
+    difference of two means.
+    """
+    lines = study.lines()
+    seeds = sorted({seed for _, seed in lines})
+    other = np.array([[level ^ bool(seed % 2) for level in signs(int(arm[-2:]))] for arm, seed in lines], float)
+    design = np.hstack([[[seed == each for each in seeds] for _, seed in lines], other[:, : len(study.factors)] - 0.5])
+    inverse = np.linalg.pinv(design)
+    free = len(lines) - np.linalg.matrix_rank(design)
+    rows = []
+    for number, factor in enumerate(study.factors, len(seeds)):
+        cells = [factor]
+        for figure, unit, shape in (("validation_accuracy", 100, "+.2f"), ("validation_loss", 1, "+.3f")):
+            values = np.array([unit * last(line, figure) for line in lines.values()])
+            found = inverse @ values
+            cell = format(found[number], shape)
+            if free > 0:
+                error = np.sqrt(((values - design @ found) ** 2).sum() / free * (inverse[number] ** 2).sum())
+                cell += f" ± {format(t.ppf(0.975, free) * error, shape[1:])}"
+            cells.append(cell)
+        rows.append(cells)
+    return rows
+
+
 def table(name: str) -> str:
-    """The arms of a study that have runs, in the study's order."""
+    """The factors of a study that screens them, else the arms that have runs, in the study's order."""
     study = Study(name)
+    if study.factors:
+        headings = ["factor", "accuracy, points", "loss"]
+        return as_table([headings, ["---"] * len(headings), *effects(study)])
     runs: dict[str, dict[int, Line]] = {}
     for (arm, seed), line in study.lines().items():
         runs.setdefault(arm, {})[seed] = line
     rows = [HEADINGS, ["---"] * len(HEADINGS), *(row(study, arm, runs) for arm in study.arms if arm in runs)]
+    return as_table(rows)
+
+
+def as_table(rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
     return "".join(f"| {' | '.join(cells)} |\n" for cells in rows)
 
 

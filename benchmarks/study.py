@@ -118,7 +118,7 @@ class Study:
 
     def write_config(self, arm: str, seed: int) -> Path:
         """The fields of an arm as a file for `dynconv train --config`."""
-        path = self.run(arm, seed).with_suffix(".yaml")
+        path = self.runs / f"{arm}-seed{seed}.yaml"
         own, mirrored = self.arms[arm].fields, self.arms[arm].mirrored
         if mirrored is not None and seed % 2:
             own = mirrored

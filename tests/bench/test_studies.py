@@ -1,6 +1,8 @@
 """Studies: arms are configurations that exist, runs are kept, and the tables of the docs are those of the runs."""
 
 import importlib
+import itertools
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -33,8 +35,33 @@ def test_every_arm_is_a_configuration_and_is_compared_with_another(name: str, mo
     mistakes = modules["mistakes"].MISTAKES
 
     for arm in study.arms.values():
-        override(PRESETS[study.preset](), merge(study.common, arm.fields), f"{name}: ")
-        assert arm.reference in study.arms and (not arm.mistake or arm.mistake in mistakes)
+        for fields in (arm.fields, arm.mirrored or {}):
+            override(PRESETS[study.preset](), merge(study.common, fields), f"{name}: ")
+        assert study.factors or arm.reference in study.arms
+        assert not arm.mistake or arm.mistake in mistakes
+
+
+def test_screening_finds_every_factors_own_effect(
+    tmp_path: Path, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modules["study"], "STUDIES", tmp_path)
+    rates = [f"optim-{number}" for number in range(15)]
+    tree = {"preset": "quick", "factors": {rate: {rate: 1.0} for rate in rates}}
+    (tmp_path / "many.yaml").write_text(yaml.safe_dump(tree, sort_keys=False))
+    study = modules["study"].Study("many", tmp_path)
+    with study.collected.open("w") as file:
+        for (name, arm), seed in itertools.product(study.arms.items(), (0, 1)):
+            at_other = arm.mirrored if seed else arm.fields
+            points = 90 + seed + sum(0.1 * rates.index(rate) for rate in at_other)
+            if {"optim-2", "optim-7"} <= at_other.keys():  # a pair that works together
+                points += 1
+            epoch = {"validation_accuracy": points / 100, "validation_loss": 1.0}
+            file.write(json.dumps({"arm": name, "seed": seed, "epochs": [epoch]}) + "\n")
+
+    found = {factor: float(effect.split(" ± ")[0]) for factor, effect, _ in modules["figures"].effects(study)}
+
+    expected = {rate: 0.1 * rates.index(rate) + (0.5 if rate in ("optim-2", "optim-7") else 0.0) for rate in rates}
+    assert found == pytest.approx(expected, abs=0.006)
 
 
 @pytest.mark.parametrize("page", sorted((BENCHMARKS.parent / "docs").glob("*.md")), ids=lambda page: page.stem)
