@@ -112,6 +112,15 @@ def test_agrees_with_the_equation(
 
 
 @pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
+@pytest.mark.parametrize(("height", "width", "kernel", "stride"), [(13, 3, 3, 2), (15, 2, 3, 3), (15, 4, 5, 2)])
+def test_maps_of_one_column_in_bf16(algorithm: str, height: int, width: int, kernel: int, stride: int) -> None:
+    case = {"n": 2, "k": 2, "c": 24, "o": 8, "height": height, "width": width, "kernel": kernel, "stride": stride}
+    case |= {"padding": int(width < kernel), "dilation": 1, "groups": 1}
+
+    compare(case, [tensor.bfloat16() for tensor in tensors(case, seed=0)], algorithm)
+
+
+@pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])
 @settings(max_examples=20, deadline=None)
 @given(
     dims=st.sampled_from([1, 3]),

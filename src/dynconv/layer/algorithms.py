@@ -104,48 +104,57 @@ def algorithm(
     return register
 
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+def _convolve(x_NCS: Tensor, kernels_OCS: Tensor, g: Geometry, groups: int) -> Tensor:
+    """torch's static convolution, with rows and columns exchanged where it is wrong.
+
+    With AMX, oneDNN (torch 2.13) convolves bf16 wrongly to maps of a single column where the stride is not 1; it is
+    right for maps of a single row. https://github.com/pytorch/pytorch/issues/169688
+    """
+    if g.dims == 2 and g.dtype == torch.bfloat16 and g.device == "cpu" and g.out_size[1] == 1 < max(g.stride):
+        stride, padding, dilation = (side[::-1] for side in (g.stride, g.padding, g.dilation))
+        return F.conv2d(x_NCS.mT, kernels_OCS.mT, None, stride, padding, dilation, groups).mT
+    convolve = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}[g.dims]
+    return convolve(x_NCS, kernels_OCS, None, g.stride, g.padding, g.dilation, groups)
 
 
 @algorithm("kernel")
 def _by_kernel(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
     weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
-    convolve = _CONVOLUTIONS[g.dims]
     n, c, *size = x_NCS.shape
     _, o, *kernel = weight_KOCS.shape
     if n == 0:  # torch has no convolution with zero groups
-        return convolve(x_NCS, weight_KOCS[0], None, g.stride, g.padding, g.dilation, g.groups)
+        return _convolve(x_NCS, weight_KOCS[0], g, g.groups)
     mixed = (a_NK @ weight_KOCS.flatten(1)).view(n * o, *kernel)
-    out = convolve(x_NCS.reshape(1, n * c, *size), mixed, None, g.stride, g.padding, g.dilation, n * g.groups)
+    out = _convolve(x_NCS.reshape(1, n * c, *size), mixed, g, n * g.groups)
     return out.view(n, o, *out.shape[2:])
 
 
 @algorithm("input")
 def _by_input(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
     weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
-    convolve, ones = _CONVOLUTIONS[g.dims], (1,) * g.dims
+    ones = (1,) * g.dims
     n, c = x_NCS.shape[:2]
     k = len(weight_KOCS)
     if k == 1:
         scaled = x_NCS * a_NK.view(n, 1, *ones)
-        return convolve(scaled, weight_KOCS[0], None, g.stride, g.padding, g.dilation, g.groups)
+        return _convolve(scaled, weight_KOCS[0], g, g.groups)
     # The channels of a group are adjacent, and each group has K scaled copies of them. Building them as NHWC saves a
     # conversion.
     x_NSGC = x_NCS.movedim(1, -1).unflatten(-1, (g.groups, c // g.groups))
     scaled = x_NSGC.unsqueeze(-2) * a_NK.view(n, *ones, 1, k, 1)
     scaled_NCS = scaled.flatten(-3).movedim(-1, 1)
     kernels = weight_KOCS.transpose(0, 1).flatten(1, 2)
-    return convolve(scaled_NCS, kernels, None, g.stride, g.padding, g.dilation, g.groups)
+    return _convolve(scaled_NCS, kernels, g, g.groups)
 
 
 @algorithm("output")
 def _by_output(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
     weight_KOCS, a_NK = _for_torch(weight_KOCS, a_NK, g)
-    convolve, ones = _CONVOLUTIONS[g.dims], (1,) * g.dims
+    ones = (1,) * g.dims
     k, o = weight_KOCS.shape[:2]
     # A group's output channels are adjacent, so the K experts of a group must be adjacent, too.
     kernels = weight_KOCS.unflatten(1, (g.groups, o // g.groups)).transpose(0, 1).flatten(0, 2)
-    out = convolve(x_NCS, kernels, None, g.stride, g.padding, g.dilation, g.groups)
+    out = _convolve(x_NCS, kernels, g, g.groups)
     out_NGKOS = out.unflatten(1, (g.groups, k, o // g.groups))
     return (a_NK.view(-1, 1, k, 1, *ones) * out_NGKOS).sum(2).flatten(1, 2)
 

@@ -6,6 +6,7 @@ bfloat16, on a GPU also float16, routing_NK is float32; kernels of 1x1 or 3x3, s
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from types import ModuleType
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
+from dynconv.layer.ops import processor
 from dynconv.layer.ops.library import Library
 from dynconv.layer.ops.operator import Convolution, Operator
 
@@ -64,6 +66,17 @@ def status() -> str:
 def obstacle() -> str:
     """Why the CPU's operator, which would be used now, cannot be; empty if it can. Logs the first such reason."""
     return library.obstacle()
+
+
+def by_matrix_unit(geometry: Geometry) -> bool:
+    """Whether the CPU's operator multiplies on the processor's matrix unit (AMX), for bf16 and where it `applies`."""
+    return geometry.device == "cpu" and geometry.stride == (1, 1) and geometry.groups == 1 and _has_matrix_unit()
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.cache
+def _has_matrix_unit() -> bool:
+    return {"amx_tile", "amx_bf16", "avx512_bf16"} <= processor.instruction_sets()
 
 
 def _triton() -> ModuleType:
