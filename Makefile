@@ -80,8 +80,8 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) python -m pytest $(LESSER) $(PYTEST_ARGS)
 	$(IN_VENV) $(NO_COMPILER) python -m pytest $(LESSER) $(PYTEST_ARGS)
 
-test-large: .venv/.installed-dev ## the tests with arrays of more than 2^31 numbers (4 GB of memory, a minute)
-	$(IN_VENV) python -m pytest -m large tests/layer $(PYTEST_ARGS)
+test-large: .venv/.installed-dev ## the tests that take long: arrays of more than 2^31 numbers (4 GB), twenty kills (minutes)
+	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
 
 CASES ?= 20000
 

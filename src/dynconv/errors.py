@@ -6,10 +6,12 @@ import unicodedata
 
 
 class DynconvError(Exception):
-    """A one-line message: what is wrong, where, and what to do. The command prints it and exits with code 2.
+    """A one-line message: what is wrong, where, and what to do. The command prints it and exits with `exit_code`.
 
     What the message quotes from files and paths is shown escaped, so no file can move the cursor or add a line.
     """
+
+    exit_code = 2
 
     def __init__(self, message: str) -> None:
         super().__init__(escaped(message))

@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -86,7 +87,7 @@ def test_a_registered_augmentation_needs_no_other_change(monkeypatch: pytest.Mon
     @augment.augmentation("image")
     def halve(config: AugmentConfig, epoch: Epoch) -> augment.Augmentation:
         begun.append(epoch.number)
-        return lambda batch: Batch(batch.images / 2, batch.target, batch.index)
+        return lambda batch: replace(batch, images=batch.images / 2)
 
     split = Split(images(20), torch.arange(20) % 10)
     halved = list(training_batches(split, 10, AugmentConfig(), 10, 8, 3, 0))
@@ -103,7 +104,7 @@ def test_without_augmentations_no_factory_draws() -> None:
     before = generator.get_state()
 
     apply = augment.begin(PLAIN, Epoch(0, 0, 6, 10, generator))
-    batch = Batch(images(), torch.arange(6), torch.arange(6))
+    batch = Batch(images(), torch.arange(6), torch.arange(6), 0)
 
     assert all(apply(stage, batch) is batch for stage in ("pixels", "image", "batch"))
     assert torch.equal(generator.get_state(), before)

@@ -40,24 +40,26 @@ def reference(data: Split, augment: AugmentConfig, size: int, epoch: int, seed: 
     elif augment.flip == "alternating":
         flips = torch.rand(COUNT, generator=torch.Generator().manual_seed(seed)) < 0.5
         flips = ~flips if epoch % 2 else flips
+    reach = augment.translate
+    shifts = torch.randint(-reach, reach + 1, (COUNT, 2), generator=drawn).tolist() if reach else []
+    centres = (torch.rand(COUNT, 2, generator=drawn) * SIDE).long().tolist() if augment.cutout else []
+    mixing = augment.mixup or augment.cutmix
+    first_seed = int(torch.randint(2**62, (), generator=drawn)) if mixing else 0
     order = torch.randperm(COUNT, generator=drawn).tolist()
-    for start in range(0, COUNT - BATCH + 1, BATCH):
+    for number, start in enumerate(range(0, COUNT - BATCH + 1, BATCH)):
         chosen = order[start : start + BATCH]
         images = [data.images[i].flip(2) if flips[i] else data.images[i] for i in chosen]
-        if augment.translate:
-            reach = augment.translate
-            shifts = torch.randint(-reach, reach + 1, (BATCH, 2), generator=drawn).tolist()
-            images = [moved(image, *shift) for image, shift in zip(images, shifts, strict=True)]
+        if reach:
+            images = [moved(image, *shifts[i]) for image, i in zip(images, chosen, strict=True)]
         x = torch.stack(images).float() / 255
         if augment.cutout:
             colour = x.mean((0, 2, 3))[:, None, None]
-            centres = torch.randint(SIDE, (BATCH, 2), generator=drawn).tolist()
-            for image, centre in zip(x, centres, strict=True):
-                rows, columns = box(centre, augment.cutout, augment.cutout, SIDE)
+            for image, i in zip(x, chosen, strict=True):
+                rows, columns = box(centres[i], augment.cutout, augment.cutout, SIDE)
                 image[:, rows, columns] = colour
         if size != SIDE:
             x = F.interpolate(x, (size, size), mode="bilinear", antialias=True)
-        yield mixed(x, data.labels[chosen], augment, drawn)
+        yield mixed(x, data.labels[chosen], augment, torch.Generator().manual_seed(first_seed + number))
 
 
 def moved(image: Tensor, down: int, right: int) -> Tensor:
@@ -112,6 +114,8 @@ def test_flips_and_shifts_are_drawn_in_this_order_bit_for_bit(augment: AugmentCo
 def test_cutout_and_mixing_are_drawn_in_this_order(augment: AugmentConfig, size: int) -> None:
     for epoch, seed in ((0, 0), (1, 0), (2, 7)):
         found = list(training_batches(split(), CLASSES, augment, BATCH, size, epoch, seed))
+        (x_second, target_second), *_ = training_batches(split(), CLASSES, augment, BATCH, size, epoch, seed, first=1)
+        assert torch.equal(x_second, found[1][0]) and torch.equal(target_second, found[1][1])
         expected = list(reference(split(), augment, size, epoch, seed))
 
         assert len(found) == len(expected) == 2

@@ -4,7 +4,9 @@ config.yaml          every hyper-parameter, and the format of the directory (`FO
 environment.json     versions, processor, threads, git commit, command, source of the data
 metrics.jsonl        one record per line, see `records`
 weights.safetensors  the final weights, see `weights`
-state.pt             everything needed to resume, written after each epoch, see `state`
+state.pt             everything needed to resume, written every few minutes and after each epoch, see `state`
+state-before.pt      the one before it
+lock                 who trains the run, while it is being trained, see `lock`
 predictions.npz      predictions for the test set, see `predictions`
 summary.json         final figures; written last, so its presence means that the run has ended
 tensorboard/         event files
@@ -166,11 +168,12 @@ class RunDir:
                 found.damaged.append(str(error))
         return found
 
-    def rewind(self, step: int, epochs: int) -> None:
+    def rewind(self, step: int, epochs: int, *, within_epoch: bool = False) -> None:
         """Removes what a resumed run writes again: the records of steps after `step`, and the summary.
 
         Args:
             step, epochs: those done; metrics.jsonl must hold a record of each.
+            within_epoch: whether the epoch of `step` goes on, so that its own record goes too, if it was interrupted.
 
         Raises:
             DynconvError: records are missing or damaged, so the history would be lost; or a file cannot be written.
@@ -183,7 +186,12 @@ class RunDir:
                 f"{file}: holds {len(steps)} of the {step} steps and {len(ended)} of the {epochs} epochs that state.pt "
                 "has done; put the whole file back, or start the run again"
             )
-        kept = [line for _, line, content in self._lines() if content["step"] <= step]
+        kept = []
+        for _, line, content in self._lines():
+            if content["step"] <= step:
+                kept.append(line)
+            if within_epoch and content["kind"] == "step" and content["step"] == step:
+                break
         self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
         summary = self.path / "summary.json"
         try:

@@ -46,7 +46,7 @@ def main(words: Sequence[str] | None = None) -> int:
         return code
     except DynconvError as error:
         print(f"dynconv: error: {error}", file=sys.stderr)
-        return 2
+        return error.exit_code
     except KeyboardInterrupt:
         print("dynconv: interrupted", file=sys.stderr)
         return 130

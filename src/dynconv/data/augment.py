@@ -1,8 +1,10 @@
 """Augmentations: pure functions of a batch and of random draws, each registered by one factory.
 
 A factory is called once per epoch, in the order of the definitions below, and returns the function to apply to each
-batch, or None if the configuration switches it off. What a seed means depends on that order and on the order of draws
-from the epoch's generator, so a new augmentation goes to the end of its stage and draws nothing while it is off.
+batch, or None if the configuration switches it off. It draws for all images of the epoch at once: so what happens to an
+image depends neither on its batch nor on the batches before, and an epoch can begin in its middle. What a seed means
+depends on the order of the factories, so a new augmentation goes to the end of its stage and draws nothing while it is
+off.
 
 To add one, write a field of `AugmentConfig` whose default is off, a factory here, and a test.
 
@@ -46,11 +48,13 @@ class Batch:
         images: uint8 [N,C,H,W] at the stage "pixels", then float32 in [0, 1].
         target: int64 [N], or float32 [N,K] after mixing.
         index: positions of the images in the split, int64 [N], in main memory.
+        number: number of the batch in its epoch, from 0.
     """
 
     images: Tensor
     target: Tensor
     index: Tensor
+    number: int
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,8 @@ class Epoch:
         seed: the run's seed.
         images: number of images in the split.
         classes: K.
-        generator: the epoch's own generator; the source of all randomness except what must agree between epochs.
+        generator: the epoch's own generator, to be used by factories alone; the source of all randomness except what
+            must agree between epochs.
     """
 
     number: int
@@ -122,32 +127,38 @@ def flip(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
 def translate(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
     """Shifts each image by up to `translate` pixels in both directions."""
     reach = config.translate
-
-    def augment(batch: Batch) -> Batch:
-        shift = torch.randint(-reach, reach + 1, (len(batch.images), 2), generator=epoch.generator)
-        return replace(batch, images=shifted(batch.images, shift.to(batch.images.device), reach))
-
-    return augment if reach else None
+    if not reach:
+        return None
+    shifts = torch.randint(-reach, reach + 1, (epoch.images, 2), generator=epoch.generator)
+    return lambda batch: replace(
+        batch, images=shifted(batch.images, shifts[batch.index].to(batch.images.device), reach)
+    )
 
 
 @augmentation("image")
 def cutout(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
     """Blanks a square of each image with the batch's mean colour. DeVries and Taylor 2017, arXiv 1708.04552."""
+    if not config.cutout:
+        return None
+    centres = torch.rand(epoch.images, 2, generator=epoch.generator)
 
     def augment(batch: Batch) -> Batch:
-        centre = torch.randint(batch.images.shape[2], (len(batch.images), 2), generator=epoch.generator)
+        centre = (centres[batch.index] * batch.images.shape[2]).long()
         return replace(batch, images=blanked(batch.images, centre.to(batch.images.device), config.cutout))
 
-    return augment if config.cutout else None
+    return augment
 
 
 @augmentation("batch")
 def mix(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
     """Mixes each image with another image of the batch, by mixup or cutmix; if both are on, by either at random."""
     kinds = [kind for kind in ("mixup", "cutmix") if getattr(config, kind)]
+    if not kinds:
+        return None
+    first_seed = int(torch.randint(2**62, (), generator=epoch.generator))
 
     def augment(batch: Batch) -> Batch:
-        x_NCHW, drawn = batch.images, epoch.generator
+        x_NCHW, drawn = batch.images, torch.Generator().manual_seed(first_seed + batch.number)
         kind = kinds[int(torch.randint(len(kinds), (), generator=drawn))]
         target_NK = F.one_hot(batch.target, epoch.classes).float()
         order_N = torch.randperm(len(x_NCHW), generator=drawn).to(x_NCHW.device)
@@ -159,7 +170,7 @@ def mix(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
             images, target = cutmix(x_NCHW, target_NK, order_N, share, centre_2.to(x_NCHW.device))
         return replace(batch, images=images, target=target)
 
-    return augment if kinds else None
+    return augment
 
 
 def mirror(x_NCHW: Tensor, which_N: Tensor) -> Tensor:

@@ -25,21 +25,25 @@ def resize(x_NCHW: Tensor, size: int) -> Tensor:
 
 
 def training_batches(
-    split: Split, classes: int, augment: AugmentConfig, batch_size: int, image_size: int, epoch: int, seed: int
-) -> Iterator[tuple[Tensor, Tensor]]:
+    split: Split, classes: int, augment: AugmentConfig, batch_size: int, image_size: int, epoch: int, seed: int,
+    *, first: int = 0,
+) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Yields an epoch's augmented batches: float32 images [N,3,size,size] in [0,1]; int64 targets [N], or mixed [N,K].
 
-    All randomness is seeded by (seed, epoch), so an epoch is the same after a resume. Images left over after the last
-    full batch are skipped; they differ from epoch to epoch.
+    All randomness is seeded by (seed, epoch), and drawn before the first batch, so an epoch is the same after a resume.
+    Images left over after the last full batch are skipped; they differ from epoch to epoch.
+
+    Args:
+        first: number of the batch to begin with, from 0.
     """
     count, device = len(split.labels), split.images.device
     batch_size = min(batch_size, count)
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     apply = begin(augment, Epoch(epoch, seed, count, classes, generator))
     order = torch.randperm(count, generator=generator)
-    for start in range(0, count - batch_size + 1, batch_size):
-        index = order[start : start + batch_size]
-        batch = Batch(split.images[index.to(device)], split.labels[index.to(device)], index)
+    for number in range(first, count // batch_size):
+        index = order[number * batch_size : (number + 1) * batch_size]
+        batch = Batch(split.images[index.to(device)], split.labels[index.to(device)], index, number)
         batch = apply("pixels", batch)
         batch = apply("image", replace(batch, images=to_unit_range(batch.images)))
         batch = apply("batch", replace(batch, images=resize(batch.images, image_size)))

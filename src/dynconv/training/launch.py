@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
+from pydantic import Field
 
 from dynconv import data
 from dynconv.artifacts.environment import environment
+from dynconv.artifacts.lock import locked
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.data import Dataset
@@ -38,6 +40,8 @@ class Launch(Frozen):
     """Where to train."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    checkpoint_minutes: float = Field(5.0, gt=0)
+    """Minutes after which the state is saved within an epoch; it also is at the end of each."""
 
 
 @dataclass(frozen=True)
@@ -134,5 +138,9 @@ def _train(
     *, resume: bool,
 ) -> Outcome:  # fmt: skip
     logger.info("run: %s", run.path)
-    trainer = Trainer(config, dataset, run, progress, device=launch.device, compile=launch.compile)
-    return Outcome(run, dataset, trainer.fit(resume, hopeless))
+    with locked(run.path):
+        trainer = Trainer(
+            config, dataset, run, progress,
+            device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes,
+        )  # fmt: skip
+        return Outcome(run, dataset, trainer.fit(resume, hopeless))

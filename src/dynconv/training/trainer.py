@@ -3,8 +3,9 @@
 One class, which reads downward from `fit` to the summary; what a single step does is in `learner.py`. It is longer than
 most files because a run's parts share its counters, and in several files their order would be lost.
 
-Everything random is drawn from generators seeded by (seed, epoch), and the state is saved after each epoch, so a
-resumed run sees the same batches, and drops the same channels, as one that was never interrupted.
+Everything random is drawn from generators seeded by (seed, epoch) or (seed, step), and the state is saved every few
+minutes and after each epoch, so a resumed run sees the same batches, and drops the same channels, as one that was never
+interrupted.
 
 Shape suffixes: N images, C channels, H x W spatial, K classes.
 """
@@ -15,6 +16,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from typing import Any
 
@@ -24,7 +26,7 @@ from torch import Tensor
 from dynconv.artifacts.predictions import Predictions
 from dynconv.artifacts.records import EpochLine, Line, StepLine, Summary, WarningLine
 from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.state import load_state, save_state
+from dynconv.artifacts.state import load_last_state, save_state
 from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.data.batches import training_batches
 from dynconv.data.dataset import Dataset
@@ -38,7 +40,7 @@ from dynconv.training.events import EventLog
 from dynconv.training.figures import accuracy_of, loss_of
 from dynconv.training.learner import Learner
 from dynconv.training.optim import lr_factor, set_learning_rates
-from dynconv.training.process import interruptible, keep_freed_memory, peak_memory, place
+from dynconv.training.process import NoticeError, Signals, heard_signals, keep_freed_memory, peak_memory, place
 from dynconv.training.progress import Progress
 
 ROUTING_IMAGES = 500
@@ -53,21 +55,34 @@ Hopeless = Callable[[EpochLine], bool]
 logger = logging.getLogger(__name__)
 
 
+@dataclass
+class EpochSums:
+    """What the steps of an epoch have added up so far, and how many there were."""
+
+    steps: int = 0
+    loss: float = 0.0
+    correct: float = 0.0
+    images: int = 0
+    seconds: float = 0.0
+
+
 class Trainer:
     """One training run, from its hyper-parameters to its summary.
 
     Attributes:
         step: optimizer steps done.
         epochs_done: whole epochs done.
+        sums: of the epoch that goes on.
         seconds: spent in training steps.
         stopped_by: why the run ended before its last epoch; None otherwise.
     """
 
     def __init__(
         self, config: TrainConfig, dataset: Dataset, run: RunDir, progress: Progress,
-        *, device: str = "auto", compile: bool = False,
+        *, device: str = "auto", compile: bool = False, checkpoint_minutes: float = 5.0,
     ) -> None:  # fmt: skip
         self.began = time.perf_counter()
+        self.checkpoint_seconds, self.saved_at = 60 * checkpoint_minutes, time.monotonic()
         keep_freed_memory()
         self.config, self.dataset, self.run, self.progress = config, dataset, run, progress
         target = pick_device(device)
@@ -89,7 +104,7 @@ class Trainer:
             logger.warning("the training set has %d images, so each epoch is one step; lower --batch-size", images)
         self.steps_per_epoch = images // self.batch_size
         self.steps = config.epochs * self.steps_per_epoch
-        self.step, self.epochs_done, self.seconds = 0, 0, 0.0
+        self.step, self.epochs_done, self.seconds, self.sums = 0, 0, 0.0, EpochSums()
         self.stopped_by: str | None = None
         self.last_epoch: EpochLine | None = None
         self.test_logits: Tensor | None = None  # by the weights as they are now
@@ -99,49 +114,62 @@ class Trainer:
         """Trains, writes everything into the run directory, returns its summary.
 
         Ctrl-C ends the run after the current step, with the weights as they are. So does a loss or a weight that is not
-        finite, with the weights of the last whole epoch; and `hopeless`, after the epoch that it was asked about. The
+        finite, with the weights of the last saved state; and `hopeless`, after the epoch that it was asked about. The
         summary's `stopped_by` names which of them.
+
+        Raises:
+            NoticeError: the system is about to end the process; the state has been saved, and nothing else is written.
         """
         if resume:
             self.restore()
-            self.run.rewind(self.step, self.epochs_done)
+            self.run.rewind(self.step, self.epochs_done, within_epoch=self.sums.steps > 0)
             self.last_epoch = next(reversed(self.run.metrics().epochs), None)
         else:  # so that there is something to go back to in the first epoch too
             self.save()
         self.progress.start(self.steps, self.config.epochs, self.step)
-        with interruptible() as interrupted:
-            while self.epochs_done < self.config.epochs and self.stopped_by is None:
-                try:
-                    self.fit_epoch(interrupted)
-                except _NotFiniteError as error:
-                    self.go_back(error)
-                if hopeless and self.last_epoch and self.stopped_by is None and self.epochs_done < self.config.epochs:
-                    self.stopped_by = PRUNED if hopeless(self.last_epoch) else None
-        summary = self.finish()
-        self.events.close()
-        return summary
+        try:
+            with heard_signals() as signals:
+                while self.epochs_done < self.config.epochs and self.stopped_by is None:
+                    try:
+                        self.fit_epoch(signals)
+                    except _NotFiniteError as error:
+                        self.go_back(error)
+                    if hopeless and self.last_epoch and not self.stopped_by and self.epochs_done < self.config.epochs:
+                        self.stopped_by = PRUNED if hopeless(self.last_epoch) else None
+                with signals.at_once(interrupt=True):
+                    return self.finish()
+        except NoticeError as notice:
+            raise NoticeError(
+                f"{notice} after step {self.step} of {self.steps}; nothing is lost: continue with "
+                f"`dynconv train --resume {self.run.path}`"
+            ) from None
+        finally:
+            self.events.close()
 
-    def fit_epoch(self, interrupted: Callable[[], bool]) -> None:
-        """One epoch, or its first steps if it is interrupted: train, evaluate, record, save."""
+    def fit_epoch(self, signals: Signals) -> None:
+        """An epoch, or what is left of it, or its next steps if it is interrupted: train, evaluate, record, save."""
         epoch = self.epochs_done
-        began = time.perf_counter()
-        loss_sum, correct, images = self.train_epoch(epoch, interrupted)
-        took = time.perf_counter() - began
-        self.seconds += took
-        figures = self.evaluate()
+        self.train_epoch(epoch, signals)
+        try:
+            with signals.at_once():
+                figures = self.evaluate()
+                routing = self.learner.routing(self.test.sample(ROUTING_IMAGES).images)
+        except NoticeError:
+            self.save()
+            raise
         if not self.stopped_by:
             self.epochs_done += 1
-        routing = self.learner.routing(self.test.sample(ROUTING_IMAGES).images)
+        sums = self.sums
         self.last_epoch = EpochLine(
             epoch=epoch + 1,
             step=self.step,
-            train_loss=loss_sum / max(images, 1),
-            train_accuracy=correct / max(images, 1),
+            train_loss=sums.loss / max(sums.images, 1),
+            train_accuracy=sums.correct / max(sums.images, 1),
             **figures,
             lr=self.rates,
             image_size=self.config.image_size(epoch),
             seconds=self.seconds,
-            images_per_second=images / took,
+            images_per_second=sums.images / sums.seconds,
             routing=routing,
         )
         self.record(self.last_epoch)
@@ -149,38 +177,47 @@ class Trainer:
         for text in advice.on_routing(routing, self.config, at_end=self.epochs_done == self.config.epochs):
             self.warn(self.step, text)
         if not self.stopped_by:
+            self.sums = EpochSums()
             self.save()
 
-    def train_epoch(self, epoch: int, interrupted: Callable[[], bool]) -> tuple[float, float, int]:
-        """The steps of an epoch; sums over its images of loss and of right answers, and their number."""
+    def train_epoch(self, epoch: int, signals: Signals) -> None:
+        """The steps of an epoch that are left; adds them to `sums`."""
         self.learner.net.train()
-        torch.manual_seed(self.config.seed * 100_003 + epoch)  # for dropout, which takes no generator
-        size = self.config.image_size(epoch)
-        losses, correct, images = 0.0, 0.0, 0
+        config, sums, size = self.config, self.sums, self.config.image_size(epoch)
         began = time.perf_counter()
         batches = training_batches(
-            self.train, len(self.dataset.classes), self.config.augment, self.batch_size, size, epoch, self.config.seed
-        )
+            self.train, len(self.dataset.classes), config.augment, self.batch_size, size, epoch, config.seed,
+            first=sums.steps,
+        )  # fmt: skip
         for x_NCHW, target in batches:
             step_began = time.perf_counter()
-            self.rates = set_learning_rates(
-                self.learner.optimizers, lr_factor(self.step, self.steps, self.config.optim)
-            )
+            torch.manual_seed(config.seed * 1_000_003 + self.step)  # for dropout, which takes no generator
+            self.set_rates(self.step)
             loss_sum, right = self.learner.step(x_NCHW, target, self.micro_batch)
             if not math.isfinite(loss_sum):
                 raise _NotFiniteError("the loss is not finite at", self.step + 1)
             self.step += 1
-            losses, correct, images = losses + loss_sum, correct + right, images + self.batch_size
-            speed = self.batch_size / (time.perf_counter() - step_began)
+            now = time.perf_counter()
+            sums.steps, sums.images = sums.steps + 1, sums.images + self.batch_size
+            sums.loss, sums.correct = sums.loss + loss_sum, sums.correct + right
+            self.seconds, sums.seconds, began = self.seconds + now - began, sums.seconds + now - began, now
+            speed = self.batch_size / (now - step_began)
             self.record(StepLine(
                 step=self.step, epoch=self.step / self.steps_per_epoch, loss=loss_sum / self.batch_size, lr=self.rates,
-                image_size=size, images_per_second=speed, seconds=self.seconds + time.perf_counter() - began,
+                image_size=size, images_per_second=speed, seconds=self.seconds,
             ))  # fmt: skip
-            self.progress.step(self.step, loss_sum / self.batch_size, correct / images, speed)
-            if interrupted():
-                self.stopped_by = INTERRUPT
+            self.progress.step(self.step, loss_sum / self.batch_size, sums.correct / sums.images, speed)
+            if signals.heard or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+                self.save()
+                began = time.perf_counter()
+            if signals.heard:
+                with signals.at_once():  # a notice ends it here
+                    self.stopped_by = INTERRUPT
                 break
-        return losses, correct, images
+
+    def set_rates(self, step: int) -> None:
+        """The learning rates of a step (from 0)."""
+        self.rates = set_learning_rates(self.learner.optimizers, lr_factor(step, self.steps, self.config.optim))
 
     def evaluate(self) -> dict[str, Any]:
         """Loss and accuracy on the test images and on those held out, by the fields of `EpochLine`."""
@@ -209,34 +246,43 @@ class Trainer:
         self.record(WarningLine(step=step, text=text))
 
     def go_back(self, error: _NotFiniteError) -> None:
-        """Stops, with the weights of the last whole epoch."""
+        """Stops, with the weights of the last saved state."""
         self.stopped_by = NON_FINITE
         text = f"{error} step {error.step} (epoch {self.epochs_done + 1})"
-        logger.warning("%s: stopped; the weights are those after epoch %d", text, self.epochs_done)
         self.record(WarningLine(step=error.step, text=text))
         self.restore()
         self.test_logits = None
+        after = f"step {self.step}" if self.sums.steps else f"epoch {self.epochs_done}"
+        logger.warning("%s: stopped; the weights are those after %s", text, after)
 
     def save(self) -> None:
-        """Writes all that `restore` needs."""
-        state = {"epochs": self.epochs_done, "seconds": self.seconds, **self.learner.state_dict()}
-        save_state(self.run.state, state)
+        """Writes all that `restore` needs, unless weights are not finite."""
+        if not self.learner.is_finite():
+            raise _NotFiniteError("the weights are not finite after", self.step)
+        progress = {"epochs": self.epochs_done, "seconds": self.seconds, "within_epoch": asdict(self.sums)}
+        save_state(self.run.state, progress | self.learner.state_dict())
+        self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Loads what `save` wrote last. Raises DynconvError where it is damaged or of another configuration."""
-        state = load_state(self.run.state)
+        state = load_last_state(self.run.state)
+        sums = state.get("within_epoch", {})
         try:
             self.learner.load_state_dict(state)
             if state["epochs"] > self.config.epochs:
                 raise ValueError(f"{min(state['epochs'], 10**9)} epochs done of {self.config.epochs}")
             if not self.learner.net.input.fitted:
                 raise ValueError("the input statistics were never set")
-        except (RuntimeError, ValueError) as error:
+            self.sums = EpochSums(**sums)
+            if self.sums.steps > self.steps_per_epoch:
+                raise ValueError(f"{min(self.sums.steps, 10**9)} steps done of an epoch's {self.steps_per_epoch}")
+        except (RuntimeError, ValueError, TypeError) as error:
             raise DynconvError(
                 f"{self.run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})"
             ) from error
         self.epochs_done, self.seconds = state["epochs"], state["seconds"]
-        self.step = self.epochs_done * self.steps_per_epoch
+        self.step = self.epochs_done * self.steps_per_epoch + self.sums.steps
+        self.set_rates(max(self.step - 1, 0))
 
     def finish(self) -> Summary:
         """Writes weights, predictions and, last, the summary."""
