@@ -60,9 +60,11 @@ typedef float Vec __attribute__((vector_size(64), aligned(4), may_alias));
 constexpr int64_t PIXELS = 14;  // of a register tile: with two vectors each they fill 28 of the 32 registers
 constexpr int64_t BUNDLED_PIXELS = 12;  // the same where two more registers hold permutations
 constexpr int64_t TOGETHER = 8;  // images whose gradients are collected at once: two registers each
+constexpr int64_t MIXED = 4;  // images whose kernels are mixed at once: four registers each
 #else
 typedef float Vec __attribute__((vector_size(32), aligned(4), may_alias));
 constexpr int64_t PIXELS = 6, BUNDLED_PIXELS = 5, TOGETHER = 4;  // 12 of 16 registers, 10, and 8
+constexpr int64_t MIXED = 1;
 #endif
 constexpr int64_t VL = sizeof(Vec) / sizeof(float), PANEL = 2 * VL, BLOCK = 32;
 typedef int32_t Places __attribute__((vector_size(sizeof(Vec)), aligned(4), may_alias));  // which lane each lane takes
@@ -419,20 +421,25 @@ void pack_experts(const Shape &s, const Bank &bank, int64_t span, const Number *
         }
 }
 
-// out = sum_k a_k experts_k, `count` numbers of each, in multiples of D * PANEL.
-INLINE void mix(const float *experts, int64_t K, const float *a, int64_t count, float *out) {
+// out_n = sum_k a_nk experts_k for IMAGES kernels of `count` numbers each, in multiples of D * PANEL.
+template <int IMAGES> INLINE void mix(const float *experts, int64_t K, const float *a, int64_t count, float *out) {
     for (int64_t i = 0; i < count; i += PANEL) {
-        Vec sum[2] = {};
-        for (int64_t k = 0; k < K; ++k)
-            for (int v = 0; v < 2; ++v) sum[v] += a[k] * Singles::load(experts + k * count + i + v * VL);
-        store(out + i, sum, PANEL);
+        Vec sum[IMAGES][2] = {};
+        for (int64_t k = 0; k < K; ++k) {
+            const float *from = experts + k * count + i;
+            const Vec weights[2] = {Singles::load(from), Singles::load(from + VL)};
+#pragma GCC unroll 4
+            for (int n = 0; n < IMAGES; ++n)
+                for (int v = 0; v < 2; ++v) sum[n][v] += a[n * K + k] * weights[v];
+        }
+        for (int n = 0; n < IMAGES; ++n) store(out + n * count + i, sum[n], PANEL);
     }
 }
 
 #ifdef __AVX512BF16__
-INLINE void mix(const bf16 *experts, int64_t K, const float *a, int64_t count, bf16 *out) {
+template <int IMAGES> INLINE void mix(const bf16 *experts, int64_t K, const float *a, int64_t count, bf16 *out) {
     // A pair is a 32-bit number: shifted left it is its first half as float32, masked its second.
-    constexpr int64_t UNROLL = 4;
+    constexpr int64_t UNROLL = IMAGES == 1 ? 4 : 2;
     const __m512i second = _mm512_set1_epi32(int32_t(0xffff0000));
     alignas(64) uint16_t order[32];
     for (int i = 0; i < 32; ++i) order[i] = uint16_t(i / 2 + i % 2 * 16);
@@ -440,28 +447,43 @@ INLINE void mix(const bf16 *experts, int64_t K, const float *a, int64_t count, b
     static_assert(2 * PANEL % 32 == 0);
     const auto step = [&](int64_t i, auto unroll) __attribute__((always_inline)) {
         constexpr int64_t U = decltype(unroll)::value;
-        __m512 low[U] = {}, high[U] = {};
+        __m512 low[IMAGES][U] = {}, high[IMAGES][U] = {};
         for (int64_t k = 0; k < K; ++k) {
-            const __m512 scale = _mm512_set1_ps(a[k]);
             const bf16 *from = experts + k * count + i;
 #pragma GCC unroll 4
             for (int64_t u = 0; u < U; ++u) {
                 const __m512i pairs = _mm512_loadu_si512(from + u * 32);
-                low[u] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16)), scale, low[u]);
-                high[u] = _mm512_fmadd_ps(_mm512_castsi512_ps(_mm512_and_si512(pairs, second)), scale, high[u]);
+                const __m512 first_half = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+                const __m512 second_half = _mm512_castsi512_ps(_mm512_and_si512(pairs, second));
+#pragma GCC unroll 4
+                for (int n = 0; n < IMAGES; ++n) {
+                    const __m512 scale = _mm512_set1_ps(a[n * K + k]);
+                    low[n][u] = _mm512_fmadd_ps(first_half, scale, low[n][u]);
+                    high[n][u] = _mm512_fmadd_ps(second_half, scale, high[n][u]);
+                }
             }
         }
 #pragma GCC unroll 4
-        for (int64_t u = 0; u < U; ++u) {
-            const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(high[u], low[u]);
-            _mm512_storeu_si512(out + i + u * 32, _mm512_permutexvar_epi16(interleave, halves));
-        }
+        for (int n = 0; n < IMAGES; ++n)
+#pragma GCC unroll 4
+            for (int64_t u = 0; u < U; ++u) {
+                const __m512i halves = (__m512i)_mm512_cvtne2ps_pbh(high[n][u], low[n][u]);
+                _mm512_storeu_si512(out + n * count + i + u * 32, _mm512_permutexvar_epi16(interleave, halves));
+            }
     };
     int64_t i = 0;
     for (; i + UNROLL * 32 <= count; i += UNROLL * 32) step(i, std::integral_constant<int64_t, UNROLL>{});
     for (; i < count; i += 32) step(i, std::integral_constant<int64_t, 1>{});
 }
 #endif
+
+// The kernels of `images` images, at most MIXED.
+template <class Element>
+void mix_kernels(const Element *experts, int64_t K, const float *a, int64_t count, int64_t images, Element *out) {
+    int64_t n = 0;
+    for (; n + MIXED <= images; n += MIXED) mix<MIXED>(experts, K, a + n * K, count, out + n * count);
+    for (; n < images; ++n) mix<1>(experts, K, a + n * K, count, out + n * count);
+}
 
 // ----------------------------------------------------------------------------------------------------- convolution
 
@@ -576,31 +598,37 @@ void convolve(const Pass &pass, const Layout &in, const Lanes &lanes, const type
     }
 }
 
+constexpr int64_t KERNEL_BYTES = 640 << 10;  // of the kernels that are mixed at once: they stay in the second-level cache
+
+// Of how many images the kernels, of `size` bytes each, are mixed at once.
+int64_t images_mixed(int64_t size) { return KERNEL_BYTES / size >= MIXED ? MIXED : 1; }
+
 // Divides N images among the threads, each with its own workspace: pack(image, map) once an image, then
-// convolve(panel, image, map, kernel) for each panel, `chunk` images after one another while its experts are in the
-// cache. With too few images to share, the threads share the panels of each.
+// convolve(panel, first image, images, maps, kernels) for each panel, `chunk` images after one another while its experts
+// are in the cache, `mixed` of them at once. With too few images to share, the threads share the panels of each.
 template <class Element, class Pack, class Convolve>
-void share_images(int64_t N, int64_t panels, int64_t chunk, Element *maps, int64_t map_size, Element *kernels,
-                  int64_t kernel_size, Pack pack, Convolve convolve) {
+void share_images(int64_t N, int64_t panels, int64_t chunk, int64_t mixed, Element *maps, int64_t map_size,
+                  Element *kernels, int64_t kernel_size, Pack pack, Convolve convolve) {
     if (N >= omp_get_max_threads()) {
 #pragma omp parallel
         {
             const int64_t me = omp_get_thread_num(), team = omp_get_num_threads();
             auto *my_maps = maps + me * chunk * map_size;
-            auto *kernel = kernels + me * kernel_size;
+            auto *my_kernels = kernels + me * mixed * kernel_size;
             const int64_t end = N * (me + 1) / team;
             for (int64_t first = N * me / team; first < end; first += chunk) {
                 const int64_t n = std::min(chunk, end - first);
                 for (int64_t i = 0; i < n; ++i) pack(first + i, my_maps + i * map_size);
                 for (int64_t p = 0; p < panels; ++p)
-                    for (int64_t i = 0; i < n; ++i) convolve(p, first + i, my_maps + i * map_size, kernel);
+                    for (int64_t i = 0; i < n; i += mixed)
+                        convolve(p, first + i, std::min(mixed, n - i), my_maps + i * map_size, my_kernels);
             }
         }
     } else {
         for (int64_t i = 0; i < N; ++i) {
             pack(i, maps);
 #pragma omp parallel for schedule(static)
-            for (int64_t p = 0; p < panels; ++p) convolve(p, i, maps, kernels + omp_get_thread_num() * kernel_size);
+            for (int64_t p = 0; p < panels; ++p) convolve(p, i, 1, maps, kernels + omp_get_thread_num() * kernel_size);
         }
     }
 }
@@ -623,10 +651,12 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
     const Panels &panels = in.panels;
     const Bank bank{s.K, s.taps, T::D, panels};
     const int64_t chunk = images_of_chunk(in.size() * sizeof(Element));
-    Loan workspace(pool, Workspace::size<Element>(bank.size()) + Workspace::size<Element>(threads * bank.panel()) +
+    const int64_t mixed = images_mixed(bank.panel() * sizeof(Element));
+    Loan workspace(pool, Workspace::size<Element>(bank.size()) +
+                             Workspace::size<Element>(threads * mixed * bank.panel()) +
                              Workspace::size<Element>(threads * chunk * in.size()));
     Element *experts = workspace.take<Element>(bank.size());
-    Element *kernels = workspace.take<Element>(threads * bank.panel());
+    Element *kernels = workspace.take<Element>(threads * mixed * bank.panel());
     Element *maps = workspace.take<Element>(threads * chunk * in.size());
     pack_experts<T, TURNED>(s, bank, in.span(), w, experts);
     const Lanes lanes(panels);
@@ -634,14 +664,15 @@ void convolution(const Shape &s, const Number *x, const Number *w, const float *
     const int64_t in_size = in.height * in.width * in.channels(), out_channels = panels.groups * panels.outs;
     const int64_t out_pixels = TURNED ? s.H * s.W : s.R * s.S, out_width = TURNED ? s.W : s.S;
     share_images(
-        s.N, panels.count(), chunk, maps, in.size(), kernels, bank.panel(),
+        s.N, panels.count(), chunk, mixed, maps, in.size(), kernels, bank.panel(),
         [&](int64_t image, Element *map) { pack_map(in, x + image * in_size, map); },
-        [&](int64_t p, int64_t image, const Element *map, Element *kernel) {
-            mix(experts + p * s.K * bank.panel(), s.K, a + image * s.K, bank.panel(), kernel);
-            for (const Pass &pass : passes)
-                run(pass, in, lanes, map + p / panels.of_bundle() * in.bundle(), kernel, s.taps,
-                    y + image * out_pixels * out_channels + panels.first_out(p), out_width, out_channels,
-                    panels.lanes(p));
+        [&](int64_t p, int64_t first, int64_t images, const Element *map, Element *kernel) {
+            mix_kernels(experts + p * s.K * bank.panel(), s.K, a + first * s.K, bank.panel(), images, kernel);
+            for (int64_t i = 0; i < images; ++i, map += in.size(), kernel += bank.panel())
+                for (const Pass &pass : passes)
+                    run(pass, in, lanes, map + p / panels.of_bundle() * in.bundle(), kernel, s.taps,
+                        y + (first + i) * out_pixels * out_channels + panels.first_out(p), out_width, out_channels,
+                        panels.lanes(p));
         });
 }
 
@@ -1074,32 +1105,34 @@ void convolution_by_matrix_unit(const Shape &s, const bf16 *x, const bf16 *w, co
     const int64_t plane = (out.rows + s.side - 1) * out.width() + registers * pixels - out.pixels();
     const int64_t map_size = blocks * plane * BLOCK, threads = omp_get_max_threads();
     const Bank bank{s.K, s.taps, BLOCK, panels};
-    const int64_t chunk = images_of_chunk(map_size * sizeof(bf16));
-    Loan workspace(pool, Workspace::size<bf16>(bank.size()) + Workspace::size<bf16>(threads * bank.panel()) +
+    const int64_t chunk = images_of_chunk(map_size * sizeof(bf16)), mixed = images_mixed(bank.panel() * sizeof(bf16));
+    Loan workspace(pool, Workspace::size<bf16>(bank.size()) + Workspace::size<bf16>(threads * mixed * bank.panel()) +
                              Workspace::size<bf16>(threads * chunk * map_size));
     bf16 *experts = workspace.take<bf16>(bank.size());
-    bf16 *kernels = workspace.take<bf16>(threads * bank.panel());
+    bf16 *kernels = workspace.take<bf16>(threads * mixed * bank.panel());
     bf16 *maps = workspace.take<bf16>(threads * chunk * map_size);
     pack_experts<Pairs, TURNED>(s, bank, BLOCK, w, experts);
     share_images(
-        s.N, panels.count(), chunk, maps, map_size, kernels, bank.panel(),
+        s.N, panels.count(), chunk, mixed, maps, map_size, kernels, bank.panel(),
         [&](int64_t image, bf16 *map) {
             pack_counted(out, height, width, panels.depth, before, plane, x + image * height * width * panels.depth, map);
         },
-        [&](int64_t p, int64_t image, const bf16 *map, bf16 *kernel) {
-            mix(experts + p * s.K * bank.panel(), s.K, a + image * s.K, bank.panel(), kernel);
-            bf16 *to = y + image * out.rows * out.columns * panels.outs + panels.first_out(p);
-            const int64_t lanes = panels.lanes(p);
+        [&](int64_t p, int64_t first_image, int64_t images, const bf16 *map, bf16 *kernel) {
+            mix_kernels(experts + p * s.K * bank.panel(), s.K, a + first_image * s.K, bank.panel(), images, kernel);
+            const int64_t lanes = panels.lanes(p), out_size = out.rows * out.columns * panels.outs;
             const MatrixUnit unit(pixels);
-            for (int64_t first = 0; first < registers; first += 2) {
-                alignas(64) float sums[2 * 16 * PANEL];
-                const int64_t count = std::min<int64_t>(2, registers - first);
-                const auto run = count == 2 ? convolve_counted<TURNED, 2> : convolve_counted<TURNED, 1>;
-                run(map + first * pixels * BLOCK, plane, blocks, out, pixels, kernel, sums);
-                out.each_output(first * pixels, count * pixels, [&](int64_t pixel, int64_t output) {
-                    const float *sum = sums + (pixel - first * pixels) * PANEL;
-                    store(to + output * panels.outs, {Singles::load(sum), Singles::load(sum + VL)}, lanes);
-                });
+            for (int64_t i = 0; i < images; ++i, map += map_size, kernel += bank.panel()) {
+                bf16 *to = y + (first_image + i) * out_size + panels.first_out(p);
+                for (int64_t first = 0; first < registers; first += 2) {
+                    alignas(64) float sums[2 * 16 * PANEL];
+                    const int64_t count = std::min<int64_t>(2, registers - first);
+                    const auto run = count == 2 ? convolve_counted<TURNED, 2> : convolve_counted<TURNED, 1>;
+                    run(map + first * pixels * BLOCK, plane, blocks, out, pixels, kernel, sums);
+                    out.each_output(first * pixels, count * pixels, [&](int64_t pixel, int64_t output) {
+                        const float *sum = sums + (pixel - first * pixels) * PANEL;
+                        store(to + output * panels.outs, {Singles::load(sum), Singles::load(sum + VL)}, lanes);
+                    });
+                }
             }
         });
 }
