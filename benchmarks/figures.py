@@ -7,6 +7,8 @@ A page names a study where its table stands, and what stands there is replaced:
     <!-- study NAME -->
     <!-- end -->
 
+A study that names curves gets a picture of accuracy against multiply-adds, docs/NAME.png.
+
 Accuracies and losses are those of the last epoch on the hold-out; differences are paired by seed, with Student's 95 %
 interval (docs/protocol.md).
 """
@@ -20,10 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from scipy.stats import t, ttest_rel
 from study import Study, signs
 
 from dynconv.report.compare import FEWEST_SEEDS
+from dynconv.report.plot import Plot, draw, series
 from dynconv.training.config import TrainConfig
 from dynconv.training.cost import training_flop
 from dynconv.validation import validate
@@ -127,11 +132,54 @@ def table(name: str) -> str:
     if study.factors:
         headings = ["factor", "accuracy, points", "loss"]
         return as_table([headings, ["---"] * len(headings), *effects(study)])
+    runs = by_arm(study)
+    rows = [HEADINGS, ["---"] * len(HEADINGS), *(row(study, arm, runs) for arm in study.arms if arm in runs)]
+    return as_table(rows)
+
+
+def picture(study: Study) -> Plot:
+    """Accuracy against the multiply-adds of an image in inference, a curve for each of the study's.
+
+    Where the second curve lies above the first, the region between them is shaded.
+    """
+    runs = by_arm(study)
+    curves = {
+        label: [
+            (found[0]["summary"]["multiply_adds"] / 1e6, [100 * last(line, "validation_accuracy") for line in found])
+            for found in (list(runs[arm].values()) for arm in arms if arm in runs)
+        ]
+        for label, arms in study.curves.items()
+    }
+
+    def paint(figure: Figure) -> None:
+        axes = figure.subplots()
+        for number, (label, points) in enumerate(curves.items()):
+            means = [statistics.mean(values) for _, values in points]
+            spreads = [statistics.stdev(values) if len(values) > 1 else 0 for _, values in points]
+            axes.errorbar([cost for cost, _ in points], means, spreads, capsize=2, label=label, **series(number))
+        static, dynamic = list(curves.values())[:2]
+        costs = np.geomspace(max(static[0][0], dynamic[0][0]), min(static[-1][0], dynamic[-1][0]), 200)
+        below, above = (
+            np.interp(np.log(costs), np.log([cost for cost, _ in points]), [statistics.mean(v) for _, v in points])
+            for points in (static, dynamic)
+        )
+        axes.fill_between(costs, below, above, where=list(above > below), alpha=0.15, linewidth=0)
+        axes.set(xscale="log", xlabel="multiply-adds per image, millions", ylabel="accuracy on the hold-out, %")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.legend()
+
+    caption = f"Accuracy against multiply-adds: {', '.join(curves)}"
+    return draw(study.name, caption, paint)
+
+
+def by_arm(study: Study) -> dict[str, dict[int, Line]]:
+    """The collected runs by arm, then by seed."""
     runs: dict[str, dict[int, Line]] = {}
     for (arm, seed), line in study.lines().items():
         runs.setdefault(arm, {})[seed] = line
-    rows = [HEADINGS, ["---"] * len(HEADINGS), *(row(study, arm, runs) for arm in study.arms if arm in runs)]
-    return as_table(rows)
+    return runs
 
 
 def as_table(rows: Sequence[Sequence[str]]) -> str:
@@ -147,6 +195,10 @@ def rebuilt(text: str) -> str:
 def main() -> None:
     """Rewrites the pages."""
     for page in sorted(DOCS.glob("*.md")):
+        for place in PLACE.finditer(page.read_text(encoding="utf-8")):
+            study = Study(place["name"])
+            if study.curves:
+                (DOCS / f"{study.name}.png").write_bytes(picture(study).png)
         page.write_text(rebuilt(page.read_text(encoding="utf-8")), encoding="utf-8")
 
 

@@ -92,12 +92,20 @@ def screening(factors: dict[str, dict[str, Any]]) -> dict[str, Arm]:
 
 
 class Study:
-    """A study's arms and what has been collected of them."""
+    """A study's arms and what has been collected of them.
+
+    Attributes:
+        arms: by name.
+        factors: those of a study that screens, by name; else none.
+        curves: by label, the arms that figures.py joins in a picture of accuracy against multiply-adds.
+    """
 
     def __init__(self, name: str, runs: Path = Path("runs")) -> None:
+        self.name = name
         tree = yaml.safe_load((STUDIES / f"{name}.yaml").read_text())
         self.preset: str = tree["preset"]
         self.common: dict[str, Any] = tree.get("common", {})
+        self.curves: dict[str, list[str]] = tree.get("curves", {})
         self.factors: dict[str, dict[str, Any]] = tree.get("factors", {})
         self.arms = screening(self.factors)
         if not self.factors:
