@@ -163,8 +163,8 @@ def cosines(weight_KOCHW: torch.Tensor) -> float | None:
     return float(((unit @ unit.T).sum() - experts) / (experts * (experts - 1)))
 
 
-def measured(run: RunDir, source: str) -> dict[str, Any]:
-    """On the trained network: similarity of each block's experts, and what is lost without the routing.
+def measured(run: RunDir, source: str, *, ablated: bool) -> dict[str, Any]:
+    """On the trained network: similarity of each block's experts and, if `ablated`, what is lost without the routing.
 
     The losses are points of accuracy on the hold-out, with the mean mixture for every image, and with that of another.
     """
@@ -172,7 +172,7 @@ def measured(run: RunDir, source: str) -> dict[str, Any]:
     banks = [block.conv.weight.detach() for block in predictor.net.backbone]
     found: dict[str, Any] = {"cosines": [cosines(bank) for bank in banks]}
     config = config_of(run)
-    if config.holdout and max(config.model.experts) > 1:
+    if ablated and config.holdout and max(config.model.experts) > 1:
         held = data.hold_out(data.load(source), config.holdout, config.seed).validation
         assert held is not None
         weights = explain.routing_weights(predictor, held.images)
@@ -202,7 +202,7 @@ def collect(study: Study, source: str) -> None:
             "config": run.config.tree(),
             "summary": without_paths(summary),
             "epochs": [line.tree() for line in run.metrics().epochs],
-            "measured": measured(run, source),
+            "measured": measured(run, source, ablated=not study.factors),
             "environment": without_paths(run.environment),
         }
     order = sorted(lines, key=lambda key: (list(study.arms).index(key[0]), key[1]))
