@@ -2,8 +2,8 @@
 
     OMP_NUM_THREADS=1 python tests/support/losses.py CIFAR-10 FOLDER    prints the losses, and what they depend on
 
-The record was made when augmentations began to draw for a whole epoch at once. It has to be made again where a change is
-meant to move the numbers, and nowhere else.
+The record was made when augmentations began to draw for a whole epoch at once. It has to be made again where a change
+is meant to move the numbers, and nowhere else.
 """
 
 from __future__ import annotations
