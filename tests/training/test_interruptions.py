@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from tiny import CONFIG, WORDS, create
 from dynconv.artifacts import files
 from dynconv.artifacts.lock import STALE, locked
 from dynconv.artifacts.rundir import RunDir
+from dynconv.artifacts.state import is_saved
 from dynconv.artifacts.weights import load_weights
 from dynconv.data import Dataset, hold_out, shapes
 from dynconv.errors import DynconvError
@@ -229,32 +230,24 @@ def command(*words: str) -> list[str]:
     return [sys.executable, "-m", "dynconv", "train", *words, "--no-report", "--checkpoint-minutes", "0.00001"]
 
 
-def kills(tmp_path: Path, times: int) -> Iterator[Path]:
-    """Trains until the end a process that is killed at random moments, each time a new one."""
-    run, moments = tmp_path / "run", random.Random(0)
+def kill_and_compare(tmp_path: Path, times: int) -> None:
+    """Kills a training at `times` random moments, each a new process, and compares its end with one left alone."""
+    whole, run, moments = tmp_path / "whole", tmp_path / "run", random.Random(0)
+    words = ["quick", *WORDS, "--epochs", str(times)]
+    subprocess.run(command(*words, "--run", str(whole)), check=True, capture_output=True)
+    state = run / "state.pt"
     for _ in range(times):
-        words = ["--resume", str(run)] if (run / "state.pt").exists() else ["quick", *WORDS, "--run", str(run)]
-        process = subprocess.Popen(command(*words), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        state = run / "state.pt"
+        start = ["--resume", str(run)] if is_saved(state) else [*words, "--run", str(run)]
+        process = subprocess.Popen(command(*start), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
         began = state.stat().st_mtime_ns if state.exists() else 0
-        while process.poll() is None and (not state.exists() or state.stat().st_mtime_ns == began):
+        while not state.exists() or state.stat().st_mtime_ns == began:
+            assert process.poll() is None
             time.sleep(0.005)
         time.sleep(moments.uniform(0, 0.3))
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        yield run
-        if (run / "summary.json").exists():
-            return
-
-
-def kill_and_compare(tmp_path: Path, times: int) -> None:
-    whole = tmp_path / "whole"
-    subprocess.run(command("quick", *WORDS, "--run", str(whole)), check=True, capture_output=True)
-    for run in kills(tmp_path, times):
-        assert (run / "state.pt").exists() or (run / "state-before.pt").exists()
-    if not (run / "summary.json").exists():
-        done = subprocess.run(command("--resume", str(run)), check=True, capture_output=True, text=True)
-        assert "Traceback" not in done.stderr
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "it was killed, and had not ended"
+    done = subprocess.run(command("--resume", str(run)), check=True, capture_output=True, text=True)
+    assert "Traceback" not in done.stderr
     assert result(RunDir.open(run)) == result(RunDir.open(whole))
 
 

@@ -34,6 +34,17 @@ def state_before(path: Path) -> Path:
     return path.with_name(f"{path.stem}-before{path.suffix}")
 
 
+def is_saved(path: Path) -> bool:
+    """Whether there is a state in `path`, or one before it, as after a crash between two renames."""
+    return path.exists() or state_before(path).exists()
+
+
+def remove_state(path: Path) -> None:
+    """Removes the state in `path` and the one before it."""
+    for file in (path, state_before(path)):
+        file.unlink(missing_ok=True)
+
+
 def save_state(path: Path, state: dict[str, Any]) -> None:
     """Writes the full training state: tensors, numbers, strings, and lists and dicts of them. Keeps the one before."""
 

@@ -18,6 +18,7 @@ from rich.text import Text
 
 from dynconv.artifacts.environment import environment
 from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.state import remove_state
 from dynconv.report.record import shown
 from dynconv.sweep.config import Sweep
 from dynconv.sweep.slots import Slot
@@ -150,7 +151,7 @@ class Result:
             if row.state in ("running", "waiting"):
                 continue
             for run in folder.glob(f"{run_name(row.number, 0).removesuffix('0')}*"):
-                (run / "state.pt").unlink(missing_ok=True)
+                remove_state(run / "state.pt")
                 if row.number != best:
                     (run / "weights.safetensors").unlink(missing_ok=True)
                     (run / "predictions.npz").unlink(missing_ok=True)

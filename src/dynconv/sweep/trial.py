@@ -17,6 +17,7 @@ from rich.console import Console
 
 from dynconv.artifacts.records import EpochLine, Summary
 from dynconv.artifacts.rundir import RunDir
+from dynconv.artifacts.state import is_saved
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
@@ -110,7 +111,7 @@ class Bench:
         dataset, launch = self._dataset(config.seed), self._launch.model_copy(update={"run": path})
         hopeless = _Judge(self._sweep, claim, config, path) if judge else None
         with Progress(self._console, epoch_lines=False) as progress:
-            if not (path / "state.pt").exists():
+            if not is_saved(path / "state.pt"):
                 outcome = start(config, launch, progress, dataset=dataset, hopeless=hopeless)
             else:
                 run = RunDir.open(path)
@@ -132,8 +133,9 @@ class Bench:
             earlier = self._path(claim, seed, attempt)
             if earlier.exists():
                 earlier.rename(path)
+                (path / "lock").unlink(missing_ok=True)  # of that worker, which no longer counts
                 break
-        if path.exists() and not (path / "state.pt").exists():  # killed before there was anything to continue
+        if path.exists() and not is_saved(path / "state.pt"):  # killed before there was anything to continue
             shutil.rmtree(path)
         return path
 
