@@ -6,12 +6,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rich.console import Console
+
 from dynconv.artifacts.records import EpochLine, Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 from dynconv.report.write import write_report
 from dynconv.training.config import TrainConfig
+from dynconv.training.distributed import joined
 from dynconv.training.launch import Launch, start
 from dynconv.training.presets import PRESETS, override
 from dynconv.training.progress import Progress
@@ -39,14 +42,15 @@ def train(
     Raises:
         DynconvError: no such preset, field, data or device, or the directory cannot be written.
 
-    Ctrl-C ends the run after the current step; `dynconv train --resume` continues it.
+    Ctrl-C ends the run after the current step; `dynconv train --resume` continues it. Called in each of several
+    processes that torchrun or Ray Train has started, they train one network together.
     """
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     config = override(PRESETS[preset](), fields)
     launch = {"data": str(data), "run": None if run is None else Path(run), "device": device, "compile": compile}
-    with Progress() as progress:
-        return Run(start(config, validate(Launch, launch), progress).run.path)
+    with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:
+        return Run(start(config, validate(Launch, launch), progress, group=group).run.path)
 
 
 class Run:

@@ -41,6 +41,7 @@ from dynconv.artifacts.records import (
     WarningLine,
     read_record,
 )
+from dynconv.artifacts.state import is_saved
 from dynconv.errors import DynconvError, escaped
 
 FORMAT = 2
@@ -135,6 +136,10 @@ class RunDir:
                 f"{path}: this run has finished, so there is nothing to resume; `dynconv train` starts another"
             )
         return run
+
+    def has_begun(self) -> bool:
+        """Whether anything may have been trained: false for a run that was killed before its first step."""
+        return is_saved(self.state) or (self.path / "metrics.jsonl").exists()
 
     # ------------------------------------------------------------------------------------------------ metrics
 

@@ -24,9 +24,9 @@ class _Handler(logging.Handler):
             self.handleError(record)
 
 
-def show_messages() -> Console:
-    """Prints all messages from now on; returns the console that they share with a progress bar."""
-    console = Console(stderr=True, highlight=False)
+def show_messages(*, quiet: bool = False) -> Console:
+    """Prints all messages from now on, or none; returns the console that they share with a progress bar."""
+    console = Console(stderr=True, highlight=False, quiet=quiet)
     logger = logging.getLogger("dynconv")
     for handler in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
         logger.removeHandler(handler)

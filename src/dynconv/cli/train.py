@@ -13,7 +13,9 @@ from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.report.write import write_curves, write_report
 from dynconv.training.config import TrainConfig
+from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
 from dynconv.training.launch import Outcome, resume, start
+from dynconv.training.process import NoticeError
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import INTERRUPT
 from dynconv.validation import field_descriptions
@@ -22,16 +24,35 @@ logger = logging.getLogger(__name__)
 
 
 def run(words: Sequence[str]) -> int:
-    """Trains a network; prints the accuracy, the next steps and, last, the run's path."""
+    """Trains a network; prints the accuracy, the next steps and, last, the run's path.
+
+    Of several processes that torchrun has started, one prints.
+    """
     arguments = parse_training(TrainArguments, words, "train")
-    with Progress(show_messages()) as progress:
-        if arguments.resume:
-            outcome = resume(arguments.resume, arguments.launch, progress)
-        else:
-            outcome = start(arguments.settings, arguments.launch, progress)
-    _print_result(outcome.summary)
-    _print_next(outcome, arguments.report)
+    try:
+        with joined(arguments.launch.device) as group, Progress(show_messages(quiet=not group.leads)) as progress:
+            outcome = _train(arguments, group, progress)
+    except ToldError as error:
+        return error.exit_code
+    except NoticeError as error:
+        if group.leads:
+            raise
+        return error.exit_code
+    if group.leads:
+        _print_result(outcome.summary)
+        _print_next(outcome, arguments.report)
     return {None: 0, INTERRUPT: 130}.get(outcome.summary.stopped_by, 1)
+
+
+def _train(arguments: TrainArguments, group: Group, progress: Progress) -> Outcome:
+    launch, path = arguments.launch, arguments.resume
+    if path is None and restarts_allowed() and launch.run is None:
+        raise DynconvError("torchrun --max-restarts needs --run PATH here, where a restarted training finds its state")
+    if path is None and restarted() and launch.run and group.share((launch.run / "config.yaml").exists):
+        path, launch = launch.run, launch.model_copy(update={"run": None})
+    if path:
+        return resume(path, launch, progress, group=group)
+    return start(arguments.settings, launch, progress, group=group)
 
 
 def _print_result(summary: Summary) -> None:

@@ -39,6 +39,11 @@ class AugmentConfig(Frozen):
     cutmix: float = Field(0.0, ge=0)
     """Parameter alpha of cutmix's Beta distribution; 0 for none."""
 
+    @property
+    def needs_whole_batch(self) -> bool:
+        """Whether what happens to an image depends on the others of its batch."""
+        return bool(self.cutout or self.mixup or self.cutmix)
+
 
 @dataclass(frozen=True)
 class Batch:

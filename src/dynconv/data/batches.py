@@ -26,7 +26,7 @@ def resize(x_NCHW: Tensor, size: int) -> Tensor:
 
 def training_batches(
     split: Split, classes: int, augment: AugmentConfig, batch_size: int, image_size: int, epoch: int, seed: int,
-    *, first: int = 0,
+    *, first: int = 0, mine: Tensor | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:  # fmt: skip
     """Yields an epoch's augmented batches: float32 images [N,3,size,size] in [0,1]; int64 targets [N], or mixed [N,K].
 
@@ -35,16 +35,22 @@ def training_batches(
 
     Args:
         first: number of the batch to begin with, from 0.
+        mine: positions in a batch of the wanted images, int64; by default all. They are the same as without it.
     """
     count, device = len(split.labels), split.images.device
     batch_size = min(batch_size, count)
     generator = torch.Generator().manual_seed(seed * 100_003 + epoch)
     apply = begin(augment, Epoch(epoch, seed, count, classes, generator))
     order = torch.randperm(count, generator=generator)
+    early, late = (None, mine) if augment.needs_whole_batch else (mine, None)
     for number in range(first, count // batch_size):
         index = order[number * batch_size : (number + 1) * batch_size]
+        if early is not None:
+            index = index[early]
         batch = Batch(split.images[index.to(device)], split.labels[index.to(device)], index, number)
         batch = apply("pixels", batch)
         batch = apply("image", replace(batch, images=to_unit_range(batch.images)))
         batch = apply("batch", replace(batch, images=resize(batch.images, image_size)))
+        if late is not None:
+            batch = replace(batch, images=batch.images[late.to(device)], target=batch.target[late.to(device)])
         yield batch.images, batch.target

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -16,10 +18,12 @@ from dynconv.artifacts.lock import locked
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.data import Dataset
+from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
 from dynconv.model.describe import headline, rows
 from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
+from dynconv.training.distributed import ALONE, Group
 from dynconv.training.memory import require_memory
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
@@ -55,46 +59,49 @@ class Outcome:
 
 def start(
     config: TrainConfig, launch: Launch, progress: Progress,
-    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None,
+    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None, group: Group = ALONE,
 ) -> Outcome:  # fmt: skip
     """A new run.
 
     Args:
         dataset: what `load` returned, if it is already in memory.
         hopeless: may end the run early, see `Trainer.fit`.
+        group: the processes that train it, each of which calls this.
 
     Raises:
         DynconvError: no such device or data, a network that cannot be or does not fit into memory, images that are all
             of one colour, or a directory that cannot be written.
     """
     device = pick_device(launch.device)  # before there is a directory
-    dataset = dataset or load(config, launch.data)
-    require_trainable(config, dataset, device)
+    dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
+    group.each(lambda: require_trainable(config, dataset, device, group))
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
         device=launch.device,
         compile=launch.compile,
     )
-    run = RunDir.create(launch.run, config.model_dump(mode="json"), about)
-    return _train(config, launch, dataset, run, progress, hopeless, resume=False)
+    run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
+    with _held(run, group):
+        return _train(config, launch, dataset, run, progress, hopeless, group, resume=False)
 
 
 def resume(
     path: Path, launch: Launch, progress: Progress,
-    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None,
+    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None, group: Group = ALONE,
 ) -> Outcome:  # fmt: skip
     """Continues an interrupted run, with its own hyper-parameters. The other arguments are those of `start`.
 
     Raises:
-        DynconvError: no such run, one that has finished, or anything that `start` raises.
+        DynconvError: no such run, one that has finished or is being trained, or anything that `start` raises.
     """
-    run = RunDir.reopen(path)
+    run = group.share(lambda: RunDir.reopen(path))
     config = config_of(run)
     device = pick_device(launch.device)
-    dataset = dataset or load(config, launch.data)
-    require_trainable(config, dataset, device)
-    return _train(config, launch, dataset, run, progress, hopeless, resume=True)
+    with _held(run, group):
+        dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
+        group.each(lambda: require_trainable(config, dataset, device, group))
+        return _train(config, launch, dataset, run, progress, hopeless, group, resume=True)
 
 
 def config_of(run: RunDir) -> TrainConfig:
@@ -116,8 +123,13 @@ def load(config: TrainConfig, source: str) -> Dataset:
     return dataset
 
 
-def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device) -> None:
-    """Raises DynconvError where the network does not fit into memory, or all images are of one colour."""
+def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device, group: Group = ALONE) -> None:
+    """Raises DynconvError where the network does not fit into memory, all images are of one colour, or there are more
+    processes than images of a micro-batch.
+    """
+    micro_batch = min(config.micro_batch, config.batch_size, len(dataset.train.labels))
+    if micro_batch < group.size:
+        raise DynconvError(f"{group.size} processes cannot share a micro_batch of {micro_batch} images; start fewer")
     largest = rows(config.model, len(dataset.classes), max(config.image_sizes))
     require_memory(config, largest, len(dataset.train.labels), device)
     try:
@@ -133,14 +145,21 @@ def _source(source: str, dataset: Dataset) -> str:
     return source if source in data.NAMED else str(Path(source).expanduser().resolve())
 
 
+@contextlib.contextmanager
+def _held(run: RunDir, group: Group) -> Iterator[None]:
+    """Holds the lock of a run. Raises DynconvError if another process does."""
+    with contextlib.ExitStack() as stack:
+        group.share(lambda: stack.enter_context(locked(run.path)))
+        yield
+
+
 def _train(
     config: TrainConfig, launch: Launch, dataset: Dataset, run: RunDir, progress: Progress, hopeless: Hopeless | None,
-    *, resume: bool,
+    group: Group, *, resume: bool,
 ) -> Outcome:  # fmt: skip
     logger.info("run: %s", run.path)
-    with locked(run.path):
-        trainer = Trainer(
-            config, dataset, run, progress,
-            device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes,
-        )  # fmt: skip
-        return Outcome(run, dataset, trainer.fit(resume, hopeless))
+    trainer = Trainer(
+        config, dataset, run, progress,
+        device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes, group=group,
+    )  # fmt: skip
+    return Outcome(run, dataset, trainer.fit(resume, hopeless))

@@ -5,6 +5,7 @@ Shape suffixes: N images, C channels, H x W spatial, K classes.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable
 from typing import Any, cast
@@ -12,6 +13,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from dynconv.data.dataset import Split
@@ -20,12 +22,15 @@ from dynconv.model.net import Net
 from dynconv.model.routing_statistics import BlockRouting, routing_statistics
 from dynconv.model.tta import EVAL_BATCH, batched_logits
 from dynconv.training.config import OptimConfig
+from dynconv.training.distributed import ALONE, Group, synchronise_batch_norm
 from dynconv.training.figures import count_correct
 from dynconv.training.optim import build_optimizers, load_buffers
 
 
 class Learner:
     """A network with all that one step of training changes.
+
+    In a group of processes each has the whole network, which all its steps keep the same, and a part of the images.
 
     Attributes:
         net: the network, on its device.
@@ -35,23 +40,30 @@ class Learner:
     """
 
     def __init__(
-        self, net: Net, config: OptimConfig, device: torch.device, precision: Precision, *, compile: bool = False
-    ) -> None:
+        self, net: Net, config: OptimConfig, device: torch.device, precision: Precision,
+        *, compile: bool = False, group: Group = ALONE,
+    ) -> None:  # fmt: skip
         self.net, self.config, self.device, self.precision = net.to(device), config, device, precision
+        self._group = group
+        if group.size > 1:
+            synchronise_batch_norm(self.net, device)
         self.optimizers = build_optimizers(self.net, config)
         self._average = None
         if config.ema:
             self._average = AveragedModel(self.net, multi_avg_fn=get_ema_multi_avg_fn(config.ema), use_buffers=True)
         self.evaluated = cast("Net", self._average.module) if self._average else self.net
-        self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(self.net) if compile else self.net)
+        self._parallel = DistributedDataParallel(self.net) if group.size > 1 else None
+        trained = self._parallel or self.net
+        self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(trained) if compile else trained)
 
-    def step(self, x_NCHW: Tensor, target: Tensor, micro_batch: int) -> tuple[float, float]:
+    def step(self, x_NCHW: Tensor, target: Tensor, micro_batch: int, batch: int | None = None) -> tuple[float, float]:
         """Forward, loss, backward and the optimizers' step of one batch, in training mode.
 
         Args:
-            x_NCHW: images as the network takes them, on any device.
+            x_NCHW: this process's images of the batch, as the network takes them, on any device.
             target: classes, int64 [N], or their shares, floats [N, K].
-            micro_batch: images per forward and backward pass.
+            micro_batch: images per forward and backward pass of this process.
+            batch: images of the batch in all processes; by default this one's.
 
         Returns:
             The loss summed over the batch, and the number of right answers. Where the loss is not finite, nothing has
@@ -59,14 +71,18 @@ class Learner:
         """
         sums = torch.zeros(2, device=self.device)
         x_NCHW, target = x_NCHW.to(self.device), target.to(self.device)
-        for x, y in zip(x_NCHW.split(micro_batch), target.split(micro_batch), strict=True):
-            with autocast(self.device, self.precision):
-                logits = self._forward(x)
-            logits = logits.float()
-            loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
-            (loss * (len(x) / len(x_NCHW))).backward()
+        batch = batch or len(x_NCHW)
+        parts = list(zip(x_NCHW.split(micro_batch), target.split(micro_batch), strict=True))
+        for number, (x, y) in enumerate(parts, 1):
+            last = number == len(parts)  # with it, the processes' gradients are averaged
+            with contextlib.nullcontext() if self._parallel is None or last else self._parallel.no_sync():
+                with autocast(self.device, self.precision):
+                    logits = self._forward(x)
+                logits = logits.float()
+                loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
+                (loss * (len(x) * self._group.size / batch)).backward()
             sums += torch.stack((loss.detach() * len(x), count_correct(logits.detach(), y)))
-        loss_sum, correct = sums.tolist()
+        loss_sum, correct = self._group.sum(sums).tolist()
         if math.isfinite(loss_sum):
             for optimizer in self.optimizers:
                 optimizer.step()
@@ -76,13 +92,22 @@ class Learner:
         return loss_sum, correct
 
     def logits(self, split: Split, *, tta: bool = False) -> Tensor:
-        """Logits float32 [N, K] of the weights that are evaluated, on the device of the split."""
+        """Logits float32 [N, K] of the weights that are evaluated, on the device of the split.
+
+        Each process computes a part of them, and all get the whole.
+        """
+        mine = self._group.part(len(split.labels))
         with autocast(self.device, self.precision):
             parts = [
                 batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
-                for images in split.images.split(EVAL_BATCH)
+                for images in split.images[mine].split(EVAL_BATCH)
             ]
-        return torch.cat(parts)
+        logits_NK = torch.cat(parts)
+        if self._group.size == 1:
+            return logits_NK
+        whole_NK = torch.zeros(len(split.labels), logits_NK.shape[1], device=self.device)
+        whole_NK[mine] = logits_NK.to(self.device)
+        return self._group.sum(whole_NK).to(logits_NK.device)
 
     def routing(self, images_NCHW: Tensor) -> list[BlockRouting]:
         """The routing of each block, computed by the operators that training uses."""

@@ -7,6 +7,9 @@ Everything random is drawn from generators seeded by (seed, epoch) or (seed, ste
 minutes and after each epoch, so a resumed run sees the same batches, and drops the same channels, as one that was never
 interrupted.
 
+Where several processes train together (`distributed.py`), each of them runs all of this: they see the same figures and
+take the same decisions, and the leading one alone writes.
+
 Shape suffixes: N images, C channels, H x W spatial, K classes.
 """
 
@@ -36,6 +39,7 @@ from dynconv.model.cost import total_multiply_adds
 from dynconv.model.net import Net
 from dynconv.training import advice
 from dynconv.training.config import TrainConfig
+from dynconv.training.distributed import ALONE, Group
 from dynconv.training.events import EventLog
 from dynconv.training.figures import accuracy_of, loss_of
 from dynconv.training.learner import Learner
@@ -79,12 +83,12 @@ class Trainer:
 
     def __init__(
         self, config: TrainConfig, dataset: Dataset, run: RunDir, progress: Progress,
-        *, device: str = "auto", compile: bool = False, checkpoint_minutes: float = 5.0,
+        *, device: str = "auto", compile: bool = False, checkpoint_minutes: float = 5.0, group: Group = ALONE,
     ) -> None:  # fmt: skip
         self.began = time.perf_counter()
         self.checkpoint_seconds, self.saved_at = 60 * checkpoint_minutes, time.monotonic()
         keep_freed_memory()
-        self.config, self.dataset, self.run, self.progress = config, dataset, run, progress
+        self.config, self.dataset, self.run, self.progress, self.group = config, dataset, run, progress, group
         target = pick_device(device)
         self.train, self.test = place(dataset.train, target), place(dataset.test, target)
         self.held_out = place(dataset.validation, target) if dataset.validation else None
@@ -95,7 +99,7 @@ class Trainer:
         net = Net(config.model, len(dataset.classes))
         net.input.fit(statistics_sample(config, dataset))
         precision, _ = pick_precision(config.precision, target)
-        self.learner = Learner(net, config.optim, target, precision, compile=compile)
+        self.learner = Learner(net, config.optim, target, precision, compile=compile, group=group)
 
         images = len(self.train.labels)
         self.batch_size = min(config.batch_size, images)
@@ -108,7 +112,8 @@ class Trainer:
         self.stopped_by: str | None = None
         self.last_epoch: EpochLine | None = None
         self.test_logits: Tensor | None = None  # by the weights as they are now
-        self.events = EventLog(run.tensorboard)
+        self.mine, self.micro_batch_of_mine = self.share_of_batch()
+        self.events = EventLog(run.tensorboard) if group.leads else None
 
     def fit(self, resume: bool = False, hopeless: Hopeless | None = None) -> Summary:
         """Trains, writes everything into the run directory, returns its summary.
@@ -120,10 +125,9 @@ class Trainer:
         Raises:
             NoticeError: the system is about to end the process; the state has been saved, and nothing else is written.
         """
-        if resume:
+        if resume and self.group.share(self.run.has_begun):
             self.restore()
-            self.run.rewind(self.step, self.epochs_done, within_epoch=self.sums.steps > 0)
-            self.last_epoch = next(reversed(self.run.metrics().epochs), None)
+            self.last_epoch = self.group.share(self.rewind)
         else:  # so that there is something to go back to in the first epoch too
             self.save()
         self.progress.start(self.steps, self.config.epochs, self.step)
@@ -144,7 +148,24 @@ class Trainer:
                 f"`dynconv train --resume {self.run.path}`"
             ) from None
         finally:
-            self.events.close()
+            if self.events:
+                self.events.close()
+
+    def share_of_batch(self) -> tuple[Tensor | None, int]:
+        """The positions in a batch of this process's images, None for all; and how many it has of a micro-batch.
+
+        Each micro-batch is shared, so batch normalisation averages over the same images in any number of processes.
+        """
+        if self.group.size == 1:
+            return None, self.micro_batch
+        starts = torch.arange(0, self.batch_size, self.micro_batch)
+        part = torch.arange(self.micro_batch)[self.group.part(self.micro_batch)]
+        return (starts[:, None] + part).flatten(), len(part)
+
+    def rewind(self) -> EpochLine | None:
+        """Removes from the records what is written again; returns the last epoch that stays."""
+        self.run.rewind(self.step, self.epochs_done, within_epoch=self.sums.steps > 0)
+        return next(reversed(self.run.metrics().epochs), None)
 
     def fit_epoch(self, signals: Signals) -> None:
         """An epoch, or what is left of it, or its next steps if it is interrupted: train, evaluate, record, save."""
@@ -187,13 +208,14 @@ class Trainer:
         began = time.perf_counter()
         batches = training_batches(
             self.train, len(self.dataset.classes), config.augment, self.batch_size, size, epoch, config.seed,
-            first=sums.steps,
+            first=sums.steps, mine=self.mine,
         )  # fmt: skip
         for x_NCHW, target in batches:
             step_began = time.perf_counter()
-            torch.manual_seed(config.seed * 1_000_003 + self.step)  # for dropout, which takes no generator
+            # For dropout, which takes no generator, and drops different channels in different processes.
+            torch.manual_seed(config.seed * 1_000_003 + self.step + 500_009 * self.group.rank)
             self.set_rates(self.step)
-            loss_sum, right = self.learner.step(x_NCHW, target, self.micro_batch)
+            loss_sum, right = self.learner.step(x_NCHW, target, self.micro_batch_of_mine, self.batch_size)
             if not math.isfinite(loss_sum):
                 raise _NotFiniteError("the loss is not finite at", self.step + 1)
             self.step += 1
@@ -207,10 +229,13 @@ class Trainer:
                 image_size=size, images_per_second=speed, seconds=self.seconds,
             ))  # fmt: skip
             self.progress.step(self.step, loss_sum / self.batch_size, sums.correct / sums.images, speed)
-            if signals.heard or time.monotonic() - self.saved_at >= self.checkpoint_seconds:
+            due = self.group.leads and time.monotonic() - self.saved_at >= self.checkpoint_seconds
+            heard, save_now = self.group.most(signals.heard or 0, due)
+            if heard or save_now:
                 self.save()
                 began = time.perf_counter()
-            if signals.heard:
+            if heard:
+                signals.hear(heard)  # whichever process has heard it
                 with signals.at_once():  # a notice ends it here
                     self.stopped_by = INTERRUPT
                 break
@@ -236,9 +261,10 @@ class Trainer:
 
     def record(self, line: Line) -> None:
         """Writes a line of metrics, and the same to TensorBoard."""
-        line = line.model_copy(update={"data": self.dataset.name})
-        self.run.append(line)
-        self.events.record(line)
+        if self.events:
+            line = line.model_copy(update={"data": self.dataset.name})
+            self.run.append(line)
+            self.events.record(line)
 
     def warn(self, step: int, text: str) -> None:
         """Says it, and records it."""
@@ -259,13 +285,15 @@ class Trainer:
         """Writes all that `restore` needs, unless weights are not finite."""
         if not self.learner.is_finite():
             raise _NotFiniteError("the weights are not finite after", self.step)
+        self.saved_at = time.monotonic()
+        if not self.group.leads:
+            return
         progress = {"epochs": self.epochs_done, "seconds": self.seconds, "within_epoch": asdict(self.sums)}
         save_state(self.run.state, progress | self.learner.state_dict())
-        self.saved_at = time.monotonic()
 
     def restore(self) -> None:
         """Loads what `save` wrote last. Raises DynconvError where it is damaged or of another configuration."""
-        state = load_last_state(self.run.state)
+        state = self.group.share(lambda: load_last_state(self.run.state))
         sums = state.get("within_epoch", {})
         try:
             self.learner.load_state_dict(state)
@@ -290,14 +318,16 @@ class Trainer:
         logits = learner.logits(self.test) if self.test_logits is None else self.test_logits
         if not logits.isfinite().all():  # of weights that are finite but too large, from a state
             raise DynconvError(f"{self.run.state}: the network's output is not finite; start the run again")
-        state = learner.evaluated.state_dict()
-        weights = Weights(state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision)
-        save_weights(self.run.weights, weights)
+        if self.group.leads:
+            state = learner.evaluated.state_dict()
+            weights = Weights(state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision)
+            save_weights(self.run.weights, weights)
         logits_tta = learner.logits(self.test, tta=True) if config.tta else None
-        probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
-        self.run.write_predictions(Predictions(labels.cpu(), probabilities, dataset.classes, dataset.name))
         summary = self.summarise(logits, logits_tta)
-        self.run.write_summary(summary)
+        if self.group.leads:
+            probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
+            self.run.write_predictions(Predictions(labels.cpu(), probabilities, dataset.classes, dataset.name))
+            self.run.write_summary(summary)
         if self.stopped_by is None:
             for text in advice.on_accuracy(summary.best_accuracy, labels):
                 logger.warning(text)

@@ -1,0 +1,170 @@
+"""Several processes, started by torchrun, train the network that one process would."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny import WORDS
+
+from dynconv.artifacts.rundir import RunDir
+from dynconv.cli.main import main
+from dynconv.data import shapes
+from dynconv.data.augment import AugmentConfig
+from dynconv.data.batches import training_batches
+from dynconv.training.distributed import Group
+
+TRAINING = [
+    "train", "quick", *WORDS, "--precision", "fp32", "--device", "cpu", "--no-report", "--epochs", "4",
+    "--batch-size", "500", "--micro-batch", "250", "--model.experts", "1", "3", "--augment.cutout", "4",
+    "--optim.ema", "0.5", "--optim.name", "sgd", "--optim.lr", "0.05",
+]  # fmt: skip
+"""With whatever could depend on the number of processes: micro-batches, an expert without choice, the mean colour of a
+batch, an average of the weights. With Muon, whose updates have one size however small the gradient is, rounding grows
+faster.
+"""
+
+
+@contextmanager
+def torchrun(processes: int, *words: str, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
+    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *options, "-m"]
+    with subprocess.Popen(
+        [*launcher, "--", "dynconv", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    return process.communicate()[0]
+
+
+def losses(run: Path) -> list[float]:
+    return [line.loss for line in RunDir.open(run).metrics().steps]
+
+
+def wait_for_steps(run: Path, count: int, process: subprocess.Popen[str]) -> None:
+    while process.poll() is None:
+        file = run / "metrics.jsonl"
+        if file.exists() and file.read_text().count('"kind": "step"') >= count:
+            return
+        time.sleep(0.05)
+    pytest.fail(f"ended before step {count}: {output_of(process)}")
+
+
+def number_of(rank: int, run: Path) -> int:
+    """The number of the process that has this rank in the training of `run`."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words, settings = (process / "cmdline").read_bytes(), (process / "environ").read_bytes()
+        except OSError:  # it has ended, or is another user's
+            continue
+        if str(run).encode() in words.split(b"\0") and f"RANK={rank}".encode() in settings.split(b"\0"):
+            return int(process.name)
+    raise AssertionError(f"no process of rank {rank}")
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same training in one process."""
+    run = tmp_path_factory.mktemp("alone") / "run"
+    assert main([*TRAINING, "--run", str(run)]) == 0
+    return run
+
+
+@pytest.mark.parametrize("processes", [2, 4])
+def test_any_number_of_processes_trains_the_same_network(tmp_path: Path, alone: Path, processes: int) -> None:
+    run = tmp_path / "run"
+    with torchrun(processes, *TRAINING, "--run", str(run)) as process:
+        output = output_of(process)
+
+    assert process.returncode == 0, output
+    assert losses(run) == pytest.approx(losses(alone), abs=2e-3)
+    one, several = (RunDir.open(each).summary() for each in (alone, run))
+    assert one and several and several.finished
+    assert several.test_accuracy == pytest.approx(one.test_accuracy, abs=0.02)
+    assert several.train_accuracy == pytest.approx(one.train_accuracy, abs=0.02)
+    assert output.count("test accuracy on shapes") == output.count("epoch   4/4") == 1
+
+
+def test_a_process_that_is_killed(tmp_path: Path) -> None:
+    """ends the others; torchrun starts all again, and they end as if nothing had happened."""
+    words = [*TRAINING, "--checkpoint-minutes", "1e-9", "--run"]
+    with torchrun(2, *words, str(tmp_path / "whole")) as process:
+        assert process.wait() == 0, output_of(process)
+    run = tmp_path / "killed"
+    with torchrun(2, *words, str(run), options=("--max-restarts=1",)) as process:
+        wait_for_steps(run, 7, process)
+        os.kill(number_of(1, run), signal.SIGKILL)
+        output = output_of(process)
+
+    assert process.returncode == 0, output
+    assert "has ended" in output
+    assert losses(run) == losses(tmp_path / "whole")
+
+
+def test_a_notice_of_the_scheduler(tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """saves the state, with which one process can go on."""
+    run = tmp_path / "run"
+    with torchrun(2, *TRAINING, "--run", str(run)) as process:
+        wait_for_steps(run, 5, process)
+        process.send_signal(signal.SIGTERM)
+        output = output_of(process)
+
+    assert output.count("nothing is lost") == 1, output
+    assert 5 <= len(losses(run)) < len(losses(alone))
+    assert main(["train", "--resume", str(run), "--no-report"]) == 0
+    assert losses(run) == pytest.approx(losses(alone), abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "/nowhere"], "/nowhere: does not exist"),
+        (["--micro-batch", "1", "--batch-size", "1"], "2 processes cannot share a micro_batch of 1 images"),
+    ],
+)
+def test_a_mistake_is_told_once(tmp_path: Path, words: list[str], message: str) -> None:
+    with torchrun(2, *TRAINING, *words, "--run", str(tmp_path / "run")) as process:
+        output = output_of(process)
+
+    assert process.returncode != 0
+    assert output.count("dynconv: error:") == output.count(message) == 1, output
+    assert not (tmp_path / "run").exists()
+
+
+def test_restarts_need_a_directory_to_go_on_with(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
+
+    assert main(TRAINING) == 2
+    assert "needs --run PATH" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("count", [1, 5, 12])
+def test_the_parts_of_a_group_are_all_there_is(count: int) -> None:
+    parts = [list(range(count))[Group(rank, 5).part(count)] for rank in range(5)]
+
+    assert [each for part in parts for each in part] == list(range(count))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("fields", [{}, {"flip": "random", "cutout": 8}, {"mixup": 0.4, "cutmix": 0.4}])
+def test_an_image_is_augmented_alike_in_whatever_process(fields: dict[str, Any]) -> None:
+    split, augment = shapes.generate(0, 200, 100).train, AugmentConfig(**fields)
+    mine = torch.tensor([3, 4, 5, 13, 14, 15])
+    whole = training_batches(split, 10, augment, 20, 24, 1, 0)
+    part = training_batches(split, 10, augment, 20, 24, 1, 0, mine=mine)
+
+    for (images, target), (own_images, own_target) in zip(whole, part, strict=True):
+        assert torch.equal(images[mine], own_images) and torch.equal(target[mine], own_target)
