@@ -119,6 +119,44 @@ def test_what_is_not_finite_stops_with_the_last_good_state(
     assert all(torch.equal(state[name], expected[name]) for name in expected)
 
 
+def exploding_above(patch: pytest.MonkeyPatch, largest: float) -> None:
+    """From step 8 on, an update at more than this share of the learning rates breaks the weights."""
+    plain, done = trainer.set_learning_rates, [0]
+
+    def set_rates(optimizers: list[Any], factor: float) -> dict[str, float]:
+        done[0] += 1
+        rates = plain(optimizers, factor)
+        if done[0] >= 8 and factor > largest:
+            plain(optimizers, float("inf"))
+        return rates
+
+    patch.setattr(trainer, "set_learning_rates", set_rates)
+
+
+def test_what_is_not_finite_can_go_on_at_half_the_learning_rates(
+    tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        exploding_above(patch, 0.33)
+        run, summary = train(tmp_path / "run", dataset, on_nan="restart", tta=False)
+
+    assert summary.finished and summary.epochs == 2
+    said = "the loss is not finite at step 9 (epoch 2): going on from epoch 1 with 1/2 of the learning rates"
+    assert warnings_of(run) == [said] and said in caplog.messages
+    steps = run.metrics().steps
+    assert [line.step for line in steps] == list(range(1, 13))
+    assert steps[6].lr["experts"] == pytest.approx(CONFIG.optim.lr * 0.5 / 2)
+
+
+def test_what_is_never_finite_stops_in_the_end(tmp_path: Path, dataset: Dataset) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        exploding_above(patch, 0.0)
+        run, summary = train(tmp_path / "run", dataset, on_nan="restart", tta=False)
+
+    assert summary.stopped_by == "non-finite loss" and summary.epochs == 1
+    assert len(warnings_of(run)) == trainer.MOST_RESTARTS + 1
+
+
 def test_resumed_with_dropout_ends_as_if_never_interrupted(tmp_path: Path, dataset: Dataset) -> None:
     model = CONFIG.model.model_copy(update={"dropout": 0.3})
     config = CONFIG.model_copy(update={"model": model, "tta": False})
@@ -166,22 +204,33 @@ def test_routing_that_is_the_same_for_every_image_warns_after_the_last_epoch(
     assert warning.text.startswith("block 2: the routing weights are the same for every image (standard deviation")
 
 
-def test_a_full_disk_is_one_line_that_says_how_to_go_on(
-    tmp_path: Path, dataset: Dataset, capfd: pytest.CaptureFixture[str]
+def full(*_: object, **__: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_is_one_line_that_says_how_to_go_on(tmp_path: Path, dataset: Dataset) -> None:
+    run = create(tmp_path / "run")
+    with pytest.MonkeyPatch.context() as patch, Progress() as progress:
+        patch.setattr(rundir.json, "dumps", full)
+        with pytest.raises(DynconvError) as caught:
+            Trainer(CONFIG, dataset, run, progress).fit()
+
+    text = f"{run.path / 'metrics.jsonl'}: cannot be written (No space left on device); free some space, then continue"
+    assert str(caught.value) == f"{text} with --resume {run.path}"
+
+
+@pytest.mark.parametrize("name", ["write", "__init__"])
+def test_training_goes_on_where_only_the_event_log_cannot_be_written(
+    tmp_path: Path, dataset: Dataset, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RecordWriter, name, full)
+        run, summary = train(tmp_path / "run", dataset)
 
-    def full(*_: object, **__: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    for what, name, named in ((RecordWriter, "write", "tensorboard"), (rundir.json, "dumps", "metrics.jsonl")):
-        run = create(tmp_path / named)
-        with pytest.MonkeyPatch.context() as patch, Progress() as progress:
-            patch.setattr(what, name, full)
-            with pytest.raises(DynconvError) as caught:
-                Trainer(CONFIG, dataset, run, progress).fit()
-        text = f"{run.path / named}: cannot be written (No space left on device); free some space, then continue with"
-        assert str(caught.value) == f"{text} --resume {run.path}"
-        assert "Traceback" not in capfd.readouterr().err  # the event files have a thread of their own
+    assert summary.finished and len(run.metrics().steps) == 12
+    (said,) = (text for text in caplog.messages if "cannot be written" in text)
+    assert said.startswith(f"{run.tensorboard}: cannot be written (No space left on device); training goes on")
+    assert "Traceback" not in capfd.readouterr().err  # the event files have a thread of their own
 
 
 def test_images_stay_in_main_memory_where_the_gpu_has_too_little(monkeypatch: pytest.MonkeyPatch) -> None:

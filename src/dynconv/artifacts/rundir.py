@@ -151,7 +151,7 @@ class RunDir:
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(content, allow_nan=False) + "\n")
         except OSError as error:
-            raise cannot_go_on(file, error) from error
+            raise _cannot_go_on(file, error) from error
 
     def metrics(self) -> Metrics:
         """The records of metrics.jsonl; an incomplete last line is skipped.
@@ -202,7 +202,7 @@ class RunDir:
         try:
             summary.unlink(missing_ok=True)
         except OSError as error:
-            raise cannot_go_on(summary, error) from error
+            raise _cannot_go_on(summary, error) from error
 
     def _lines(self) -> Iterator[tuple[int, str, dict[str, Any]]]:
         """Number, text and content of each line."""
@@ -269,7 +269,7 @@ class RunDir:
         write_atomically(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
 
 
-def cannot_go_on(file: Path, error: OSError) -> DynconvError:
+def _cannot_go_on(file: Path, error: OSError) -> DynconvError:
     """The error that ends training if a record cannot be written."""
     return DynconvError(
         f"{file}: cannot be written ({_reason(error)}); free some space, then continue with --resume {file.parent}"

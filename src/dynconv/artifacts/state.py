@@ -114,7 +114,9 @@ def _is_state(state: dict[str, Any]) -> bool:
     counts = type(state.get("epochs")) is int and type(state.get("seconds")) is float
     if not counts or state["epochs"] < 0 or not 0 <= state["seconds"] < math.inf:
         return False
-    sums = state.get("within_epoch", {})
+    restarts, sums = state.get("restarts", 0), state.get("within_epoch", {})
+    if type(restarts) is not int or not 0 <= restarts < 1000:
+        return False
     if not isinstance(sums, dict) or not all(_is_sum(value) for value in sums.values()):
         return False
     optimizers = state.get("optimizers")

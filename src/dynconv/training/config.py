@@ -83,6 +83,9 @@ class TrainConfig(Frozen):
     """Also report test-time augmentation: the image and its mirror, each at three translations."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward and backward pass. auto: bf16 where the processor multiplies it natively, else fp32."""
+    on_nan: Literal["stop", "restart"] = "stop"
+    """Where a loss or a weight is not finite. stop: end, with the weights of the last saved state. restart: go on from
+    that state with half the learning rates, five times at most."""
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()

@@ -2,53 +2,64 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dynconv.artifacts.records import EpochLine, Line, StepLine, WarningLine
-from dynconv.artifacts.rundir import cannot_go_on
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
+logger = logging.getLogger(__name__)
 
 _NOT_SCALARS = {"kind", "data", "step", "lr", "routing"}
 """Fields of a line that have curves of their own, or none."""
 
 
 class EventLog:
-    """Writes metrics records as scalars, by step. Raises DynconvError where the disk is full."""
+    """Writes metrics records as scalars, by step. Where it cannot, as on a full disk, it says so and stops: the same
+    records are in metrics.jsonl, so training need not end for it.
+    """
 
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter  # takes a second to import
 
         self._folder = folder
         self._hook, threading.excepthook = threading.excepthook, self._leave_to_the_next_record
+        self._writer: SummaryWriter | None = None
         with self._writing():
             self._writer = SummaryWriter(str(folder))
 
     def record(self, line: Line) -> None:
         """A line of metrics.jsonl: step/loss, epoch/test_accuracy, lr/experts, routing/block1/entropy, ..."""
         with self._writing():
-            self._add(line)
+            if self._writer:
+                self._add(self._writer, line)
 
-    def _add(self, line: Line) -> None:
+    def _add(self, writer: SummaryWriter, line: Line) -> None:
         if isinstance(line, WarningLine):
-            self._writer.add_text("warning", line.text, line.step)
+            writer.add_text("warning", line.text, line.step)
             return
         for name, value in line:
             if name not in _NOT_SCALARS and value is not None:
-                self._writer.add_scalar(f"{line.kind}/{name}", value, line.step)
+                writer.add_scalar(f"{line.kind}/{name}", value, line.step)
         if isinstance(line, StepLine):
             for name, rate in line.lr.items():
-                self._writer.add_scalar(f"lr/{name}", rate, line.step)
+                writer.add_scalar(f"lr/{name}", rate, line.step)
         if isinstance(line, EpochLine):
             for block in line.routing:
                 for name, value in (("entropy", block.entropy), ("std", block.std)):
-                    self._writer.add_scalar(f"routing/block{block.block}/{name}", value, line.step)
+                    writer.add_scalar(f"routing/block{block.block}/{name}", value, line.step)
 
     def close(self) -> None:
         """Flushes and closes the files."""
         with self._writing():
-            self._writer.close()
+            if self._writer:
+                self._writer.close()
         threading.excepthook = self._hook
 
     @contextmanager
@@ -56,8 +67,12 @@ class EventLog:
         try:
             yield
         except OSError as error:
-            threading.excepthook = self._hook
-            raise cannot_go_on(self._folder, error) from error
+            self._writer = None
+            logger.warning(
+                "%s: cannot be written (%s); training goes on without what TensorBoard shows",
+                self._folder,
+                error.strerror,
+            )
 
     def _leave_to_the_next_record(self, failed: threading.ExceptHookArgs) -> None:
         """Prints no stack trace of the writer's thread where the disk is full: the next record raises its error."""

@@ -86,9 +86,10 @@ class Learner:
         if math.isfinite(loss_sum):
             for optimizer in self.optimizers:
                 optimizer.step()
-                optimizer.zero_grad()
             if self._average:
                 self._average.update_parameters(self.net)
+        for optimizer in self.optimizers:
+            optimizer.zero_grad()
         return loss_sum, correct
 
     def logits(self, split: Split, *, tta: bool = False) -> Tensor:

@@ -50,6 +50,9 @@ from dynconv.training.progress import Progress
 ROUTING_IMAGES = 500
 """Test images, drawn at random, over which the routing of an epoch is recorded."""
 
+MOST_RESTARTS = 5
+"""How often training goes on from the last state with half the learning rates, with `on_nan: restart`."""
+
 INTERRUPT, NON_FINITE, PRUNED = "interrupt", "non-finite loss", "pruned"
 """What can stop a run before its last epoch, as its summary names it."""
 
@@ -77,6 +80,7 @@ class Trainer:
         step: optimizer steps done.
         epochs_done: whole epochs done.
         sums: of the epoch that goes on.
+        restarts: how often it has gone back to the last state, with half the learning rates each time.
         seconds: spent in training steps.
         stopped_by: why the run ended before its last epoch; None otherwise.
     """
@@ -109,6 +113,7 @@ class Trainer:
         self.steps_per_epoch = images // self.batch_size
         self.steps = config.epochs * self.steps_per_epoch
         self.step, self.epochs_done, self.seconds, self.sums = 0, 0, 0.0, EpochSums()
+        self.restarts = 0
         self.stopped_by: str | None = None
         self.last_epoch: EpochLine | None = None
         self.test_logits: Tensor | None = None  # by the weights as they are now
@@ -242,7 +247,8 @@ class Trainer:
 
     def set_rates(self, step: int) -> None:
         """The learning rates of a step (from 0)."""
-        self.rates = set_learning_rates(self.learner.optimizers, lr_factor(step, self.steps, self.config.optim))
+        factor = lr_factor(step, self.steps, self.config.optim) / 2**self.restarts
+        self.rates = set_learning_rates(self.learner.optimizers, factor)
 
     def evaluate(self) -> dict[str, Any]:
         """Loss and accuracy on the test images and on those held out, by the fields of `EpochLine`."""
@@ -272,13 +278,19 @@ class Trainer:
         self.record(WarningLine(step=step, text=text))
 
     def go_back(self, error: _NotFiniteError) -> None:
-        """Stops, with the weights of the last saved state."""
-        self.stopped_by = NON_FINITE
+        """Goes back to the last saved state, to stop with its weights or to go on from it, as `on_nan` says."""
         text = f"{error} step {error.step} (epoch {self.epochs_done + 1})"
-        self.record(WarningLine(step=error.step, text=text))
         self.restore()
         self.test_logits = None
         after = f"step {self.step}" if self.sums.steps else f"epoch {self.epochs_done}"
+        if self.config.on_nan == "restart" and self.restarts < MOST_RESTARTS:
+            self.last_epoch = self.group.share(self.rewind)
+            self.restarts += 1
+            self.save()  # with the count of restarts
+            self.warn(self.step, f"{text}: going on from {after} with 1/{2**self.restarts} of the learning rates")
+            return
+        self.stopped_by = NON_FINITE
+        self.record(WarningLine(step=error.step, text=text))
         logger.warning("%s: stopped; the weights are those after %s", text, after)
 
     def save(self) -> None:
@@ -288,8 +300,8 @@ class Trainer:
         self.saved_at = time.monotonic()
         if not self.group.leads:
             return
-        progress = {"epochs": self.epochs_done, "seconds": self.seconds, "within_epoch": asdict(self.sums)}
-        save_state(self.run.state, progress | self.learner.state_dict())
+        progress = {"epochs": self.epochs_done, "seconds": self.seconds, "restarts": self.restarts}
+        save_state(self.run.state, progress | {"within_epoch": asdict(self.sums)} | self.learner.state_dict())
 
     def restore(self) -> None:
         """Loads what `save` wrote last. Raises DynconvError where it is damaged or of another configuration."""
@@ -308,7 +320,7 @@ class Trainer:
             raise DynconvError(
                 f"{self.run.state}: does not fit this run's configuration ({str(error).splitlines()[0]})"
             ) from error
-        self.epochs_done, self.seconds = state["epochs"], state["seconds"]
+        self.epochs_done, self.seconds, self.restarts = state["epochs"], state["seconds"], state.get("restarts", 0)
         self.step = self.epochs_done * self.steps_per_epoch + self.sums.steps
         self.set_rates(max(self.step - 1, 0))
 
