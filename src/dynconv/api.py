@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 def train(
     preset: str = "quick", *, data: str | PathLike[str] = "cifar10", run: str | PathLike[str] | None = None,
-    device: str = "auto", compile: bool = False, **fields: Any,
+    device: str = "auto", compile: bool = False, deterministic: bool = False, **fields: Any,
 ) -> Run:  # fmt: skip
     """Trains a network and returns its run.
 
@@ -37,6 +37,7 @@ def train(
         run: directory to write, new or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
+        deterministic: whether to compute by algorithms that give the same bits each time, on a GPU too.
         fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
 
     Raises:
@@ -48,7 +49,8 @@ def train(
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     config = override(PRESETS[preset](), fields)
-    launch = {"data": str(data), "run": None if run is None else Path(run), "device": device, "compile": compile}
+    launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
+    launch |= {"compile": compile, "deterministic": deterministic}
     with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:
         return Run(start(config, validate(Launch, launch), progress, group=group).run.path)
 

@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from tensorboard.summary.writer.record_writer import RecordWriter
-from tiny import CONFIG, create, train
+from tiny import CONFIG, WORDS, create, train
 
 from dynconv.artifacts import rundir
 from dynconv.artifacts.records import EpochLine
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
+from dynconv.cli.main import main
 from dynconv.data import Dataset, Split, hold_out, shapes
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
@@ -23,6 +24,7 @@ from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 from dynconv.training import learner, trainer
 from dynconv.training.config import OptimConfig, TrainConfig
+from dynconv.training.memory import OutOfMemoryError
 from dynconv.training.process import place
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import Trainer
@@ -231,6 +233,68 @@ def test_training_goes_on_where_only_the_event_log_cannot_be_written(
     (said,) = (text for text in caplog.messages if "cannot be written" in text)
     assert said.startswith(f"{run.tensorboard}: cannot be written (No space left on device); training goes on")
     assert "Traceback" not in capfd.readouterr().err  # the event files have a thread of their own
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("fused: not enough memory for its workspace"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    ],
+)
+def test_too_little_memory_is_one_line_that_says_what_to_lower(
+    tmp_path: Path, dataset: Dataset, error: Exception
+) -> None:
+    whole, _ = train(tmp_path / "whole", dataset, tta=False)
+    config, plain, steps = CONFIG.model_copy(update={"tta": False}), learner.Learner.step, [0]
+    run = create(tmp_path / "run", config)
+
+    def step(*arguments: Any) -> Any:
+        steps[0] += 1
+        if steps[0] == 8:
+            raise error
+        return plain(*arguments)
+
+    with pytest.MonkeyPatch.context() as patch, Progress() as progress:
+        patch.setattr(learner.Learner, "step", step)
+        with pytest.raises(OutOfMemoryError, match="out of memory at step 8; start again with a lower micro_batch"):
+            Trainer(config, dataset, run, progress).fit()
+    with Progress() as progress:
+        Trainer(config, dataset, run, progress).fit(resume=True)
+
+    assert [line.loss for line in run.metrics().steps] == [line.loss for line in whole.metrics().steps]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_only_deterministic_algorithms(tmp_path: Path, threads: int) -> None:
+    """give the same figures twice, for any number of threads; and what has none is said."""
+    words = ["train", "quick", *WORDS, "--deterministic", "--no-report", "--run"]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert main([*words, str(tmp_path / "first")]) == main([*words, str(tmp_path / "again")]) == 0
+    finally:
+        torch.set_num_threads(before)
+
+    first, again = (RunDir.open(tmp_path / name) for name in ("first", "again"))
+    assert first.environment.deterministic and not torch.are_deterministic_algorithms_enabled()
+    assert [line.loss for line in first.metrics().steps] == [line.loss for line in again.metrics().steps]
+    assert first.metrics().epochs[-1].test_loss == again.metrics().epochs[-1].test_loss
+
+
+def test_what_has_no_deterministic_algorithm_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def without(*_: object) -> None:
+        raise RuntimeError("put_ does not have a deterministic implementation, but you set ...")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(learner.Learner, "step", without)
+        code = main(["train", "quick", *WORDS, "--deterministic", "--no-report", "--run", str(tmp_path / "run")])
+
+    assert code == 2
+    assert "dynconv: error: --deterministic: put_ does not have a deterministic" in capsys.readouterr().err
 
 
 def test_images_stay_in_main_memory_where_the_gpu_has_too_little(monkeypatch: pytest.MonkeyPatch) -> None:

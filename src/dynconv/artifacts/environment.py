@@ -25,7 +25,11 @@ _MATTERING = {"avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16"}
 
 
 def environment(data_name: str, **launch: Any) -> Environment:
-    """The environment of this process; `launch` gives the fields data_source, device and compile of `Environment`."""
+    """The environment of this process.
+
+    Args:
+        launch: the fields data_source, device, compile and deterministic of `Environment`.
+    """
     return Environment(
         data=data_name,
         **launch,

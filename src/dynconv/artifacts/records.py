@@ -55,6 +55,7 @@ class Environment(Record):
     data_source: str | None = None
     device: str = "auto"
     compile: bool = False
+    deterministic: bool = False
     started: str = ""
     command: str | None = None
     python: str = ""

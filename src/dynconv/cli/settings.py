@@ -36,7 +36,7 @@ class TrainArguments(DescribeArguments):
 
     resume: Path | None = None
     """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device,
-    --compile, --checkpoint-minutes and --no-report."""
+    --compile, --deterministic, --checkpoint-minutes and --no-report."""
     report: bool = True
     """Write the HTML report when the run has ended; `dynconv report RUN` does it later."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
@@ -66,7 +66,7 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(
             "--resume takes its hyper-parameters from the run; you may add only --data, --device, "
-            "--compile, --checkpoint-minutes and --no-report"
+            "--compile, --deterministic, --checkpoint-minutes and --no-report"
         )
     return validate(model, {**tree, "settings": config})
 
@@ -75,6 +75,7 @@ def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
     run = RunDir.open(path)
     about = run.environment
     launch = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
+    launch["deterministic"] = about.deterministic
     return config_of(run), validate(Launch, launch, f"{path / 'environment.json'}: ")
 
 

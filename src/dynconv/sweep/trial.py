@@ -9,7 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torch
 from optuna import Study
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
@@ -28,6 +27,7 @@ from dynconv.sweep.worker import PROBLEM, Claim, Worker, alive
 from dynconv.training.config import TrainConfig
 from dynconv.training.cost import training_flop
 from dynconv.training.launch import Launch, require_trainable, resume, start
+from dynconv.training.memory import OutOfMemoryError
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import INTERRUPT
 
@@ -83,8 +83,8 @@ class Bench:
                 if ended[-1][1].stopped_by:
                     break
                 ended.append(self._train(claim, config.model_copy(update={"seed": seed}), judge=False))
-        except (_MisfitError, torch.OutOfMemoryError) as error:
-            text = "out of memory" if isinstance(error, torch.OutOfMemoryError) else str(error)
+        except (_MisfitError, OutOfMemoryError) as error:
+            text = "out of memory" if isinstance(error, OutOfMemoryError) else str(error)
             claim.trial.set_user_attr(PROBLEM, text)
             self._study.tell(claim.trial, state=TrialState.PRUNED)
             return

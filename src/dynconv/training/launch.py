@@ -25,6 +25,7 @@ from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
 from dynconv.training.memory import require_memory
+from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
 from dynconv.validation import Frozen, validate
@@ -44,6 +45,9 @@ class Launch(Frozen):
     """Where to train."""
     compile: bool = False
     """Compile the network with torch.compile."""
+    deterministic: bool = False
+    """Compute by algorithms that give the same bits each time, which may be slower on a GPU. On a CPU training does so
+    anyway, for one number of threads."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes after which the state is saved within an epoch; it also is at the end of each."""
 
@@ -80,6 +84,7 @@ def start(
         data_source=_source(launch.data, dataset),
         device=launch.device,
         compile=launch.compile,
+        deterministic=launch.deterministic,
     )
     run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
     with _held(run, group):
@@ -158,8 +163,9 @@ def _train(
     group: Group, *, resume: bool,
 ) -> Outcome:  # fmt: skip
     logger.info("run: %s", run.path)
-    trainer = Trainer(
-        config, dataset, run, progress,
-        device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes, group=group,
-    )  # fmt: skip
-    return Outcome(run, dataset, trainer.fit(resume, hopeless))
+    with only_deterministic_algorithms() if launch.deterministic else contextlib.nullcontext():
+        trainer = Trainer(
+            config, dataset, run, progress,
+            device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes, group=group,
+        )  # fmt: skip
+        return Outcome(run, dataset, trainer.fit(resume, hopeless))

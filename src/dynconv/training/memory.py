@@ -1,4 +1,4 @@
-"""Estimates the memory that training takes, before any of it is allocated."""
+"""The memory that training takes: estimated before any of it is allocated, and named when there was too little."""
 
 from __future__ import annotations
 
@@ -11,6 +11,15 @@ from dynconv.errors import DynconvError
 from dynconv.machine import available_memory
 from dynconv.model.cost import Row
 from dynconv.training.config import TrainConfig
+
+
+class OutOfMemoryError(DynconvError):
+    """Training found too little memory."""
+
+
+def ran_out(error: RuntimeError | MemoryError) -> bool:
+    """Whether an error says that there was too little memory, on a GPU or in the host."""
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in str(error)
 
 
 def require_memory(config: TrainConfig, rows: Sequence[Row], images: int, device: torch.device) -> None:

@@ -43,6 +43,7 @@ from dynconv.training.distributed import ALONE, Group
 from dynconv.training.events import EventLog
 from dynconv.training.figures import accuracy_of, loss_of
 from dynconv.training.learner import Learner
+from dynconv.training.memory import OutOfMemoryError, ran_out
 from dynconv.training.optim import lr_factor, set_learning_rates
 from dynconv.training.process import NoticeError, Signals, heard_signals, keep_freed_memory, peak_memory, place
 from dynconv.training.progress import Progress
@@ -129,6 +130,7 @@ class Trainer:
 
         Raises:
             NoticeError: the system is about to end the process; the state has been saved, and nothing else is written.
+            OutOfMemoryError: there was too little memory; the last saved state is there.
         """
         if resume and self.group.share(self.run.has_begun):
             self.restore()
@@ -152,6 +154,13 @@ class Trainer:
                 f"{notice} after step {self.step} of {self.steps}; nothing is lost: continue with "
                 f"`dynconv train --resume {self.run.path}`"
             ) from None
+        except (RuntimeError, MemoryError) as error:
+            if not ran_out(error):
+                raise
+            raise OutOfMemoryError(
+                f"out of memory at step {self.step + 1}; start again with a lower micro_batch or model.widths, or free "
+                f"some memory and continue with `dynconv train --resume {self.run.path}`"
+            ) from error
         finally:
             if self.events:
                 self.events.close()
