@@ -19,7 +19,7 @@ LINT_PATHS := src $(wildcard tests benchmarks)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser test-large fuzz lint format constraints clean FORCE
+.PHONY: help install train test test-lesser test-large soak fuzz lint format constraints lock audit sbom clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -84,6 +84,9 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 test-large: .venv/.installed-dev ## the tests that take long: arrays of more than 2^31 numbers (4 GB), twenty kills (minutes)
 	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
 
+soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)
+	$(IN_VENV) python benchmarks/soak.py
+
 CASES ?= 20000
 
 fuzz: .venv/.installed-dev ## give damaged files to every parser, odd requests to the server: make fuzz CASES=100000
@@ -117,6 +120,30 @@ constraints: ## take every dependency to its newest version and pin it in constr
 	mv .venv-constraints/new.txt constraints.txt
 	rm -rf .venv-constraints
 
+# ----------------------------------------------------------------------------------------------- dependencies
+
+# The tools of a release have many dependencies of their own, which are none of dynconv's.
+.venv-release/.installed:
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear .venv-release
+	.venv-release/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) uv pip-audit cyclonedx-bom
+	@touch $@
+
+lock: .venv-release/.installed ## write requirements.lock: every dependency with its hashes, as constraints.txt has them
+	sed -n '/^#/p;/^[^#]/q' requirements.lock > .venv-release/new.lock
+	.venv-release/bin/uv pip compile pyproject.toml --all-extras --universal --generate-hashes --no-header --quiet \
+		--python-version 3.11 --constraints constraints.txt --output-file .venv-release/compiled.lock
+	cat .venv-release/compiled.lock >> .venv-release/new.lock
+	mv .venv-release/new.lock requirements.lock
+
+audit: .venv-release/.installed ## look for known vulnerabilities in the dependencies (needs PyPI)
+	.venv-release/bin/pip-audit --disable-pip --require-hashes -r requirements.lock
+
+sbom: .venv-release/.installed ## write dist/dynconv.cdx.json: what dynconv depends on, in CycloneDX
+	mkdir -p dist
+	.venv-release/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
+		--output-reproducible --output-file dist/dynconv.cdx.json
+
 clean: ## remove .venv, caches and build outputs; runs/ and data/ stay
-	rm -rf .venv .venv-constraints build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-constraints .venv-release build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src $(wildcard tests) -name __pycache__ -type d -prune -exec rm -rf {} +

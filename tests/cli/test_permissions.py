@@ -54,7 +54,7 @@ def test_an_interrupted_run_whose_state_or_history_cannot_be_read_or_replaced(
 ) -> None:
     (run / "summary.json").unlink()
     before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
-    for path, mode in ((run / "state.pt", 0), (run / "metrics.jsonl", 0), (run / "tensorboard", 0), (run, 0o500)):
+    for path, mode in ((run / "state.pt", 0), (run / "metrics.jsonl", 0), (run, 0o500)):
         with closed(path, mode):
             said = refused(capsys, "train", "--resume", str(run))
         assert said.startswith(str(path)) and "(Permission denied)" in said

@@ -6,6 +6,7 @@ Each subcommand is a module of this package and is imported only when it is call
 from __future__ import annotations
 
 import difflib
+import errno
 import importlib
 import os
 import sys
@@ -51,8 +52,23 @@ def main(words: Sequence[str] | None = None) -> int:
         print("dynconv: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader of the output has stopped reading, as in `dynconv runs | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_nothing_more()
         return 0
+    except OSError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        _write_nothing_more()  # of what standard output still holds, if it is what cannot be written
+        where = error.filename or "a file, or standard output"
+        print(f"dynconv: error: {where}: cannot be written ({error.strerror}); free some space", file=sys.stderr)
+        return 2
+
+
+_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
+"""A disk that is full or may not be written, a quota, a limit, a lost connection: wherever it happens."""
+
+
+def _write_nothing_more() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(words: Sequence[str]) -> int:

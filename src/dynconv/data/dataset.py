@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from dynconv.data.room import taken
 from dynconv.errors import DynconvError
 from dynconv.validation import check_class_names
 
@@ -100,5 +101,5 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
                 f"holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; use fewer"
             )
         chosen[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
-    train, validation = (Split(dataset.train.images[which], labels[which]) for which in (~chosen, chosen))
+    train, validation = (Split(taken(dataset.train.images, which), labels[which]) for which in (~chosen, chosen))
     return replace(dataset, train=train, validation=validation)

@@ -9,23 +9,25 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split, require_class_names
 from dynconv.data.image import ENDINGS, SIZE, read_with_size
 from dynconv.data.registry import form
+from dynconv.data.room import room_for
 from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 
 _MOST_NAMED = 5  # classes or extensions that a message lists
+_READ_AT_ONCE = 10_000  # images that wait in memory to be stored
 
 
 def find(path: Path) -> Path | None:
@@ -149,18 +151,22 @@ def _say_what_is_left_out(path: Path, left_out: dict[str, Counter[str]]) -> None
 
 
 def _read_split(path: Path, files: list[list[Path]]) -> Split:
+    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(of_class) for of_class in files]))
+    images, others, largest = room_for(len(labels), SIZE), 0, (0, 0)
+    paths = itertools.chain(*files)
     with ThreadPoolExecutor() as pool:
-        read = list(pool.map(read_with_size, itertools.chain(*files)))
-    sizes = [size for _, size in read if size != (SIZE, SIZE)]
-    if sizes:
-        width, height = max(sizes, key=lambda size: size[0] * size[1])
+        for part in images.permute(0, 2, 3, 1).split(_READ_AT_ONCE):
+            read = pool.map(read_with_size, itertools.islice(paths, len(part)))
+            for place, (image, size) in zip(part.numpy(), read, strict=True):
+                place[:] = image
+                if size != (SIZE, SIZE):
+                    others, largest = others + 1, max(largest, size, key=math.prod)
+    if others:
         logger.warning(
             "%s: %s of %s images are not %dx%d pixels (the largest: %dx%d); each is scaled and cropped to that size",
-            escaped(str(path)), f"{len(sizes):,}", f"{len(read):,}", SIZE, SIZE, width, height,
+            escaped(str(path)), f"{others:,}", f"{len(labels):,}", SIZE, SIZE, *largest,
         )  # fmt: skip
-    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(of_class) for of_class in files]))
-    images = np.stack([image for image, _ in read])
-    return Split(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), labels)
+    return Split(images, labels)
 
 
 def _listed(names: list[str]) -> str:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from dynconv.artifacts.files import write_atomically
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing, explain
 from dynconv.inference.evaluate import load_dataset
@@ -78,9 +79,10 @@ class Explanation:
             while path.exists():
                 number += 1
                 path = folder / f"{self.path.stem}-explained-{number}.png"
-            path.write_bytes(draw("explanation", f"{self.path.name} explained", self._paint, 9, 3.2).png)
         except OSError as error:
             raise DynconvError(f"{path}: cannot be written ({error.strerror}); choose another --output") from error
+        picture = draw("explanation", f"{self.path.name} explained", self._paint, 9, 3.2).png
+        write_atomically(path, lambda file: file.write_bytes(picture))
         return path
 
     def _paint(self, figure: Figure) -> None:

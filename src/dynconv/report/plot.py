@@ -20,7 +20,7 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from dynconv.errors import DynconvError
+from dynconv.artifacts.files import write_atomically
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B0A000")
 LINES = ("-", "--", ":", "-.")
@@ -114,11 +114,8 @@ class Plot:
 
     def save(self, folder: Path) -> None:
         """Writes NAME.png and NAME.svg. Raises DynconvError if they cannot be written."""
-        try:
-            (folder / f"{self.name}.png").write_bytes(self.png)
-            (folder / f"{self.name}.svg").write_text(self.svg, encoding="utf-8")
-        except OSError as error:
-            raise DynconvError(f"{folder}/{self.name}: cannot be written ({error.strerror})") from error
+        write_atomically(folder / f"{self.name}.png", lambda file: file.write_bytes(self.png))
+        write_atomically(folder / f"{self.name}.svg", lambda file: file.write_text(self.svg, encoding="utf-8"))
 
     @property
     def inline(self) -> Markup:

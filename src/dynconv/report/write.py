@@ -7,6 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from dynconv.artifacts.files import write_atomically
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.report import curves
@@ -82,9 +83,9 @@ def _folder(records: list[RunRecord]) -> Path:
 def _save(plots: list[Plot], folder: Path, page: str | None = None) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        for plot in plots:
-            plot.save(folder)
-        if page is not None:
-            (folder / PAGE).write_text(page, encoding="utf-8")
     except OSError as error:
         raise DynconvError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
+    for plot in plots:
+        plot.save(folder)
+    if page is not None:
+        write_atomically(folder / PAGE, lambda file: file.write_text(page, encoding="utf-8"))

@@ -7,6 +7,7 @@ from pathlib import Path
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
+from dynconv.artifacts.files import write_atomically
 from dynconv.errors import DynconvError
 from dynconv.report.page import render
 from dynconv.report.write import PAGE
@@ -37,11 +38,11 @@ def write_page(result: Result, study: optuna.Study, folder: Path) -> Path:
     target = folder / "report"
     try:
         target.mkdir(exist_ok=True)
-        for plot in drawn:
-            plot.save(target)
-        (target / PAGE).write_text(page, encoding="utf-8")
     except OSError as error:
         raise DynconvError(f"{target}: cannot be written ({error.strerror})") from error
+    for plot in drawn:
+        plot.save(target)
+    write_atomically(target / PAGE, lambda file: file.write_text(page, encoding="utf-8"))
     return target / PAGE
 
 

@@ -1,0 +1,104 @@
+"""A disk that is full, at whatever write: one line, nothing lost, nothing half-written.
+
+The kernel's limit on the size of a file makes every write beyond it fail, for any user and on any file system.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tiny import WORDS
+
+from dynconv.artifacts.rundir import RunDir
+from dynconv.cli.main import main
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="Windows has no limit on the size of a file")
+
+LIMITED = """
+import json, resource, signal, sys
+from dynconv.cli.main import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]), resource.RLIM_INFINITY))
+for number, words in enumerate(json.loads(sys.argv[2])):
+    print(f"exit {main(words)} of {number}", file=sys.stderr)
+"""
+
+
+def limited(size: int, *commands: list[str]) -> list[tuple[int, str]]:
+    """Runs commands with which no file can grow beyond `size` bytes. For each: exit code, and what it says."""
+    words = [sys.executable, "-c", LIMITED, str(size), json.dumps(commands)]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    found, said = [], ""
+    for line in done.stderr.splitlines(keepends=True):
+        if line.startswith("exit "):
+            found.append((int(line.split()[1]), said))
+            said = ""
+        else:
+            said += line
+    assert len(found) == len(commands), done.stderr
+    return found
+
+
+def files(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "tensorboard" not in path.parts}
+
+
+def losses(run: Path) -> list[float]:
+    return [line.loss for line in RunDir.open(run).metrics().steps]
+
+
+@pytest.mark.parametrize("size", [0, 300, 3_000, 8_000, 20_000, 60_000])
+def test_training_ends_with_one_line_and_can_go_on(tmp_path: Path, trained: Path, size: int) -> None:
+    run = tmp_path / "run"
+    ((code, said),) = limited(size, ["train", "quick", *WORDS, "--run", str(run)])
+
+    assert "Traceback" not in said, said
+    assert said.count("dynconv: error: ") == (code == 2), said
+    assert not list(run.glob(".*.partial"))
+    if code == 2:
+        assert "cannot be written (File too large)" in said
+    if not (run / "config.yaml").exists():  # nothing has begun
+        return
+    if RunDir.open(run).summary() is None:
+        assert main(["train", "--resume", str(run), "--no-report"]) == 0
+    assert losses(run) == losses(trained)
+
+
+def test_what_writes_into_files_leaves_none_half_written(tmp_path: Path, trained: Path) -> None:
+    run = Path(shutil.copytree(trained, tmp_path / "run"))
+    shutil.rmtree(run / "report")
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "red.png")
+    outputs = tmp_path / "outputs"
+    commands = [
+        ["report", str(run)],
+        ["report", str(run), "--output", str(outputs / "report")],
+        ["explain", str(tmp_path / "red.png"), "--model", str(run), "--output", str(outputs)],
+        ["predict", str(tmp_path / "red.png"), "--model", str(run), "--copy-to", str(outputs / "by-class")],
+        ["export", str(run), "--format", "pt2"],
+        ["export", str(run), "--format", "onnx"],
+        ["export", str(run), "--format", "onnx", "--int8"],
+    ]
+    before = files(run)
+
+    for words, (code, said) in zip(commands, limited(20, *commands), strict=True):
+        assert code in (1, 2) and "Traceback" not in said, f"{words}: {said}"
+        assert "cannot be written (File too large)" in said, f"{words}: {said}"
+    assert files(run) == before
+    assert not [path for path in outputs.rglob("*") if path.is_file()]
+
+
+def test_standard_output_on_a_full_device(trained: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with Path("/dev/full").open("w") as full:
+        words = [sys.executable, "-m", "dynconv", "runs", str(trained.parent)]
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "dynconv: error: a file, or standard output: cannot be written (No space left on device); free some space"
+    ]
