@@ -39,7 +39,7 @@ def anonymous() -> int:
 
 
 def draw(folder: Path) -> None:
-    """Class folders with `COUNT` images for training, each of 10,000 drawn ones twenty times, and 1,000 for the test."""
+    """Class folders: `COUNT` images for training, each of 10,000 drawn ones twenty times, and 1,000 for the test."""
     dataset = shapes.generate(0, 10_000, 1_000)
     for name, split, copies in (("train", dataset.train, COUNT // 10_000), ("test", dataset.test, 1)):
         images = [Image.fromarray(image.permute(1, 2, 0).numpy()) for image in split.images]

@@ -60,7 +60,7 @@ def test_training_ends_with_one_line_and_can_go_on(tmp_path: Path, trained: Path
     assert said.count("dynconv: error: ") == (code == 2), said
     assert not list(run.glob(".*.partial"))
     if code == 2:
-        assert "cannot be written (File too large)" in said
+        assert "cannot be written (File too large)" in said or (size == 0 and "no folder for temporary files" in said)
     if not (run / "config.yaml").exists():  # nothing has begun
         return
     if RunDir.open(run).summary() is None:
@@ -76,7 +76,7 @@ def test_what_writes_into_files_leaves_none_half_written(tmp_path: Path, trained
     commands = [
         ["report", str(run)],
         ["report", str(run), "--output", str(outputs / "report")],
-        ["explain", str(tmp_path / "red.png"), "--model", str(run), "--output", str(outputs)],
+        ["explain", str(run), str(tmp_path / "red.png"), "--output", str(outputs)],
         ["predict", str(tmp_path / "red.png"), "--model", str(run), "--copy-to", str(outputs / "by-class")],
         ["export", str(run), "--format", "pt2"],
         ["export", str(run), "--format", "onnx"],

@@ -50,7 +50,12 @@ def save_state(path: Path, state: dict[str, Any]) -> None:
 
     def write(file: Path) -> None:
         with file.open("wb") as stream:  # given a path, torch reports a full disk as a RuntimeError
-            torch.save({"format": FORMAT, **state}, stream)
+            try:
+                torch.save({"format": FORMAT, **state}, stream)
+            except RuntimeError as error:  # of closing a file to which it could not write
+                if isinstance(error.__context__, OSError):
+                    raise error.__context__ from None
+                raise
 
     write_atomically(path, write, before=state_before(path))
 

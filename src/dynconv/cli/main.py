@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import dynconv
 from dynconv.cli.verbs import VERBS
-from dynconv.errors import DynconvError
+from dynconv.errors import DynconvError, escaped
 
 _LIST = "\n".join(f"  {usage:39s} {text}" for usage, text in VERBS.values())
 USAGE = f"""usage: dynconv COMMAND ...
@@ -55,16 +55,21 @@ def main(words: Sequence[str] | None = None) -> int:
         _write_nothing_more()
         return 0
     except OSError as error:
-        if error.errno not in _OF_THE_DISK:
+        if not (message := _of_the_disk(error)):
             raise
         _write_nothing_more()  # of what standard output still holds, if it is what cannot be written
-        where = error.filename or "a file, or standard output"
-        print(f"dynconv: error: {where}: cannot be written ({error.strerror}); free some space", file=sys.stderr)
+        print(f"dynconv: error: {message}", file=sys.stderr)
         return 2
 
 
-_OF_THE_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO}
-"""A disk that is full or may not be written, a quota, a limit, a lost connection: wherever it happens."""
+def _of_the_disk(error: OSError) -> str:
+    """What to say of a disk that is full or may not be written, a quota, a limit; empty for other errors."""
+    if "No usable temporary directory" in str(error):  # Python's tempfile, which torch asks for one when it is imported
+        return "no folder for temporary files can be written; free some space in /tmp, or set TMPDIR"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
+        return ""
+    where = escaped(str(error.filename)) if error.filename else "a file, or standard output"
+    return f"{where}: cannot be written ({error.strerror}); free some space"
 
 
 def _write_nothing_more() -> None:
