@@ -275,7 +275,7 @@ class Trainer:
         return figures
 
     def record(self, line: Line) -> None:
-        """Writes a line of metrics, and the same to TensorBoard."""
+        """Writes a line of metrics, and the same to TensorBoard, in the leading process."""
         if self.events:
             line = line.model_copy(update={"data": self.dataset.name})
             self.run.append(line)
