@@ -2,8 +2,8 @@
 
     python benchmarks/scaling.py
 
-Strong scaling: batches of 500 images, shared. Weak scaling: 250 images for each process. Each cell is a training of its own,
-started as a user would start it; the cells take turns, and what is reported is the median over rounds of the median step.
+Strong scaling: batches of 500 images, shared. Weak scaling: 250 images for each process. Each cell is a training of its
+own, started as a user would start it; the cells take turns, and reported is the median over rounds of the median step.
 """
 
 from __future__ import annotations
