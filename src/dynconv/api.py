@@ -15,6 +15,7 @@ from dynconv.inference.predictor import Predictor
 from dynconv.report.write import write_report
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import joined
+from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, start
 from dynconv.training.presets import PRESETS, override
 from dynconv.training.progress import Progress
@@ -48,7 +49,7 @@ def train(
     """
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
-    config = override(PRESETS[preset](), fields)
+    config = override(with_initial_model(PRESETS[preset](), str(fields.get("init", ""))), fields)
     launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
     launch |= {"compile": compile, "deterministic": deterministic}
     with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:

@@ -9,12 +9,13 @@ import pytest
 import torch
 import yaml
 
+from dynconv.artifacts.found_weights import packaged_weights
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
 from dynconv.cli.main import main
 from dynconv.errors import DynconvError
-from dynconv.inference.predictor import Predictor, packaged_weights
+from dynconv.inference.predictor import Predictor
 from dynconv.training.launch import config_of
 
 WRITTEN = Path(__file__).parent / "format-1"

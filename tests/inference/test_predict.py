@@ -17,12 +17,13 @@ import pytest
 import torch
 from PIL import Image
 
+from dynconv.artifacts.found_weights import packaged_weights
 from dynconv.artifacts.weights import Weights, load_weights, save_weights
 from dynconv.cli.main import main
 from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.inference import evaluate, files, predict
-from dynconv.inference.predictor import Predictor, packaged_weights, to_pixels
+from dynconv.inference.predictor import Predictor, to_pixels
 from dynconv.model.config import ModelConfig
 from dynconv.training.config import TrainConfig
 from dynconv.training.launch import Launch, start

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.progress import Progress
 from tyro.conf import Positional
 
+from dynconv.artifacts.found_weights import is_packaged
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
 from dynconv.inference.files import copy_by_class, find
 from dynconv.inference.predict import Outcome, predict
-from dynconv.inference.predictor import Predictor, is_packaged
+from dynconv.inference.predictor import Predictor
 from dynconv.inference.rows import Form, row_writer
 from dynconv.model.tta import EVAL_BATCH
 

@@ -14,6 +14,7 @@ from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.parse import Arguments, read_words, refuse_unknown
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
+from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, config_of
 from dynconv.training.presets import PRESETS, override
 from dynconv.validation import validate
@@ -56,7 +57,8 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
     # Read preset, file and run first: they give the defaults that the command line and its help start from.
     first, _ = read_words(model, [word for word in words if word not in ("-h", "--help")], verb)
     resumed = first.get("resume")
-    base, launch = _of_run(Path(resumed)) if resumed else load_config(first["preset"], first["config"])
+    init = first["settings"]["init"]
+    base, launch = _of_run(Path(resumed)) if resumed else load_config(first["preset"], first["config"], init)
     defaults = {"settings": base} | ({"launch": launch} if "launch" in model.model_fields else {})
     tree, unknown = read_words(model, words, verb, **defaults)
     refuse_unknown(unknown, model)
@@ -79,8 +81,8 @@ def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
     return config_of(run), validate(Launch, launch, f"{path / 'environment.json'}: ")
 
 
-def load_config(preset: str | None, file: str | Path | None = None) -> tuple[TrainConfig, Launch]:
-    """A preset overridden by a YAML file, and the launch arguments that the file contains.
+def load_config(preset: str | None, file: str | Path | None = None, init: str = "") -> tuple[TrainConfig, Launch]:
+    """A preset, with the network of the weights `init` if any, overridden by a YAML file; and its launch arguments.
 
     The file may name the preset; the default is `quick`. The config.yaml of a run of any format is such a file.
 
@@ -95,6 +97,7 @@ def load_config(preset: str | None, file: str | Path | None = None) -> tuple[Tra
     if name not in (*PRESETS, "custom"):
         raise DynconvError(f"{'' if preset else where}no preset {name!r}; choose one of {', '.join(PRESETS)}")
     base = PRESETS[name]() if name in PRESETS else TrainConfig()
+    base = with_initial_model(base, init or str(fields.get("init") or ""))
     asked = {name: value for name, value in launch.items() if value is not None}
     return override(base, {**fields, "preset": name}, where), validate(Launch, asked, where)
 

@@ -7,7 +7,6 @@ predictor.predict("photo.jpg").label
 from __future__ import annotations
 
 import contextlib
-import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self, overload
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from dynconv.artifacts.found_weights import find_weights
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights, load_weights
 from dynconv.data.image import SIZE, from_pil, read_image
@@ -28,9 +28,6 @@ from dynconv.model.tta import batched_logits
 
 Picture = str | Path | BinaryIO | Image.Image | np.ndarray | Tensor
 """What can be classified: a file, a PIL image, an array uint8 [H, W, 3] or [H, W], a tensor uint8 [3, H, W]."""
-
-PACKAGED = ("standard",)
-"""Names of the weights that come with the package."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +86,7 @@ class Predictor:
             DynconvError: there is none of the three, the weights cannot be used, or there is no such device.
         """
         target = pick_device(device)
-        path, run = _find(run_or_weights)
+        path, run = find_weights(run_or_weights)
         weights = load_weights(path)
         net = _network(path, weights)
         return cls(net, weights, target, pick_precision(_trained_precision(run, weights), target)[0], run)
@@ -172,33 +169,6 @@ def to_pixels(image: Picture, name: str | None = None) -> Tensor:
     else:
         pixels = read_image(Path(image) if isinstance(image, str) else image, name)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
-
-
-def packaged_weights(name: str) -> Path:
-    """The weights file called `name` that comes with the package."""
-    return Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
-
-
-def is_packaged(run_or_weights: str | Path) -> bool:
-    """Whether this names weights that come with the package, and no path of the user's."""
-    return str(run_or_weights) in PACKAGED and not Path(run_or_weights).exists()
-
-
-def _find(run_or_weights: str | Path) -> tuple[Path, RunDir | None]:
-    """The weights file, and the run that it belongs to."""
-    path = packaged_weights(str(run_or_weights)) if is_packaged(run_or_weights) else Path(run_or_weights)
-    try:
-        is_folder = stat.S_ISDIR(path.stat().st_mode)
-    except (FileNotFoundError, NotADirectoryError):
-        return path, None  # which reading it will say
-    except OSError as error:  # no permission, or a name that is too long
-        raise DynconvError(f"{path}: cannot be read ({error.strerror})") from error
-    if not is_folder:
-        return path, None
-    run = RunDir.open(path)
-    if not run.weights.exists():
-        raise DynconvError(f"{path}: the run has no weights yet; they are written when it ends")
-    return run.weights, run
 
 
 def _trained_precision(run: RunDir | None, weights: Weights) -> str:

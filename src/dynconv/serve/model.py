@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from dynconv import data
+from dynconv.artifacts.found_weights import is_packaged, packaged_weights
 from dynconv.data.image import SIZE
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing, explain
 from dynconv.inference.evaluate import load_dataset, trained_on
-from dynconv.inference.predictor import Predictor, is_packaged, packaged_weights
+from dynconv.inference.predictor import Predictor
 
 logger = logging.getLogger(__name__)
 

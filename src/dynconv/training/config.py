@@ -16,6 +16,9 @@ from dynconv.data.augment import AugmentConfig
 from dynconv.model.config import ModelConfig
 from dynconv.validation import Fraction, Frozen
 
+FREEZABLE = ("experts", "routers", "biases", "head")
+"""Parts of the network that can be frozen, besides whole blocks."""
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -41,6 +44,8 @@ class OptimConfig(Frozen):
     """Adam's decays per step for the routers, with muon: of the mean gradient and of its square."""
     betas: tuple[Decay, Decay] = (0.9, 0.999)
     """The same for everything, with adamw."""
+    backbone_rate: float = Field(1.0, gt=0)
+    """Factor of the learning rates of everything but the head; below 1 where the blocks start from weights."""
     weight_decay: Decay = 4e-3
     """Fraction of itself that a weight loses per step at the peak learning rate; muon's experts have a fixed norm."""
     schedule: Literal["linear", "cosine"] = "linear"
@@ -83,6 +88,11 @@ class TrainConfig(Frozen):
     """Also report test-time augmentation: the image and its mirror, each at three translations."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """Of the forward and backward pass. auto: bf16 where the processor multiplies it natively, else fp32."""
+    init: str = ""
+    """Weights to start from: a run, a weights file, or the name of packaged ones. The network is theirs, but for the
+    model fields that you set; a head for other classes is new."""
+    freeze: tuple[str, ...] = ()
+    """What stays as it is: block1, block2, ..., or of all blocks experts, routers, biases; or head."""
     on_nan: Literal["stop", "restart"] = "stop"
     """Where a loss or a weight is not finite. stop: end, with the weights of the last saved state. restart: go on from
     that state with half the learning rates, five times at most."""
@@ -96,6 +106,14 @@ class TrainConfig(Frozen):
             raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
         if not self.image_sizes:
             raise ValueError("image_sizes: needs at least one size")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_parts_exist(self) -> Self:
+        blocks = [f"block{number}" for number in range(1, len(self.model.widths) + 1)]
+        for name in self.freeze:
+            if name not in (*blocks, *FREEZABLE):
+                raise ValueError(f"freeze: must be of block1 to {blocks[-1]}, {', '.join(FREEZABLE)}, not {name}")
         return self
 
     def image_size(self, epoch: int) -> int:

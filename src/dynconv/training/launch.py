@@ -17,6 +17,7 @@ from dynconv.artifacts.environment import environment
 from dynconv.artifacts.lock import locked
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
+from dynconv.artifacts.weights import Weights
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
@@ -24,6 +25,7 @@ from dynconv.model.describe import headline, rows
 from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
+from dynconv.training.initial import initial_weights
 from dynconv.training.memory import require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
@@ -77,8 +79,11 @@ def start(
             of one colour, or a directory that cannot be written.
     """
     device = pick_device(launch.device)  # before there is a directory
+    initial = group.each(lambda: initial_weights(config))
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
     group.each(lambda: require_trainable(config, dataset, device, group))
+    if initial:
+        logger.info("starting from %s (%s)", config.init, initial.provenance)
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
@@ -88,7 +93,7 @@ def start(
     )
     run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
     with _held(run, group):
-        return _train(config, launch, dataset, run, progress, hopeless, group, resume=False)
+        return _train(config, launch, dataset, run, progress, hopeless, group, initial)
 
 
 def resume(
@@ -106,7 +111,7 @@ def resume(
     with _held(run, group):
         dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
         group.each(lambda: require_trainable(config, dataset, device, group))
-        return _train(config, launch, dataset, run, progress, hopeless, group, resume=True)
+        return _train(config, launch, dataset, run, progress, hopeless, group, None, resume=True)
 
 
 def config_of(run: RunDir) -> TrainConfig:
@@ -160,12 +165,13 @@ def _held(run: RunDir, group: Group) -> Iterator[None]:
 
 def _train(
     config: TrainConfig, launch: Launch, dataset: Dataset, run: RunDir, progress: Progress, hopeless: Hopeless | None,
-    group: Group, *, resume: bool,
+    group: Group, initial: Weights | None, *, resume: bool = False,
 ) -> Outcome:  # fmt: skip
     logger.info("run: %s", run.path)
     with only_deterministic_algorithms() if launch.deterministic else contextlib.nullcontext():
         trainer = Trainer(
             config, dataset, run, progress,
             device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes, group=group,
+            initial=initial,
         )  # fmt: skip
         return Outcome(run, dataset, trainer.fit(resume, hopeless))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import torch
@@ -24,6 +24,7 @@ from dynconv.model.tta import EVAL_BATCH, batched_logits
 from dynconv.training.config import OptimConfig
 from dynconv.training.distributed import ALONE, Group, synchronise_batch_norm
 from dynconv.training.figures import count_correct
+from dynconv.training.initial import freeze
 from dynconv.training.optim import build_optimizers, load_buffers
 
 
@@ -33,7 +34,7 @@ class Learner:
     In a group of processes each has the whole network, which all its steps keep the same, and a part of the images.
 
     Attributes:
-        net: the network, on its device.
+        net: the network, on its device. `frozen` names parts of it as `TrainConfig.freeze` does.
         optimizers: of its parameters.
         evaluated: the network that is evaluated and saved: the average of its weights if there is one, else `net`.
         device, precision: where and in what it computes, precision fp32 or bf16.
@@ -41,10 +42,11 @@ class Learner:
 
     def __init__(
         self, net: Net, config: OptimConfig, device: torch.device, precision: Precision,
-        *, compile: bool = False, group: Group = ALONE,
+        *, compile: bool = False, group: Group = ALONE, frozen: Sequence[str] = (),
     ) -> None:  # fmt: skip
         self.net, self.config, self.device, self.precision = net.to(device), config, device, precision
         self._group = group
+        self._still = freeze(self.net, frozen)
         if group.size > 1:
             synchronise_batch_norm(self.net, device)
         self.optimizers = build_optimizers(self.net, config)
@@ -55,6 +57,12 @@ class Learner:
         self._parallel = DistributedDataParallel(self.net) if group.size > 1 else None
         trained = self._parallel or self.net
         self._forward = cast("Callable[[Tensor], Tensor]", torch.compile(trained) if compile else trained)
+
+    def begin(self) -> None:
+        """Puts the network into training mode, but for frozen blocks, whose statistics stay as they are."""
+        self.net.train()
+        for block in self._still:
+            block.eval()
 
     def step(self, x_NCHW: Tensor, target: Tensor, micro_batch: int, batch: int | None = None) -> tuple[float, float]:
         """Forward, loss, backward and the optimizers' step of one batch, in training mode.

@@ -72,28 +72,34 @@ _ENDINGS = {"conv.weight": "experts", "conv.bias": "biases", "norm.bias": "biase
 
 
 def parameter_groups(net: Net) -> dict[str, list[nn.Parameter]]:
-    """The learned parameters by their part in the network: experts, routers, biases, head.
+    """The learned parameters by their part in the network: experts, routers, biases, head; none that are frozen.
+
+    Raises:
+        ValueError: a parameter that is none of these; names it.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"experts": [], "routers": [], "biases": [], "head": []}
+    for name, parameter in net.named_parameters():
+        if parameter.requires_grad:
+            groups[part_of(name)].append(parameter)
+    return {name: parameters for name, parameters in groups.items() if parameters}
+
+
+def part_of(name: str) -> str:
+    """The part of the network that a parameter belongs to: experts, routers, biases or head.
 
     Squeeze-and-excitation and residual scales, small layers that multiply as routing weights do, are with the routers.
 
     Raises:
-        ValueError: a parameter that is none of these; names it. Each part has a learning rate of its own, 300 times
-            apart, so none can be guessed.
+        ValueError: none of these. Each part has a learning rate of its own, 300 times apart, so none can be guessed.
     """
-    groups: dict[str, list[nn.Parameter]] = {"experts": [], "routers": [], "biases": [], "head": []}
-    for name, parameter in net.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        if ".router." in name or ".excite." in name or name.endswith(".scale"):
-            part: str | None = "routers"
-        elif name.startswith("head."):
-            part = "head"
-        else:
-            part = next((part for ending, part in _ENDINGS.items() if name.endswith(f".{ending}")), None)
-        if part is None:
-            raise ValueError(f"the optimizer has no group for the parameter {name}; add it to parameter_groups")
-        groups[part].append(parameter)
-    return {name: parameters for name, parameters in groups.items() if parameters}
+    if ".router." in name or ".excite." in name or name.endswith(".scale"):
+        return "routers"
+    if name.startswith("head."):
+        return "head"
+    for ending, part in _ENDINGS.items():
+        if name.endswith(f".{ending}"):
+            return part
+    raise ValueError(f"the optimizer has no group for the parameter {name}; add it to part_of")
 
 
 Groups = dict[str, list[nn.Parameter]]
@@ -122,15 +128,17 @@ def build_optimizers(net: Net, config: OptimConfig) -> list[Optimizer]:
 
 @optimizer("muon")
 def _muon(groups: Groups, config: OptimConfig) -> list[Optimizer]:
+    optimizers: list[Optimizer] = []
+    if "experts" in groups:
+        optimizers.append(Muon(groups["experts"], config.lr * config.backbone_rate, config.momentum))
+        optimizers[-1].param_groups[0]["name"] = "experts"
     rates = {"biases": config.bias_lr, "head": config.head_lr}
     by_sgd = [_group(name, groups[name], config, lr) for name, lr in rates.items() if name in groups]
-    optimizers = [
-        Muon(groups["experts"], config.lr, config.momentum),
-        SGD(by_sgd, momentum=config.sgd_momentum, nesterov=config.sgd_momentum > 0),
-        AdamW(groups["routers"], config.router_lr, weight_decay=0.0, betas=config.router_betas),
-    ]
-    for each, name in ((optimizers[0], "experts"), (optimizers[2], "routers")):
-        each.param_groups[0]["name"] = name
+    if by_sgd:
+        optimizers.append(SGD(by_sgd, momentum=config.sgd_momentum, nesterov=config.sgd_momentum > 0))
+    if "routers" in groups:
+        group = _group("routers", groups["routers"], config, config.router_lr) | {"weight_decay": 0.0}
+        optimizers.append(AdamW([group], betas=config.router_betas))
     return optimizers
 
 
@@ -173,7 +181,9 @@ def load_buffers(optimizer: Optimizer, buffers: dict[int, dict[str, Tensor]]) ->
     optimizer.load_state_dict({"state": buffers, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
-def _group(name: str, parameters: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, object]:
+def _group(name: str, parameters: list[nn.Parameter], config: OptimConfig, lr: float) -> dict[str, Any]:
+    if name != "head":
+        lr *= config.backbone_rate
     # torch multiplies weight_decay by the learning rate.
     return {"name": name, "params": parameters, "lr": lr, "weight_decay": config.weight_decay / lr}
 

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -42,6 +43,7 @@ from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
 from dynconv.training.events import EventLog
 from dynconv.training.figures import accuracy_of, loss_of
+from dynconv.training.initial import take_over
 from dynconv.training.learner import Learner
 from dynconv.training.memory import OutOfMemoryError, ran_out
 from dynconv.training.optim import lr_factor, set_learning_rates
@@ -89,6 +91,7 @@ class Trainer:
     def __init__(
         self, config: TrainConfig, dataset: Dataset, run: RunDir, progress: Progress,
         *, device: str = "auto", compile: bool = False, checkpoint_minutes: float = 5.0, group: Group = ALONE,
+        initial: Weights | None = None,
     ) -> None:  # fmt: skip
         self.began = time.perf_counter()
         self.checkpoint_seconds, self.saved_at = 60 * checkpoint_minutes, time.monotonic()
@@ -103,8 +106,11 @@ class Trainer:
         torch.manual_seed(config.seed)
         net = Net(config.model, len(dataset.classes))
         net.input.fit(statistics_sample(config, dataset))
+        if initial:
+            for line in take_over(net, dataset.classes, initial):
+                logger.info("  %s", line)
         precision, _ = pick_precision(config.precision, target)
-        self.learner = Learner(net, config.optim, target, precision, compile=compile, group=group)
+        self.learner = Learner(net, config.optim, target, precision, compile=compile, group=group, frozen=config.freeze)
 
         images = len(self.train.labels)
         self.batch_size = min(config.batch_size, images)
@@ -217,7 +223,7 @@ class Trainer:
 
     def train_epoch(self, epoch: int, signals: Signals) -> None:
         """The steps of an epoch that are left; adds them to `sums`."""
-        self.learner.net.train()
+        self.learner.begin()
         config, sums, size = self.config, self.sums, self.config.image_size(epoch)
         began = time.perf_counter()
         batches = training_batches(
@@ -385,7 +391,7 @@ class Trainer:
         done = f"{self.epochs_done} of {self.config.epochs} epochs" if self.stopped_by else f"{self.epochs_done} epochs"
         return (
             f"dynconv {version('dynconv')}: preset {self.config.preset}, {done} on {self.dataset.name}, seed "
-            f"{self.config.seed}"
+            f"{self.config.seed}" + (f", from {Path(self.config.init).name}" if self.config.init else "")
         )
 
 
