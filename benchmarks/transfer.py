@@ -3,7 +3,7 @@
     python benchmarks/transfer.py --data PATH
 
 `quick` is trained once on seven classes of CIFAR-10. Then networks for the three others are trained on 20 images of
-each, drawn by the seed, and tested on all 3,000 test images of those classes. Nothing was tuned: 60 epochs of one batch,
+each, drawn by the seed, and tested on all 3,000 test images of those classes. Nothing was tuned: 60 epochs of a batch,
 with the preset's learning rates, a tenth of them for the blocks where they start from weights.
 """
 

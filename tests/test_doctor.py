@@ -27,6 +27,7 @@ def test_names_what_decides_the_speed_and_whether_it_can_run() -> None:
         "precision",
         "fused operator",
         "winograd operator",
+        "norm_gelu operator",
         "free disk, here",
     } <= names
 

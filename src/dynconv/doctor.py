@@ -17,7 +17,7 @@ import dynconv
 from dynconv import data
 from dynconv.data import find
 from dynconv.errors import DynconvError
-from dynconv.layer.ops import depthwise, fused, winograd
+from dynconv.layer.ops import depthwise, fused, norm_gelu, winograd
 from dynconv.machine import (
     available_memory,
     instruction_sets,
@@ -108,7 +108,7 @@ def _computing() -> list[Finding]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision, why = pick_precision("auto", device)
     advice = "training works without it, but slower on a CPU; install a C++ compiler: apt install g++"
-    found = {"fused": fused, "winograd": winograd, "depthwise": depthwise}
+    found = {"fused": fused, "winograd": winograd, "depthwise": depthwise, "norm_gelu": norm_gelu.library}
     operators = [(f"{name} operator", operator.status()) for name, operator in found.items()]
     return [
         Finding("device", f"{name} (--device auto)"),

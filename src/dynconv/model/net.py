@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dynconv.layer.conv import DynamicConv2d
 from dynconv.layer.pooling import spatial_mean
+from dynconv.model.block_end import pool_norm_act
 from dynconv.model.config import PER_BLOCK, ModelConfig
 
 
@@ -161,7 +162,8 @@ class Block(nn.Module):
         self.scale = nn.Parameter(torch.ones(())) if self.residual and config.residual_scale else None
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        out = self.dropout(self.excite(self.act(self.norm(self.pool(self.conv(x_NCHW))))))
+        out = pool_norm_act(self.conv(x_NCHW), self.pool, self.norm, self.act)
+        out = self.dropout(self.excite(out))
         if self.scale is not None:
             out = out * self.scale
         return out + x_NCHW if self.residual else out
