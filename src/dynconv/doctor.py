@@ -108,12 +108,19 @@ def _computing() -> list[Finding]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision, why = pick_precision("auto", device)
     advice = "training works without it, but slower on a CPU; install a C++ compiler: apt install g++"
-    found = {"fused": fused, "winograd": winograd, "depthwise": depthwise, "norm_gelu": norm_gelu.library}
-    operators = [(f"{name} operator", operator.status()) for name, operator in found.items()]
+    found = {
+        "fused": fused.status(),
+        "winograd": winograd.status(),
+        "depthwise": depthwise.status(),
+        "norm_gelu": norm_gelu.library.status(),
+    }
     return [
         Finding("device", f"{name} (--device auto)"),
         Finding("precision", f"{precision} (--precision auto): {why}"),
-        *(_finding(name, status, not status.startswith("available"), advice) for name, status in operators),
+        *(
+            _finding(f"{name} operator", status, not status.startswith("available"), advice)
+            for name, status in found.items()
+        ),
     ]
 
 

@@ -60,7 +60,8 @@ def norm_gelu(
         The map [N, C, H // pool, W // pool] in channels_last, of the type of x; and, float32 [C] and without a
         gradient, mean and variance (divided by the count) of what was normalised.
     """
-    return cast("tuple[Tensor, Tensor, Tensor]", _NormGelu.apply(x_NCHW, weight_C, bias_C, eps, pool))
+    found = _NormGelu.apply(x_NCHW, weight_C, bias_C, eps, pool)  # type: ignore[no-untyped-call]
+    return cast("tuple[Tensor, Tensor, Tensor]", found)
 
 
 class _NormGelu(torch.autograd.Function):
@@ -91,7 +92,7 @@ class _NormGelu(torch.autograd.Function):
         return out, mean, variance
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_NCHW: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
         pooled, which, weight, bias, scale, shift, mean, variance = ctx.saved_tensors
         n, height, width, channels, pool = ctx.numbers
