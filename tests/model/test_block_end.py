@@ -60,6 +60,26 @@ def test_it_is_what_torch_computes_and_leaves_the_same_statistics(pool: nn.Modul
         torch.testing.assert_close(parts[1].state_dict()[name], value, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("pool", [nn.Identity(), nn.MaxPool2d(2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_after_training_it_is_what_torch_computes(
+    pool: nn.Module, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    needs_operators()
+    called = []
+    monkeypatch.setattr(block_end, "norm_gelu_by", lambda *words: called.append(1) or norm_gelu.norm_gelu_by(*words))
+    parts = end(pool=pool)
+    parts[1](image())  # so that there are statistics
+    parts[1].eval()
+    with torch.no_grad():
+        found, expected = pool_norm_act(image().to(dtype), *parts), parts[2](parts[1](parts[0](image())))
+
+    assert called and found.dtype == dtype
+    torch.testing.assert_close(found.float(), expected, atol=2**-6 if dtype == torch.bfloat16 else 1e-6, rtol=2**-7)
+    pool_norm_act(image().to(dtype), *parts)
+    assert len(called) == 1, "somebody may want gradients"
+
+
 def _evaluated(parts: End) -> None:
     parts[1].eval()
 

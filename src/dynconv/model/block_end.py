@@ -1,4 +1,4 @@
-"""The end of a block: max pooling, batch normalisation, activation. On a CPU that trains, one operator for all three.
+"""The end of a block: max pooling, batch normalisation, activation. On a CPU one operator computes all three.
 
 Shape suffixes: N images, C channels, H x W spatial.
 """
@@ -10,7 +10,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from dynconv.layer.ops.norm_gelu import applies, norm_gelu
+from dynconv.layer.ops.norm_gelu import applies, norm_gelu, norm_gelu_by
 
 
 def pool_norm_act(x_NCHW: Tensor, pool: nn.Module, norm: nn.Module, act: nn.Module) -> Tensor:
@@ -19,6 +19,8 @@ def pool_norm_act(x_NCHW: Tensor, pool: nn.Module, norm: nn.Module, act: nn.Modu
     if side == 0 or not _is_plain(norm) or not _is_gelu(act) or not _can(x_NCHW, side):
         return cast("Tensor", act(norm(pool(x_NCHW))))
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
+    if not norm.training:
+        return norm_gelu_by(x_NCHW, norm.running_mean, norm.running_var, norm.weight, norm.bias, norm.eps, side)
     assert norm.momentum is not None and norm.num_batches_tracked is not None
     out_NCHW, mean_C, variance_C = norm_gelu(x_NCHW, norm.weight, norm.bias, norm.eps, side)
     count = out_NCHW.numel() // out_NCHW.shape[1]
@@ -40,10 +42,10 @@ def _side(pool: nn.Module) -> int:
 
 
 def _is_plain(norm: nn.Module) -> bool:
-    """Whether it is a batch normalisation over this process's batch that learns its bias alone."""
+    """Whether it normalises over this process's batch and learns its bias alone, or nobody wants a gradient."""
     return (
         type(norm) is nn.BatchNorm2d
-        and norm.training
+        and (norm.training or not torch.is_grad_enabled())
         and norm.track_running_stats
         and norm.momentum is not None
         and norm.affine
@@ -62,7 +64,7 @@ def _can(x_NCHW: Tensor, side: int) -> bool:
     if not isinstance(x_NCHW, Tensor) or not applies(x_NCHW, side):
         return False
     n, _, height, width = x_NCHW.shape
-    return n * (height // side) * (width // side) > 1  # else torch has something to say
+    return n * (height // side) * (width // side) > 1  # else torch has something to say in training
 
 
 def _watched(module: nn.Module) -> bool:

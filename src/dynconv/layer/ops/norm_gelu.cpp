@@ -89,24 +89,25 @@ template <class Work> void for_chunks(const Shape &s, const Work &work) {
         work(chunk, chunk * CHUNK, std::min(s.N, (chunk + 1) * CHUNK));
 }
 
-// The maxima of one pooled row, and which of the K x K each is, counted row by row. As torch's: the first of equal ones,
+// The maxima of one pooled row, and, unless it is null, which of the K x K each is, counted row by row. As torch's: the first of equal ones,
 // and not-a-number where there is one.
 template <class Number> void pool_row(const Shape &s, const Number *x, Number *p, uint8_t *which) {
     for (int64_t column = 0; column < s.W / s.K; ++column) {
         const Number *corner = x + column * s.K * s.C;
         Number *to = p + column * s.C;
-        uint8_t *place = which + column * s.C;
+        uint8_t *place = which ? which + column * s.C : nullptr;
         std::copy(corner, corner + s.C, to);
-        std::fill(place, place + s.C, uint8_t(0));
+        if (which) std::fill(place, place + s.C, uint8_t(0));
         for (int64_t k = 1; k < s.K * s.K; ++k) {
             const Number *from = corner + ((k / s.K) * s.W + k % s.K) * s.C;
+            const auto better = [](float value, float best) { return (value > best) | (value != value); };
+            if (which) {
 #pragma omp simd
-            for (int64_t c = 0; c < s.C; ++c) {
-                const float value = widened(from[c]), best = widened(to[c]);
-                const bool better = (value > best) | (value != value);
-                to[c] = better ? from[c] : to[c];
-                place[c] = better ? uint8_t(k) : place[c];
+                for (int64_t c = 0; c < s.C; ++c)
+                    place[c] = better(widened(from[c]), widened(to[c])) ? uint8_t(k) : place[c];
             }
+#pragma omp simd
+            for (int64_t c = 0; c < s.C; ++c) to[c] = better(widened(from[c]), widened(to[c])) ? from[c] : to[c];
         }
     }
 }
@@ -142,6 +143,7 @@ std::vector<double> total(const Shape &s, const std::vector<double> &sums) {
     return found;
 }
 
+// `which` may be null, and `mean` and `variance`, which nobody needs after training.
 template <class Number>
 void pool(const Shape &s, const Number *x, Number *p, uint8_t *which, float *mean, float *variance) {
     std::vector<double> sums(s.chunks() * 2 * s.C, 0.0);
@@ -156,10 +158,11 @@ void pool(const Shape &s, const Number *x, Number *p, uint8_t *which, float *mea
             if (s.K > 1) {
                 for (int64_t y = 0; y < s.H / s.K; ++y) {
                     const int64_t at = (n * (s.H / s.K) + y) * row;
-                    pool_row(s, x + (n * s.H + y * s.K) * s.W * s.C, p + at, which + at);
+                    pool_row(s, x + (n * s.H + y * s.K) * s.W * s.C, p + at, which ? which + at : nullptr);
                 }
                 from = p + n * s.pixels() * s.C;
             }
+            if (!mean) continue;
             const float *o = origin.data();
             add_up(s.pixels(), s.C, first, first + s.C, [=](int64_t pixel, int64_t c, float &one, float &other) {
                 one = widened(from[pixel * s.C + c]) - o[c];
@@ -167,6 +170,7 @@ void pool(const Shape &s, const Number *x, Number *p, uint8_t *which, float *mea
             });
         }
     });
+    if (!mean) return;
     const std::vector<double> found = total(s, sums);
     const double count = double(s.N) * s.pixels();
     for (int64_t c = 0; c < s.C; ++c) {

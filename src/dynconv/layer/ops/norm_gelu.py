@@ -38,6 +38,7 @@ def applies(x: Tensor, pool: int) -> bool:
         and 1 <= pool <= min(*x.shape[2:], LARGEST_POOL)
         and x.numel() > 0
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and not in_transform()
         and library.available()
     )
@@ -62,6 +63,23 @@ def norm_gelu(
     """
     found = _NormGelu.apply(x_NCHW, weight_C, bias_C, eps, pool)  # type: ignore[no-untyped-call]
     return cast("tuple[Tensor, Tensor, Tensor]", found)
+
+
+def norm_gelu_by(
+    x_NCHW: Tensor, mean_C: Tensor, variance_C: Tensor, weight_C: Tensor, bias_C: Tensor, eps: float, pool: int = 1
+) -> Tensor:
+    """As `norm_gelu`, with a given mean and variance, as after training; without gradients."""
+    x = nhwc(x_NCHW)
+    n, channels, height, width = x.shape
+    numbers, kind = (n, height, width, channels, pool), _TYPES[x.dtype]
+    pooled = x
+    if pool > 1:
+        pooled = x.new_empty(n, height // pool, width // pool, channels).permute(0, 3, 1, 2)
+        library.call(f"dynconv_norm_gelu_pool_{kind}", numbers, x, pooled, None, None, None)
+    scale = weight_C * (variance_C + eps).rsqrt()
+    out = torch.empty_like(pooled)
+    library.call(f"dynconv_norm_gelu_apply_{kind}", numbers, pooled, scale, bias_C - mean_C * scale, out)
+    return out
 
 
 class _NormGelu(torch.autograd.Function):
