@@ -38,7 +38,7 @@ def applies(x: Tensor, pool: int) -> bool:
         and 1 <= pool <= min(*x.shape[2:], LARGEST_POOL)
         and x.numel() > 0
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
+        and torch._C._get_tracing_state() is None
         and not in_transform()
         and library.available()
     )
