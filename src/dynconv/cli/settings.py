@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import tyro
+from pydantic import AfterValidator
 from tyro.conf import Positional
 
 from dynconv.artifacts import format_1, yaml_file
@@ -20,6 +21,24 @@ from dynconv.training.presets import PRESETS, override
 from dynconv.validation import validate
 
 DEFAULT_PRESET = "quick"
+
+
+def seeds_of(text: str) -> list[int]:
+    """The seeds that a text names: "0-4", or "0,3,7", or both; none if it is empty. Raises ValueError."""
+    numbers: list[int] = []
+    for part in text.split(",") if text else []:
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) - int(first) > 10_000:
+            raise ValueError("must be seeds such as 0-4 or 0,3,7")
+        numbers += range(int(first), int(last or first) + 1)
+    if len(set(numbers)) < len(numbers):
+        raise ValueError("must name each seed once, as 0-4 or 0,3,7")
+    return numbers
+
+
+def _are_seeds(text: str) -> str:
+    seeds_of(text)
+    return text
 
 
 class DescribeArguments(Arguments):
@@ -38,6 +57,9 @@ class TrainArguments(DescribeArguments):
     resume: Path | None = None
     """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device,
     --compile, --deterministic, --checkpoint-minutes and --no-report."""
+    seeds: Annotated[str, AfterValidator(_are_seeds)] = ""
+    """Several runs in turn, as 0-4 or 0,3,7: FOLDER/seed0 and so on, with --run FOLDER (default: runs/PRESET-DATA). The
+    same command skips those that have finished, and continues the others; in the end they are compared."""
     report: bool = True
     """Write the HTML report when the run has ended; `dynconv report RUN` does it later."""
     launch: Annotated[Launch, tyro.conf.arg(name="")] = Launch()
@@ -65,6 +87,8 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
     config = validate(TrainConfig, {**tree["settings"], "preset": base.preset})
     if "launch" in tree:
         tree["launch"] = validate(Launch, {name: value for name, value in tree["launch"].items() if value is not None})
+    if tree.get("seeds") and (resumed or config.seed != base.seed):
+        raise DynconvError("--seeds goes with neither --seed nor --resume; the same command continues")
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(
             "--resume takes its hyper-parameters from the run; you may add only --data, --device, "

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import logging
+import statistics
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
+from rich.console import Console
+
 from dynconv.artifacts.records import Summary
+from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.messages import show_messages
-from dynconv.cli.settings import TrainArguments, parse_training
+from dynconv.cli.settings import TrainArguments, parse_training, seeds_of
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
+from dynconv.report.record import flat, shown
 from dynconv.report.write import write_curves, write_report
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
-from dynconv.training.launch import Outcome, resume, start
+from dynconv.training.launch import Outcome, config_of, resume, start
 from dynconv.training.process import NoticeError
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import INTERRUPT
@@ -30,8 +36,12 @@ def run(words: Sequence[str]) -> int:
     """
     arguments = parse_training(TrainArguments, words, "train")
     try:
-        with joined(arguments.launch.device) as group, Progress(show_messages(quiet=not group.leads)) as progress:
-            outcome = _train(arguments, group, progress)
+        with joined(arguments.launch.device) as group:
+            console = show_messages(quiet=not group.leads)
+            if arguments.seeds:
+                return _train_seeds(arguments, group, console)
+            with Progress(console) as progress:
+                outcome = _train(arguments, group, progress)
     except ToldError as error:
         return error.exit_code
     except NoticeError as error:
@@ -41,7 +51,67 @@ def run(words: Sequence[str]) -> int:
     if group.leads:
         _print_result(outcome.summary)
         _print_next(outcome, arguments.report)
-    return {None: 0, INTERRUPT: 130}.get(outcome.summary.stopped_by, 1)
+    return _exit_code(outcome.summary)
+
+
+def _train_seeds(arguments: TrainArguments, group: Group, console: Console) -> int:
+    """One run after another, each from where it is; then the comparison."""
+    launch = arguments.launch
+    folder = launch.run or Path("runs") / f"{arguments.settings.preset}-{Path(launch.data).name}"
+    seeds, summaries = seeds_of(arguments.seeds), []
+    for seed in seeds:
+        path, config = folder / f"seed{seed}", arguments.settings.model_copy(update={"seed": seed})
+        summary = group.share(partial(_summary_of, path, config))
+        if summary is None:
+            begun = group.share((path / "config.yaml").exists)
+            own = launch.model_copy(update={"run": None if begun else path})
+            with Progress(console) as progress:
+                if begun:
+                    summary = resume(path, own, progress, group=group).summary
+                else:
+                    summary = start(config, own, progress, group=group).summary
+        if group.leads:
+            print(f"seed {seed}: ", end="")
+            _print_result(summary)
+        if summary.stopped_by:
+            return _exit_code(summary)
+        summaries.append(summary)
+    if group.leads:
+        _print_comparison(folder, seeds, summaries)
+    return 0
+
+
+def _summary_of(path: Path, config: TrainConfig) -> Summary | None:
+    """Of a finished run; None if there is none. Raises DynconvError where the run is of another configuration."""
+    if not (path / "config.yaml").exists():
+        return None
+    run = RunDir.open(path)
+    theirs, ours = (flat(each.model_dump(mode="json")) for each in (config_of(run), config))
+    for name, value in ours.items():
+        if theirs.get(name) != value:
+            raise DynconvError(
+                f"{path}: has {name} {shown(theirs.get(name))}, not {shown(value)}; choose another --run"
+            )
+    summary = run.summary()
+    return summary if summary and summary.finished else None
+
+
+def _print_comparison(folder: Path, seeds: Sequence[int], summaries: list[Summary]) -> None:
+    for name, accuracies in (
+        ("test accuracy", [summary.test_accuracy for summary in summaries]),
+        ("with test-time augmentation", [summary.test_accuracy_tta for summary in summaries]),
+    ):
+        values = [100 * accuracy for accuracy in accuracies if accuracy is not None]
+        if len(values) > 1:
+            print(f"{name}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (n = {len(values)})")
+    if len(seeds) > 1:
+        page = write_report([folder / f"seed{seed}" for seed in seeds], folder / "report")
+        print(f"next:\n  open {page} in a browser")
+    print(folder)
+
+
+def _exit_code(summary: Summary) -> int:
+    return {None: 0, INTERRUPT: 130}.get(summary.stopped_by, 1)
 
 
 def _train(arguments: TrainArguments, group: Group, progress: Progress) -> Outcome:
