@@ -162,3 +162,16 @@ def check_class_names(classes: object, where: str) -> None:
         if name in seen:
             raise DynconvError(f"{escaped(where)}: class name '{name}' occurs twice; rename one of the classes")
         seen.add(name)
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"model": {"experts": 4}} -> {"model.experts": 4}."""
+    found: dict[str, Any] = {}
+    for name, value in tree.items():
+        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
+
+
+def shown(value: Any) -> str:
+    """A hyper-parameter's value as text."""
+    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

@@ -14,6 +14,7 @@ from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.parse import Arguments, read_words, refuse_unknown
 from dynconv.errors import DynconvError
+from dynconv.training import seeds
 from dynconv.training.config import TrainConfig
 from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, config_of
@@ -23,21 +24,8 @@ from dynconv.validation import validate
 DEFAULT_PRESET = "quick"
 
 
-def seeds_of(text: str) -> list[int]:
-    """The seeds that a text names: "0-4", or "0,3,7", or both; none if it is empty. Raises ValueError."""
-    numbers: list[int] = []
-    for part in text.split(",") if text else []:
-        first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) - int(first) > 10_000:
-            raise ValueError("must be seeds such as 0-4 or 0,3,7")
-        numbers += range(int(first), int(last or first) + 1)
-    if len(set(numbers)) < len(numbers):
-        raise ValueError("must name each seed once, as 0-4 or 0,3,7")
-    return numbers
-
-
 def _are_seeds(text: str) -> str:
-    seeds_of(text)
+    seeds.numbers(text)
     return text
 
 

@@ -5,22 +5,20 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from dynconv.artifacts.records import Summary
-from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.messages import show_messages
-from dynconv.cli.settings import TrainArguments, parse_training, seeds_of
+from dynconv.cli.settings import TrainArguments, parse_training
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
-from dynconv.report.record import flat, shown
 from dynconv.report.write import write_curves, write_report
+from dynconv.training import seeds
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
-from dynconv.training.launch import Outcome, config_of, resume, start
+from dynconv.training.launch import Outcome, resume, start
 from dynconv.training.process import NoticeError
 from dynconv.training.progress import Progress
 from dynconv.training.trainer import INTERRUPT
@@ -55,48 +53,23 @@ def run(words: Sequence[str]) -> int:
 
 
 def _train_seeds(arguments: TrainArguments, group: Group, console: Console) -> int:
-    """One run after another, each from where it is; then the comparison."""
-    launch = arguments.launch
+    """One run after another, then the comparison."""
+    launch, wanted = arguments.launch, seeds.numbers(arguments.seeds)
     folder = launch.run or Path("runs") / f"{arguments.settings.preset}-{Path(launch.data).name}"
-    seeds, summaries = seeds_of(arguments.seeds), []
-    for seed in seeds:
-        path, config = folder / f"seed{seed}", arguments.settings.model_copy(update={"seed": seed})
-        summary = group.share(partial(_summary_of, path, config))
-        if summary is None:
-            begun = group.share((path / "config.yaml").exists)
-            own = launch.model_copy(update={"run": None if begun else path})
-            with Progress(console) as progress:
-                if begun:
-                    summary = resume(path, own, progress, group=group).summary
-                else:
-                    summary = start(config, own, progress, group=group).summary
+    summaries = []
+    for summary in seeds.train_seeds(arguments.settings, launch, folder, wanted, console, group):
         if group.leads:
-            print(f"seed {seed}: ", end="")
+            print(f"seed {summary.seed}: ", end="")
             _print_result(summary)
-        if summary.stopped_by:
-            return _exit_code(summary)
         summaries.append(summary)
+    if summaries[-1].stopped_by:
+        return _exit_code(summaries[-1])
     if group.leads:
-        _print_comparison(folder, seeds, summaries)
+        _print_comparison([seeds.run_of(folder, seed) for seed in wanted], folder, summaries)
     return 0
 
 
-def _summary_of(path: Path, config: TrainConfig) -> Summary | None:
-    """Of a finished run; None if there is none. Raises DynconvError where the run is of another configuration."""
-    if not (path / "config.yaml").exists():
-        return None
-    run = RunDir.open(path)
-    theirs, ours = (flat(each.model_dump(mode="json")) for each in (config_of(run), config))
-    for name, value in ours.items():
-        if theirs.get(name) != value:
-            raise DynconvError(
-                f"{path}: has {name} {shown(theirs.get(name))}, not {shown(value)}; choose another --run"
-            )
-    summary = run.summary()
-    return summary if summary and summary.finished else None
-
-
-def _print_comparison(folder: Path, seeds: Sequence[int], summaries: list[Summary]) -> None:
+def _print_comparison(runs: Sequence[Path], folder: Path, summaries: list[Summary]) -> None:
     for name, accuracies in (
         ("test accuracy", [summary.test_accuracy for summary in summaries]),
         ("with test-time augmentation", [summary.test_accuracy_tta for summary in summaries]),
@@ -104,8 +77,8 @@ def _print_comparison(folder: Path, seeds: Sequence[int], summaries: list[Summar
         values = [100 * accuracy for accuracy in accuracies if accuracy is not None]
         if len(values) > 1:
             print(f"{name}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (n = {len(values)})")
-    if len(seeds) > 1:
-        page = write_report([folder / f"seed{seed}" for seed in seeds], folder / "report")
+    if len(runs) > 1:
+        page = write_report(runs, folder / "report")
         print(f"next:\n  open {page} in a browser")
     print(folder)
 

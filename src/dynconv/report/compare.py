@@ -12,7 +12,8 @@ from scipy.stats import binomtest, ttest_rel
 
 from dynconv.artifacts.predictions import Predictions
 from dynconv.artifacts.records import Summary
-from dynconv.report.record import RunRecord, flat, shown
+from dynconv.report.record import RunRecord
+from dynconv.validation import flat, shown
 
 FEWEST_SEEDS = 3
 """Common seeds needed for an interval: with two seeds, it would span more than a hundred points."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from dynconv.artifacts.predictions import Predictions
 from dynconv.artifacts.records import Config, Environment, EpochLine, Summary, WarningLine
@@ -99,16 +99,3 @@ def attempt(what: Callable[[], Value], otherwise: Value, problems: list[str]) ->
     except DynconvError as error:
         problems.append(str(error))
         return otherwise
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"model": {"experts": 4}} -> {"model.experts": 4}."""
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return found
-
-
-def shown(value: Any) -> str:
-    """A hyper-parameter's value as text."""
-    return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)

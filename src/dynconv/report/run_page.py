@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from dynconv.artifacts.records import Summary
 from dynconv.report.page import render, render_part
 from dynconv.report.plot import Plot
-from dynconv.report.record import shown
 from dynconv.report.results import interval
 from dynconv.report.section import all_sections
 from dynconv.report.subject import Subject
+from dynconv.validation import shown
 
 
 def run_page(subject: Subject) -> tuple[str, list[Plot]]:

@@ -12,7 +12,7 @@ from rich.text import Text
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError, escaped
 from dynconv.report.compare import differing_fields
-from dynconv.report.record import flat, shown
+from dynconv.validation import flat, shown
 
 _COLUMNS = ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time")
 

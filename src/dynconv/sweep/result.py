@@ -19,11 +19,11 @@ from rich.text import Text
 from dynconv.artifacts.environment import environment
 from dynconv.artifacts.files import write_atomically
 from dynconv.artifacts.state import remove_state
-from dynconv.report.record import shown
 from dynconv.sweep.config import Sweep
 from dynconv.sweep.slots import Slot
 from dynconv.sweep.trial import run_name
 from dynconv.sweep.worker import PROBLEM
+from dynconv.validation import shown
 
 SHOWN = 10
 """Trials in the printed table."""

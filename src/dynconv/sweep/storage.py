@@ -17,7 +17,7 @@ from sqlalchemy import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from dynconv.errors import DynconvError
-from dynconv.report.record import flat, shown
+from dynconv.validation import flat, shown
 
 JOURNAL = "journal.log"
 _DEFINITION = "definition"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from dynconv.report.record import shown
 from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
+from dynconv.validation import shown
 
 
 @section("environment", "Environment", order=60)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from dynconv.report.record import flat, shown
 from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
+from dynconv.validation import flat, shown
 
 _TOPICS = {"augment": "Augmentation", "model": "Model", "optim": "Optimization"}
 

@@ -1,0 +1,71 @@
+"""One configuration trained with several seeds: each run begun, continued, or left as it is if it has finished."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+
+from dynconv.artifacts.records import Summary
+from dynconv.artifacts.rundir import RunDir
+from dynconv.errors import DynconvError
+from dynconv.training.config import TrainConfig
+from dynconv.training.distributed import ALONE, Group
+from dynconv.training.launch import Launch, config_of, resume, start
+from dynconv.training.progress import Progress
+from dynconv.validation import flat, shown
+
+
+def numbers(text: str) -> list[int]:
+    """The seeds that a text names: "0-4", or "0,3,7", or both; none if it is empty. Raises ValueError."""
+    found: list[int] = []
+    for part in text.split(",") if text else []:
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) - int(first) > 10_000:
+            raise ValueError("must be seeds such as 0-4 or 0,3,7")
+        found += range(int(first), int(last or first) + 1)
+    if len(set(found)) < len(found):
+        raise ValueError("must name each seed once, as 0-4 or 0,3,7")
+    return found
+
+
+def run_of(folder: Path, seed: int) -> Path:
+    """The run directory of a seed."""
+    return folder / f"seed{seed}"
+
+
+def train_seeds(
+    config: TrainConfig, launch: Launch, folder: Path, seeds: Sequence[int], console: Console, group: Group = ALONE
+) -> Iterator[Summary]:
+    """Yields the summary of each seed's run, in turn, once it has ended; ends after one that was stopped.
+
+    Raises:
+        DynconvError: a run in `folder` is of another configuration, or anything that training raises.
+    """
+    for seed in seeds:
+        path, own = run_of(folder, seed), config.model_copy(update={"seed": seed})
+        begun, summary = group.share(partial(_found, path, own))
+        if summary is None or not summary.finished:
+            where = launch.model_copy(update={"run": None if begun else path})
+            with Progress(console) as progress:
+                if begun:
+                    summary = resume(path, where, progress, group=group).summary
+                else:
+                    summary = start(own, where, progress, group=group).summary
+        yield summary
+        if summary.stopped_by:
+            return
+
+
+def _found(path: Path, config: TrainConfig) -> tuple[bool, Summary | None]:
+    """Whether a run has begun there, and its summary. Raises DynconvError where it is of another configuration."""
+    if not (path / "config.yaml").exists():
+        return False, None
+    run = RunDir.open(path)
+    theirs, ours = (flat(each.model_dump(mode="json")) for each in (config_of(run), config))
+    for name, value in ours.items():
+        if theirs[name] != value:
+            raise DynconvError(f"{path}: has {name} {shown(theirs[name])}, not {shown(value)}; choose another --run")
+    return True, run.summary()
