@@ -316,3 +316,26 @@ def test_public_names_load_at_first_use() -> None:
     assert all(getattr(dynconv, name) for name in dynconv.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         dynconv.nonsense  # noqa: B018
+
+
+def test_a_run_takes_as_many_epochs_as_fit_into_its_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from dynconv.training import timing
+
+    monkeypatch.setattr(timing, "_side_by_side", lambda *_: [1.0])
+    monkeypatch.setattr(timing._Timed, "evaluation_seconds", lambda _: 1.0)
+    words = TINY[:-2]  # without its epochs
+    assert main([*words, "--no-tta", "--no-report", "--time", "1.2m", "--run", str(tmp_path / "run")]) == 0
+
+    assert summary(tmp_path / "run")["epochs"] == 3, "of 20 steps each"
+    assert "time: 3 epochs, about 64 s of 72" in capsys.readouterr().err
+    for given, said in (
+        ("soon", "must be a time such as 90s"),
+        ("0m", "must be a time"),
+        ("9s", "more than the 9 s"),
+    ):
+        assert main([*words, "--time", given, "--run", str(tmp_path / "other")]) == 2
+        assert said in capsys.readouterr().err and not (tmp_path / "other").exists()
+    assert main([*words, "--time", "9h", "--epochs", "3"]) == 2
+    assert "--time goes with none of --epochs" in capsys.readouterr().err

@@ -19,8 +19,9 @@ from dynconv.artifacts.records import EpochLine
 from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.main import main
 from dynconv.errors import DynconvError
-from dynconv.sweep import timing, trial, worker
+from dynconv.sweep import trial, worker
 from dynconv.sweep.trial import Bench
+from dynconv.training import timing
 
 LR = {"optim.lr": {"low": 0.05, "high": 0.4, "log": True}}
 Write = Callable[..., Path]

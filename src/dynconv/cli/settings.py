@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -14,19 +15,34 @@ from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.parse import Arguments, read_words, refuse_unknown
 from dynconv.errors import DynconvError
-from dynconv.training import seeds
 from dynconv.training.config import TrainConfig
 from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, config_of
 from dynconv.training.presets import PRESETS, override
+from dynconv.training.seeds import seed_numbers
 from dynconv.validation import validate
 
 DEFAULT_PRESET = "quick"
 
 
-def _are_seeds(text: str) -> str:
-    seeds.numbers(text)
-    return text
+def seconds_of(text: str | None) -> float:
+    """A duration as people write it, 90s, 30m or 1.5h; 0 for none. Raises ValueError."""
+    if text is None:
+        return 0.0
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    if text[-1:] not in units or not re.fullmatch(r"\d+(\.\d+)?", text[:-1]) or float(text[:-1]) == 0:
+        raise ValueError("must be a time such as 90s, 30m or 1.5h")
+    return float(text[:-1]) * units[text[-1]]
+
+
+def _checked(read: Callable[[str | None], object]) -> AfterValidator:
+    """Keeps a text that `read` understands."""
+
+    def check(text: str | None) -> str | None:
+        read(text)
+        return text
+
+    return AfterValidator(check)
 
 
 class DescribeArguments(Arguments):
@@ -45,7 +61,9 @@ class TrainArguments(DescribeArguments):
     resume: Path | None = None
     """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device,
     --compile, --deterministic, --checkpoint-minutes and --no-report."""
-    seeds: Annotated[str, AfterValidator(_are_seeds)] = ""
+    time: Annotated[str | None, _checked(seconds_of)] = None
+    """How long a run may take, as 90s, 30m or 2h: as many epochs as fit, by a short measurement on this machine."""
+    seeds: Annotated[str | None, _checked(seed_numbers)] = None
     """Several runs in turn, as 0-4 or 0,3,7: FOLDER/seed0 and so on, with --run FOLDER (default: runs/PRESET-DATA). The
     same command skips those that have finished, and continues the others; in the end they are compared."""
     report: bool = True
@@ -75,6 +93,8 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
     config = validate(TrainConfig, {**tree["settings"], "preset": base.preset})
     if "launch" in tree:
         tree["launch"] = validate(Launch, {name: value for name, value in tree["launch"].items() if value is not None})
+    if tree.get("time") and (resumed or config.epochs != base.epochs or tree.get("seeds")):
+        raise DynconvError("--time goes with none of --epochs, --seeds and --resume")
     if tree.get("seeds") and (resumed or config.seed != base.seed):
         raise DynconvError("--seeds goes with neither --seed nor --resume; the same command continues")
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):

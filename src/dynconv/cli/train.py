@@ -11,16 +11,16 @@ from rich.console import Console
 
 from dynconv.artifacts.records import Summary
 from dynconv.cli.messages import show_messages
-from dynconv.cli.settings import TrainArguments, parse_training
+from dynconv.cli.settings import TrainArguments, parse_training, seconds_of
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.report.write import write_curves, write_report
-from dynconv.training import seeds
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
 from dynconv.training.launch import Outcome, resume, start
 from dynconv.training.process import NoticeError
 from dynconv.training.progress import Progress
+from dynconv.training.seeds import run_of, seed_numbers, train_seeds
 from dynconv.training.trainer import INTERRUPT
 from dynconv.validation import field_descriptions
 
@@ -54,10 +54,10 @@ def run(words: Sequence[str]) -> int:
 
 def _train_seeds(arguments: TrainArguments, group: Group, console: Console) -> int:
     """One run after another, then the comparison."""
-    launch, wanted = arguments.launch, seeds.numbers(arguments.seeds)
+    launch, wanted = arguments.launch, seed_numbers(arguments.seeds)
     folder = launch.run or Path("runs") / f"{arguments.settings.preset}-{Path(launch.data).name}"
     summaries = []
-    for summary in seeds.train_seeds(arguments.settings, launch, folder, wanted, console, group):
+    for summary in train_seeds(arguments.settings, launch, folder, wanted, console, group):
         if group.leads:
             print(f"seed {summary.seed}: ", end="")
             _print_result(summary)
@@ -65,7 +65,7 @@ def _train_seeds(arguments: TrainArguments, group: Group, console: Console) -> i
     if summaries[-1].stopped_by:
         return _exit_code(summaries[-1])
     if group.leads:
-        _print_comparison([seeds.run_of(folder, seed) for seed in wanted], folder, summaries)
+        _print_comparison([run_of(folder, seed) for seed in wanted], folder, summaries)
     return 0
 
 
@@ -95,7 +95,7 @@ def _train(arguments: TrainArguments, group: Group, progress: Progress) -> Outco
         path, launch = launch.run, launch.model_copy(update={"run": None})
     if path:
         return resume(path, launch, progress, group=group)
-    return start(arguments.settings, launch, progress, group=group)
+    return start(arguments.settings, launch, progress, group=group, seconds=seconds_of(arguments.time))
 
 
 def _print_result(summary: Summary) -> None:

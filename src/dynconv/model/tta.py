@@ -15,6 +15,8 @@ from dynconv.model.net import to_unit_range
 EVAL_BATCH = 250
 """Images per forward pass. Larger batches would not stay in a CPU's cache between layers. Fixed, because the batch size
 can change the last bits of a logit."""
+TTA_VIEWS = 6
+"""Times as long as without that test-time augmentation takes."""
 
 
 @torch.no_grad()

@@ -22,13 +22,13 @@ from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
 from dynconv.model.describe import headline
 from dynconv.sweep.config import Sweep
-from dynconv.sweep.timing import equal_time
 from dynconv.sweep.worker import PROBLEM, Claim, Worker, alive
 from dynconv.training.config import TrainConfig
 from dynconv.training.cost import training_flop
 from dynconv.training.launch import Launch, require_trainable, resume, start
 from dynconv.training.memory import OutOfMemoryError
 from dynconv.training.progress import Progress
+from dynconv.training.timing import equal_time
 from dynconv.training.trainer import INTERRUPT
 
 logger = logging.getLogger(__name__)
@@ -99,7 +99,9 @@ class Bench:
         except DynconvError as error:
             raise _MisfitError(str(error)) from None
         if self._sweep.config.equal_time and "epochs" not in about:
-            epochs, ratio = equal_time(self._sweep.base, config, dataset, self._launch)
+            epochs, ratio = equal_time(
+                self._sweep.base, config, dataset, device=self._launch.device, compile=self._launch.compile
+            )
             claim.trial.set_user_attr("relative_time", ratio)
             config = config.model_copy(update={"epochs": epochs})
         claim.trial.set_user_attr("epochs", config.epochs)

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -29,6 +30,7 @@ from dynconv.training.initial import initial_weights
 from dynconv.training.memory import require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
+from dynconv.training.timing import epochs_within
 from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
 from dynconv.validation import Frozen, validate
 
@@ -65,23 +67,26 @@ class Outcome:
 
 def start(
     config: TrainConfig, launch: Launch, progress: Progress,
-    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None, group: Group = ALONE,
+    *, dataset: Dataset | None = None, hopeless: Hopeless | None = None, group: Group = ALONE, seconds: float = 0.0,
 ) -> Outcome:  # fmt: skip
     """A new run.
 
     Args:
+        seconds: if above 0, as many epochs as fit into them in place of the configuration's.
         dataset: what `load` returned, if it is already in memory.
         hopeless: may end the run early, see `Trainer.fit`.
         group: the processes that train it, each of which calls this.
 
     Raises:
         DynconvError: no such device or data, a network that cannot be or does not fit into memory, images that are all
-            of one colour, or a directory that cannot be written.
+            of one colour, too little time, or a directory that cannot be written.
     """
     device = pick_device(launch.device)  # before there is a directory
     initial = group.each(lambda: initial_weights(config))
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
     group.each(lambda: require_trainable(config, dataset, device, group))
+    if seconds:
+        config = group.share(partial(_fitted, config, launch, dataset, seconds))
     if initial:
         logger.info("starting from %s (%s)", config.init, initial.provenance)
     about = environment(
@@ -146,6 +151,13 @@ def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.devic
         InputTransform(whiten=False).fit(statistics_sample(config, dataset))
     except ValueError as error:
         raise data.DataError(f"{dataset.origin}: training {error}") from error
+
+
+def _fitted(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: float) -> TrainConfig:
+    """The configuration with as many epochs as fit into the time."""
+    epochs, whole = epochs_within(config, dataset, seconds, device=launch.device, compile=launch.compile)
+    logger.info("time: %d epochs, about %d s of %d", epochs, whole, seconds)
+    return config.model_copy(update={"epochs": epochs})
 
 
 def _source(source: str, dataset: Dataset) -> str:

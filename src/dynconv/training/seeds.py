@@ -18,8 +18,8 @@ from dynconv.training.progress import Progress
 from dynconv.validation import flat, shown
 
 
-def numbers(text: str) -> list[int]:
-    """The seeds that a text names: "0-4", or "0,3,7", or both; none if it is empty. Raises ValueError."""
+def seed_numbers(text: str | None) -> list[int]:
+    """The seeds that a text names: "0-4", or "0,3,7", or both; none without one. Raises ValueError."""
     found: list[int] = []
     for part in text.split(",") if text else []:
         first, dash, last = part.partition("-")

@@ -1,4 +1,4 @@
-"""Equal training time: how many epochs of one configuration take as long as the base configuration's."""
+"""How many epochs take a given time on this machine, or as long as those of another configuration."""
 
 from __future__ import annotations
 
@@ -12,17 +12,49 @@ from torch import Tensor
 
 from dynconv.data import Dataset
 from dynconv.data.batches import training_batches
+from dynconv.errors import DynconvError
 from dynconv.machine import pick_device, pick_precision
 from dynconv.model.net import Net
+from dynconv.model.tta import TTA_VIEWS
 from dynconv.training.config import TrainConfig
-from dynconv.training.launch import Launch
 from dynconv.training.learner import Learner
 
+EVALUATED = 1000
+"""Images from which the time of an evaluation is told."""
 ROUNDS = 3
 """Timed steps of each configuration and image size, after one that warms up; the median counts."""
 
 
-def equal_time(base: TrainConfig, config: TrainConfig, dataset: Dataset, launch: Launch) -> tuple[int, float]:
+def epochs_within(
+    config: TrainConfig, dataset: Dataset, seconds: float, *, device: str = "auto", compile: bool = False
+) -> tuple[int, float]:
+    """The most epochs of which a run takes no longer than `seconds`, evaluations included, and what it takes.
+
+    Times some steps at every image size that may occur, and an evaluation.
+
+    Raises:
+        DynconvError: not even one epoch fits.
+    """
+    timed = _Timed(config, dataset, device, compile)
+    steps = {size: _side_by_side([timed], size)[0] for size in sorted(set(config.image_sizes))}
+    evaluation = timed.evaluation_seconds()
+    at_end = (TTA_VIEWS + 1) * evaluation if config.tta else evaluation  # once more, for the report
+
+    def whole(epochs: int) -> float:
+        return _run_seconds(config, epochs, steps, len(dataset.train.labels)) + epochs * evaluation + at_end
+
+    if whole(1) > seconds:
+        raise DynconvError(
+            f"an epoch and its evaluations take about {whole(1):,.0f} s here, more than the {seconds:,.0f} s of "
+            "--time; allow more time, or lower model.widths or image_sizes"
+        )
+    found = next(n for n in count(1) if whole(n + 1) > seconds)
+    return found, whole(found)
+
+
+def equal_time(
+    base: TrainConfig, config: TrainConfig, dataset: Dataset, *, device: str = "auto", compile: bool = False
+) -> tuple[int, float]:
     """The number of epochs in which `config` trains for as long as `base`, and the predicted ratio of their times.
 
     Times steps of both side by side, at every image size, since other work on the machine slows both alike. The ratio
@@ -31,7 +63,7 @@ def equal_time(base: TrainConfig, config: TrainConfig, dataset: Dataset, launch:
     if _costs_the_same(base, config):
         return base.epochs, 1.0
     sizes = sorted({*base.image_sizes, *config.image_sizes})
-    pair = [_Timed(each, dataset, launch) for each in (base, config)]
+    pair = [_Timed(each, dataset, device, compile) for each in (base, config)]
     by_size = {size: _side_by_side(pair, size) for size in sizes}
     steps = [{size: found[which] for size, found in by_size.items()} for which in (0, 1)]
     images = len(dataset.train.labels)
@@ -71,15 +103,15 @@ def _side_by_side(pair: list[_Timed], size: int) -> list[float]:
 class _Timed:
     """A configuration whose steps are timed: network, optimizers and augmented batches, as in training."""
 
-    def __init__(self, config: TrainConfig, dataset: Dataset, launch: Launch) -> None:
+    def __init__(self, config: TrainConfig, dataset: Dataset, device_name: str, compile: bool) -> None:
         self._config, self._dataset = config, dataset
-        device = pick_device(launch.device)
+        device = pick_device(device_name)
         torch.manual_seed(0)
         net = Net(config.model, len(dataset.classes))
         net.input.fit(dataset.train.sample(1000).images)
         precision, _ = pick_precision(config.precision, device)
-        self._learner = Learner(net, config.optim, device, precision, compile=launch.compile)
-        self._learner.net.train()
+        self._learner = Learner(net, config.optim, device, precision, compile=compile, frozen=config.freeze)
+        self._learner.begin()
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Endless."""
@@ -88,6 +120,18 @@ class _Timed:
             training_batches(data.train, len(data.classes), config.augment, config.batch_size, size, epoch, config.seed)
             for epoch in count()
         )
+
+    def evaluation_seconds(self) -> float:
+        """The time of an evaluation on all test and held-out images, from that of a part of them."""
+        splits = [split for split in (self._dataset.test, self._dataset.validation) if split]
+        sample = self._dataset.test.sample(EVALUATED)
+        self._learner.net.eval()
+        self._learner.logits(sample)
+        began = time.perf_counter()
+        self._learner.logits(sample)
+        seconds = time.perf_counter() - began
+        self._learner.begin()
+        return seconds * sum(len(split.labels) for split in splits) / len(sample.labels)
 
     def step(self, x_NCHW: Tensor, target: Tensor) -> None:
         """One step of the optimizers, which has ended when this returns."""
