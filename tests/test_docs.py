@@ -15,6 +15,7 @@ from tiny import CONFIG
 import dynconv
 from dynconv import data
 from dynconv.artifacts import format_1
+from dynconv.cli.main import main
 from dynconv.data import registry
 from dynconv.data.augment import FACTORIES
 from dynconv.data.batches import training_batches
@@ -178,6 +179,28 @@ def test_the_pages_state_the_figures_that_were_measured(name: str) -> None:
             mean, sd = found["mean"], found["sd"]
             text = f"{100 * mean:.2f} %" if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
             assert shown.count(text) >= 2, f"{name}: {text} is not on both pages"
+
+
+def test_the_assignment_quotes_the_code_as_it_is() -> None:
+    text = (DOCS / "assignment.md").read_text(encoding="utf-8")
+    quotes = re.findall(r"\(\.\./(src/[\w/]+\.py)\)[^`]*?(?:`[^`]+`[^`]*?)*```python\n(.*?)```", text, re.DOTALL)
+
+    assert len(quotes) == text.count("```python") == 4
+    for file, quote in quotes:
+        code = [line.strip() for line in (DOCS.parent / file).read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in quote.splitlines()]
+        assert any(code[start : start + len(lines)] == lines for start in range(len(code))), f"{file}: {lines[0]}"
+
+
+def test_the_options_of_the_assignment_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    text = (DOCS / "assignment.md").read_text(encoding="utf-8")
+    commands = re.findall(r"`dynconv train ((?:quick|basic)[^`]*)`", text)
+
+    assert len(commands) >= 7
+    for command in commands:
+        words = command.removeprefix("train ").split()
+        assert main(["describe", *words]) == 0, command
+    capsys.readouterr()
 
 
 def test_the_sweeps_of_their_page_are_understood() -> None:
