@@ -4,7 +4,8 @@
 
 Each seed is one `dynconv train` in a process of its own, timed as a whole, with nothing running beside it. Finished
 runs are kept, so the script can be interrupted and started again. The figures are those of the last epoch: nothing is
-selected by them. All runs must come from one commit, and the checkout must have no uncommitted changes.
+selected by them. All runs must come from one commit, and the checkout must have no uncommitted changes. A run that was
+trained by `dynconv train` beside other work, and perhaps resumed, counts with --untimed: without its times.
 """
 
 from __future__ import annotations
@@ -28,9 +29,12 @@ FIGURES = ("test_accuracy", "test_accuracy_tta", "process_seconds", "train_secon
 MACHINE = ("processor", "instruction_sets", "cores", "threads", "gpus", "system", "python", "packages")
 
 
-def train(preset: str, seed: int, data: str, run: Path) -> dict[str, Any]:
+def train(preset: str, seed: int, data: str, run: Path, untimed: bool) -> dict[str, Any]:
     """One run's summary, with the seconds of the whole process. Trains unless the run has finished."""
     timing = run.with_name(f"{run.name}.seconds")
+    if untimed:
+        found: dict[str, Any] = json.loads((run / "summary.json").read_text())
+        return found | {"process_seconds": None, "train_seconds": None}
     if not timing.exists():
         words = [sys.executable, "-m", "dynconv", "train", preset]
         words += ["--seed", str(seed), "--data", data, "--run", str(run)]
@@ -74,6 +78,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     parser.add_argument("--data", default="cifar10", help="as for dynconv train")
     parser.add_argument("--runs", type=Path, default=Path("runs"), help="folder for the runs")
+    parser.add_argument("--untimed", action="store_true", help="take finished runs as they are, without their times")
     parser.add_argument(
         "--allow-uncommitted", action="store_true", help="measure although no commit describes the code"
     )
@@ -87,10 +92,11 @@ def main() -> None:
             sys.exit(str(error))
     arguments.runs.mkdir(parents=True, exist_ok=True)
     runs = [arguments.runs / f"{arguments.preset}-seed{seed}" for seed in range(arguments.seeds)]
-    results = [train(arguments.preset, seed, arguments.data, run) for seed, run in enumerate(runs)]
+    results = [train(arguments.preset, seed, arguments.data, run, arguments.untimed) for seed, run in enumerate(runs)]
     environment = environment_of(runs)
     report = {
-        "command": f"python benchmarks/presets.py {arguments.preset} --seeds {arguments.seeds} --data PATH",
+        "command": f"python benchmarks/presets.py {arguments.preset} --seeds {arguments.seeds} --data PATH"
+        + (" --untimed" if arguments.untimed else ""),
         "data": results[0]["data"],
         "machine": {name: environment[name] for name in MACHINE},
         "git_commit": environment["git_commit"],
