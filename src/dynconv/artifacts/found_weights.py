@@ -8,8 +8,11 @@ from pathlib import Path
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError
 
-PACKAGED = ("standard",)
-"""Names of the weights that come with the package; the first are the default."""
+PACKAGED = ("accurate", "standard")
+"""Names of the weights that come with the package."""
+
+DEFAULT = "accurate"
+"""Those that are used where none are named."""
 
 
 def packaged_weights(name: str) -> Path:
