@@ -13,6 +13,7 @@ from pydantic import Field
 from rich.console import Console
 from tyro.conf import Positional
 
+from dynconv.artifacts.found_weights import DEFAULT
 from dynconv.bench.run import Request
 from dynconv.bench.run import run as measure
 from dynconv.bench.shapes import ShapeSet
@@ -51,8 +52,8 @@ class BenchArguments(Arguments):
     """layer, step: number types; in a step, bfloat16 means autocast."""
     preset: Literal["quick", "standard"] = "standard"
     """step: the network."""
-    model: Path = Path("standard")
-    """predict, infer, serve: run directory, weights file, or standard for the packaged weights."""
+    model: Path = Path(DEFAULT)
+    """predict, infer, serve: run directory, weights file, or accurate or standard for packaged weights."""
     batch: Annotated[int, Field(ge=1)] = 32
     """layer, step, infer: images per batch. `infer` also measures a batch of one image."""
     rounds: Annotated[int, Field(ge=1)] = 5

@@ -24,7 +24,7 @@ class ExportArguments(Arguments):
     """
 
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Run directory, weights file, or standard for the packaged weights."""
+    """Run directory, weights file, or accurate or standard for packaged weights."""
     format: Literal["onnx", "pt2"] = "onnx"
     """onnx: for onnxruntime and others. pt2: for torch.export.load."""
     layout: Literal["nhwc", "nchw"] = "nhwc"

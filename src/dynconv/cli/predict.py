@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 from tyro.conf import Positional
 
-from dynconv.artifacts.found_weights import is_packaged
+from dynconv.artifacts.found_weights import DEFAULT, is_packaged
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
 from dynconv.inference.files import copy_by_class, find
@@ -33,8 +33,8 @@ class PredictArguments(Arguments):
 
     images: Annotated[Positional[tuple[str, ...]], Field(min_length=1), tyro.conf.arg(metavar="IMAGE|FOLDER|- ...")]
     """Image files; folders, searched for images; - for an image on standard input."""
-    model: Path = Path("standard")
-    """Run directory, weights file, or standard for the packaged weights, trained on CIFAR-10."""
+    model: Path = Path(DEFAULT)
+    """Run directory, weights file, or accurate or standard for packaged weights, trained on CIFAR-10."""
     top: Annotated[int, Field(ge=1)] = 3
     """Number of classes to show per image."""
     tta: bool = False

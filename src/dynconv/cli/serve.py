@@ -10,6 +10,7 @@ import tyro
 from pydantic import Field
 from tyro.conf import Positional
 
+from dynconv.artifacts.found_weights import DEFAULT
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
 
@@ -19,8 +20,8 @@ class ServeArguments(Arguments):
     that clients must send. Ctrl-C stops the server after it has answered all accepted requests.
     """
 
-    run: Annotated[Positional[Path], tyro.conf.arg(metavar="[RUN]")] = Path("standard")
-    """Run directory, weights file, or standard for the packaged weights, trained on CIFAR-10."""
+    run: Annotated[Positional[Path], tyro.conf.arg(metavar="[RUN]")] = Path(DEFAULT)
+    """Run directory, weights file, or accurate or standard for packaged weights, trained on CIFAR-10."""
     host: str = "127.0.0.1"
     """Address to listen on. The default serves this machine only; 0.0.0.0 serves all networks of the machine."""
     port: Annotated[int, Field(ge=0, le=65535)] = 8000

@@ -15,6 +15,7 @@ except ImportError as error:
     raise ImportError("dynconv.export.hub needs huggingface_hub: pip install 'dynconv[hub]'") from error
 
 from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.found_weights import DEFAULT
 from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.inference.predictor import Predictor
 from dynconv.model.describe import headline
@@ -68,7 +69,7 @@ class HubPredictor(Predictor, ModelHubMixin):
     _hub_mixin_config: dict[str, Any] | None = {}  # noqa: RUF012, or the mixin would make one of __init__'s arguments
 
     @classmethod
-    def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
+    def load(cls, run_or_weights: str | Path = DEFAULT, device: str = "auto") -> Self:
         """Loads as `Predictor.load` does, with the run's results."""
         predictor = super().load(run_or_weights, device)
         summary = predictor.run.summary() if predictor.run else None

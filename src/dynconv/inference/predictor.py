@@ -1,6 +1,6 @@
 """A trained network, ready to use: the only place where a picture becomes the network's input at inference.
 
-predictor = Predictor.load("standard")  # the weights that come with the package
+predictor = Predictor.load()  # the weights that come with the package
 predictor.predict("photo.jpg").label
 """
 
@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from dynconv.artifacts.found_weights import find_weights
+from dynconv.artifacts.found_weights import DEFAULT, find_weights
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights, load_weights
 from dynconv.data.image import SIZE, from_pil, read_image
@@ -75,11 +75,12 @@ class Predictor:
         self.configured_precision = weights.precision
 
     @classmethod
-    def load(cls, run_or_weights: str | Path = "standard", device: str = "auto") -> Self:
+    def load(cls, run_or_weights: str | Path = DEFAULT, device: str = "auto") -> Self:
         """Loads a run directory, a weights file, or the weights that come with the package.
 
         Args:
-            run_or_weights: a path, or "standard" (a path of that name takes precedence).
+            run_or_weights: a path, or the name of packaged weights, "accurate" or "standard" (a path of that name takes
+                precedence).
             device: auto, cpu, cuda or mps.
 
         Raises:
