@@ -32,7 +32,7 @@ def train(
     """Trains a network and returns its run.
 
     Args:
-        preset: the recipe to start from: basic, quick, standard.
+        preset: the recipe to start from: basic, quick, standard, accurate.
         data: cifar10 (found or downloaded), shapes (generated), auto (any that is found or downloaded, else shapes),
             or a path.
         run: directory to write, new or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.

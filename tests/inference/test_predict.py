@@ -17,7 +17,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dynconv.artifacts.found_weights import packaged_weights
+from dynconv.artifacts.found_weights import PACKAGED, packaged_weights
 from dynconv.artifacts.weights import Weights, load_weights, save_weights
 from dynconv.cli.main import main
 from dynconv.data import shapes
@@ -321,20 +321,19 @@ def test_bench_times_reading_and_the_network(
     assert capsys.readouterr().out.count("images/s") == 3
 
 
-def test_the_packaged_weights_know_cifar10(
-    real_cifar10: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", PACKAGED)
+def test_the_packaged_weights_know_cifar10(real_cifar10: Callable[[str], Path], name: str) -> None:
     from dynconv import data
 
-    predictor = Predictor.load("standard")
+    predictor = Predictor.load(name)
     test = data.load(str(real_cifar10("npy"))).test
     right = predictor.logits(test.images[:500]).argmax(1) == test.labels[:500]
 
-    assert packaged_weights("standard").stat().st_size < 8_000_000
+    assert packaged_weights(name).stat().st_size < 20_000_000
     assert predictor.data_name == "cifar10" and "truck" in predictor.classes
     assert float(right.float().mean()) > 0.9
-    card = packaged_weights("standard").with_suffix(".md").read_text()
-    assert all(name in card for name in predictor.classes) and "{" not in card
+    card = packaged_weights(name).with_suffix(".md").read_text()
+    assert all(label in card for label in predictor.classes) and "{" not in card
 
 
 def test_predict_and_evaluate_agree_on_images_of_another_size(

@@ -63,7 +63,8 @@ def standard() -> TrainConfig:
 def accurate() -> TrainConfig:
     """The most accurate one: a third block with a residual in two groups, more augmentation, 36 epochs.
 
-    Not measured yet.
+    `dynconv train accurate` on an Intel Xeon with AMX, bf16: test accuracy 95.12 % (n = 1) with test-time augmentation,
+    94.31 % without. It took about 70 minutes on 2 cores, in pieces and beside other work.
     """
     return TrainConfig(
         preset="accurate",
