@@ -51,7 +51,7 @@ def test_nothing_is_downloaded_for_the_means(
 def test_the_means_of_the_packaged_weights_come_with_them(
     file: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    for module in ("serve.model", "inference.predictor"):
+    for module in ("serve.model", "artifacts.found_weights"):
         monkeypatch.setattr(f"dynconv.{module}.packaged_weights", lambda _: file)
     means = [torch.rand(10, 3), torch.rand(10, 3)]
     class_routing.save(means, class_routing.beside(file))

@@ -71,6 +71,7 @@ def test_of_two_workers_one_is_killed(write: Callable[..., Path], images: Path, 
         assert [worker.poll() for worker in workers] == [None, None], workers[0].communicate()
         time.sleep(0.01)
     workers[0].kill()
+    workers[0].communicate()  # else it counts as alive, though it is dead
     (killed,) = [path.name for path in places[0].glob("trial-*")]
     output, _ = workers[1].communicate()
 

@@ -16,7 +16,8 @@ from dynconv.layer.ops.norm_gelu import applies, norm_gelu, norm_gelu_by
 def pool_norm_act(x_NCHW: Tensor, pool: nn.Module, norm: nn.Module, act: nn.Module) -> Tensor:
     """act(norm(pool(x))). Where the operator computes the same, it takes half of the time and of the memory."""
     side = _side(pool)
-    if side == 0 or not _is_plain(norm) or not _is_gelu(act) or not _can(x_NCHW, side):
+    # The map first: where torch.fx traces there is none, and nothing else may be asked.
+    if side == 0 or not _can(x_NCHW, side) or not _is_plain(norm) or not _is_gelu(act):
         return cast("Tensor", act(norm(pool(x_NCHW))))
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
     if not norm.training:
@@ -60,7 +61,7 @@ def _is_gelu(act: nn.Module) -> bool:
 
 
 def _can(x_NCHW: Tensor, side: int) -> bool:
-    """Whether the operator can take this map; not where torch.fx traces, and has no map."""
+    """Whether the operator can take this map."""
     if not isinstance(x_NCHW, Tensor) or not applies(x_NCHW, side):
         return False
     n, _, height, width = x_NCHW.shape
