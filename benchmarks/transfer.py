@@ -94,7 +94,12 @@ def main() -> None:
         "images_of_each": IMAGES,
         "accuracy_on_old_classes": first,
         "accuracy": {
-            name: {"mean": statistics.mean(each), "sd": statistics.stdev(each), "n": len(each), "runs": each}
+            name: {
+                "mean": statistics.mean(each),
+                "sd": statistics.stdev(each) if len(each) > 1 else None,
+                "n": len(each),
+                "runs": each,
+            }
             for name, each in found.items()
         },
     }
