@@ -82,7 +82,7 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) python -m pytest $(LESSER) $(PYTEST_ARGS)
 	$(IN_VENV) $(NO_COMPILER) python -m pytest $(LESSER) $(PYTEST_ARGS)
 
-test-large: .venv/.installed-dev ## the tests that take long: arrays of more than 2^31 numbers (4 GB), twenty kills (minutes)
+test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), twenty kills, four processes
 	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
 
 soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)

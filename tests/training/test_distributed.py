@@ -81,7 +81,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
-@pytest.mark.parametrize("processes", [2, 4])
+@pytest.mark.parametrize("processes", [2, pytest.param(4, marks=pytest.mark.large)])
 def test_any_number_of_processes_trains_the_same_network(tmp_path: Path, alone: Path, processes: int) -> None:
     run = tmp_path / "run"
     with torchrun(processes, *TRAINING, "--run", str(run)) as process:
@@ -96,6 +96,7 @@ def test_any_number_of_processes_trains_the_same_network(tmp_path: Path, alone: 
     assert output.count("test accuracy on shapes") == output.count("epoch   4/4") == 1
 
 
+@pytest.mark.large
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
     """ends the others; torchrun starts all again, and they end as if nothing had happened."""
     words = [*TRAINING, "--checkpoint-minutes", "1e-9", "--run"]
