@@ -3,7 +3,9 @@
 The kernel's limit on the size of a file makes every write beyond it fail, for any user and on any file system.
 """
 
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -89,6 +91,20 @@ def test_what_writes_into_files_leaves_none_half_written(tmp_path: Path, trained
         assert "cannot be written (File too large)" in said, f"{words}: {said}"
     assert files(run) == before
     assert not [path for path in outputs.rglob("*") if path.is_file()]
+
+
+def test_a_disk_that_fails_while_it_is_read_is_not_called_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def failing(_: object) -> int:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/mnt/gone/state.pt")
+
+    monkeypatch.setattr("dynconv.cli.presets.run", failing)
+    monkeypatch.setattr("dynconv.cli.main._write_nothing_more", lambda: None)
+
+    assert main(["presets"]) == 2
+    said = "/mnt/gone/state.pt: the disk or the connection to it has failed (Input/output error)"
+    assert capsys.readouterr().err == f"dynconv: error: {said}\n"
 
 
 def test_standard_output_on_a_full_device(trained: Path) -> None:

@@ -120,3 +120,10 @@ def test_anything_else_is_left_to_torch(parts: End, change: Callable[[End], None
 def test_a_single_number_is_torchs_error() -> None:
     with pytest.raises(ValueError, match="more than 1 value per channel"):
         pool_norm_act(torch.randn(1, 6, 2, 2), *end())
+
+
+@pytest.mark.parametrize("features", [1, 5])
+def test_a_normalisation_of_other_channels_is_torchs_error(features: int) -> None:
+    norm = nn.BatchNorm2d(features).eval()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="running_mean should contain 6 elements"):
+        pool_norm_act(image(), nn.Identity(), norm, nn.GELU())

@@ -98,7 +98,7 @@ def test_other_classes_have_a_new_head() -> None:
 
         said = take_over(new, classes, weights_of(old, CONFIG.model))
 
-        assert said[-1] == f"head: new, for {len(classes)} classes in place of 10"
+        assert said[-1] == f"head: new, for other classes ({len(classes)} here, 10 there)"
         assert torch.equal(new.head.linear.weight, before)
 
 
@@ -167,7 +167,10 @@ def test_a_run_from_weights_goes_on_without_them(tmp_path: Path, trained: Path) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--init", "/nowhere"], "/nowhere: does not exist; name a run directory or a weights file"),
+        (
+            ["--init", "/nowhere"],
+            "/nowhere: does not exist; name a run directory, a weights file, or accurate or standard",
+        ),
         (["--freeze", "block9"], "freeze: must be of block1 to block2, experts, routers, biases, head, not block9"),
     ],
 )

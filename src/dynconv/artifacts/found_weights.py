@@ -29,13 +29,14 @@ def find_weights(run_or_weights: str | Path) -> tuple[Path, RunDir | None]:
     """The weights file, and the run that it belongs to.
 
     Raises:
-        DynconvError: a run without weights, or a path that cannot be read. That a file does not exist, reading it says.
+        DynconvError: nothing is there, a run without weights, or a path that cannot be read.
     """
     path = packaged_weights(str(run_or_weights)) if is_packaged(run_or_weights) else Path(run_or_weights)
     try:
         is_folder = stat.S_ISDIR(path.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return path, None
+        names = " or ".join(PACKAGED)
+        raise DynconvError(f"{path}: does not exist; name a run directory, a weights file, or {names}") from None
     except OSError as error:  # no permission, or a name that is too long
         raise DynconvError(f"{path}: cannot be read ({error.strerror})") from error
     if not is_folder:

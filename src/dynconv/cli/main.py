@@ -63,12 +63,14 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _of_the_disk(error: OSError) -> str:
-    """What to say of a disk that is full or may not be written, a quota, a limit; empty for other errors."""
+    """What to say of a disk that has failed, is full or may not be written, a quota, a limit; else empty."""
     if "No usable temporary directory" in str(error):  # Python's tempfile, which torch asks for one when it is imported
         return "no folder for temporary files can be written; free some space in /tmp, or set TMPDIR"
-    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO):
-        return ""
     where = escaped(str(error.filename)) if error.filename else "a file, or standard output"
+    if error.errno == errno.EIO:
+        return f"{where}: the disk or the connection to it has failed ({error.strerror})"
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG):
+        return ""
     return f"{where}: cannot be written ({error.strerror}); free some space"
 
 

@@ -65,11 +65,17 @@ def _train_seeds(arguments: TrainArguments, group: Group, console: Console) -> i
     if summaries[-1].stopped_by:
         return _exit_code(summaries[-1])
     if group.leads:
-        _print_comparison([run_of(folder, seed) for seed in wanted], folder, summaries)
+        runs = [run_of(folder, seed) for seed in wanted]
+        _print_comparison(summaries)
+        page = _report_of(runs, folder / "report") if arguments.report and len(runs) > 1 else None
+        print("next:")
+        print(f"  open {page} in a browser" if page else f"  dynconv report {' '.join(map(str, runs))}")
+        print(folder)
     return 0
 
 
-def _print_comparison(runs: Sequence[Path], folder: Path, summaries: list[Summary]) -> None:
+def _print_comparison(summaries: list[Summary]) -> None:
+    """Means and standard deviations, of two runs or more."""
     for name, accuracies in (
         ("test accuracy", [summary.test_accuracy for summary in summaries]),
         ("with test-time augmentation", [summary.test_accuracy_tta for summary in summaries]),
@@ -77,10 +83,6 @@ def _print_comparison(runs: Sequence[Path], folder: Path, summaries: list[Summar
         values = [100 * accuracy for accuracy in accuracies if accuracy is not None]
         if len(values) > 1:
             print(f"{name}: {statistics.mean(values):.2f} ± {statistics.stdev(values):.2f} % (n = {len(values)})")
-    if len(runs) > 1:
-        page = write_report(runs, folder / "report")
-        print(f"next:\n  open {page} in a browser")
-    print(folder)
 
 
 def _exit_code(summary: Summary) -> int:
@@ -111,7 +113,7 @@ def _print_result(summary: Summary) -> None:
 
 def _print_next(outcome: Outcome, report: bool) -> None:
     run, interrupted = outcome.run, outcome.summary.stopped_by == INTERRUPT
-    page = _report_of(run.path, outcome.dataset) if report and not interrupted else None
+    page = _report_of([run.path], dataset=outcome.dataset) if report and not interrupted else None
     print("next:")
     if interrupted:
         _curves_of(run.path)
@@ -122,11 +124,11 @@ def _print_next(outcome: Outcome, report: bool) -> None:
     print(run.path)
 
 
-def _report_of(run: Path, dataset: Dataset) -> Path | None:
-    """Writes the page about a run that has just ended. The run is complete without it."""
+def _report_of(runs: list[Path], output: Path | None = None, dataset: Dataset | None = None) -> Path | None:
+    """Writes the page about runs that have just ended. They are complete without it."""
     logger.info("writing the report")
     try:
-        return write_report([run], dataset=dataset, meanings=field_descriptions(TrainConfig))
+        return write_report(runs, output, dataset=dataset, meanings=field_descriptions(TrainConfig))
     except DynconvError as error:
         logger.warning("no report: %s", error)
         return None

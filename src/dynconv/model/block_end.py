@@ -14,10 +14,10 @@ from dynconv.layer.ops.norm_gelu import applies, norm_gelu, norm_gelu_by
 
 
 def pool_norm_act(x_NCHW: Tensor, pool: nn.Module, norm: nn.Module, act: nn.Module) -> Tensor:
-    """act(norm(pool(x))). Where the operator computes the same, it takes half of the time and of the memory."""
+    """act(norm(pool(x))). Where one operator computes the same, it does, in less time and memory."""
     side = _side(pool)
     # The map first: where torch.fx traces there is none, and nothing else may be asked.
-    if side == 0 or not _can(x_NCHW, side) or not _is_plain(norm) or not _is_gelu(act):
+    if side == 0 or not _can(x_NCHW, side) or not _is_plain(norm, x_NCHW.shape[1]) or not _is_gelu(act):
         return cast("Tensor", act(norm(pool(x_NCHW))))
     assert isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None
     if not norm.training:
@@ -42,10 +42,11 @@ def _side(pool: nn.Module) -> int:
     return pool.kernel_size
 
 
-def _is_plain(norm: nn.Module) -> bool:
+def _is_plain(norm: nn.Module, channels: int) -> bool:
     """Whether it normalises over this process's batch and learns its bias alone, or nobody wants a gradient."""
     return (
         type(norm) is nn.BatchNorm2d
+        and norm.num_features == channels  # else torch has something to say
         and (norm.training or not torch.is_grad_enabled())
         and norm.track_running_stats
         and norm.momentum is not None

@@ -16,7 +16,7 @@ EVAL_BATCH = 250
 """Images per forward pass. Larger batches would not stay in a CPU's cache between layers. Fixed, because the batch size
 can change the last bits of a logit."""
 TTA_VIEWS = 6
-"""Times as long as without that test-time augmentation takes."""
+"""Views of each image that test-time augmentation averages over."""
 
 
 @torch.no_grad()

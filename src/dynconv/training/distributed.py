@@ -49,6 +49,16 @@ class Group:
         """Which of `count` things are this process's: the parts of a group differ by one at most."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
+    def share_of_batch(self, batch: int, micro_batch: int) -> tuple[Tensor | None, int]:
+        """The positions in a batch of this process's images, None for all; and how many it has of a micro-batch.
+
+        Each micro-batch is shared, so batch normalisation averages over the same images in any number of processes.
+        """
+        if self.size == 1:
+            return None, micro_batch
+        part = torch.arange(micro_batch)[self.part(micro_batch)]
+        return (torch.arange(0, batch, micro_batch)[:, None] + part).flatten(), len(part)
+
     def sum(self, tensor: Tensor) -> Tensor:
         """The sum of the processes' tensors, in place."""
         if self.size > 1:
@@ -127,7 +137,7 @@ def joined(device: str) -> Iterator[Group]:
     if size == 1:
         yield ALONE
         return
-    local_rank, local_size = (int(os.environ.get(f"LOCAL_{name}", default)) for name, default in _LOCAL.items())
+    local_rank, local_size = int(os.environ.get("LOCAL_RANK", 0)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
     chosen = pick_device(device)
     _claim(chosen, local_rank, local_size)
     ours = not dist.is_initialized()
@@ -145,9 +155,6 @@ def joined(device: str) -> Iterator[Group]:
     finally:
         if ours and dist.is_initialized():
             dist.destroy_process_group()
-
-
-_LOCAL = {"RANK": 0, "WORLD_SIZE": 1}
 
 
 def _join(backend: str) -> None:
@@ -236,7 +243,7 @@ def synchronise_batch_norm(net: nn.Module, device: torch.device) -> None:
         return
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            module.__class__ = SyncBatchNorm2d
+            module.__class__ = SyncBatchNorm2d  # which has the same attributes, and so keeps parameters and hooks
 
 
 def _device_of_collectives() -> torch.device:

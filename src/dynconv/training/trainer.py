@@ -124,7 +124,7 @@ class Trainer:
         self.stopped_by: str | None = None
         self.last_epoch: EpochLine | None = None
         self.test_logits: Tensor | None = None  # by the weights as they are now
-        self.mine, self.micro_batch_of_mine = self.share_of_batch()
+        self.mine, self.micro_batch_of_mine = group.share_of_batch(self.batch_size, self.micro_batch)
         self.events = EventLog(run.tensorboard) if group.leads else None
 
     def fit(self, resume: bool = False, hopeless: Hopeless | None = None) -> Summary:
@@ -170,17 +170,6 @@ class Trainer:
         finally:
             if self.events:
                 self.events.close()
-
-    def share_of_batch(self) -> tuple[Tensor | None, int]:
-        """The positions in a batch of this process's images, None for all; and how many it has of a micro-batch.
-
-        Each micro-batch is shared, so batch normalisation averages over the same images in any number of processes.
-        """
-        if self.group.size == 1:
-            return None, self.micro_batch
-        starts = torch.arange(0, self.batch_size, self.micro_batch)
-        part = torch.arange(self.micro_batch)[self.group.part(self.micro_batch)]
-        return (starts[:, None] + part).flatten(), len(part)
 
     def rewind(self) -> EpochLine | None:
         """Removes from the records what is written again; returns the last epoch that stays."""

@@ -1,7 +1,7 @@
 // What follows the convolution of a block while it trains: max pooling, batch normalisation and GELU, for a CPU.
 //
-// One after another, these read and write a map eleven times forward and backward, and torch's pooling keeps eight bytes
-// for each number it passes on. Here the pooled map is written once, with one byte for each number, its sums are taken on
+// One after another, these read and write a map again and again, and torch's pooling keeps eight bytes for each number
+// that it passes on. Here the pooled map is written once, with one byte for each number, its sums are taken on
 // the way, and what the backward pass needs of GELU is computed again from it:
 //
 //     pool      p = max over K x K of x, which of them;  sums of p                    one pass over x
@@ -27,29 +27,13 @@
 #include <new>
 #include <vector>
 
+#include "bfloat16.h"
+
 namespace {
 
 constexpr int64_t CHUNK = 4;    // images whose sums are taken together
 constexpr int64_t BLOCK = 32;   // channels at once, whose sums stay in registers
 constexpr int64_t PIXELS = 64;  // whose sums are added to the chunk's: summed one by one, many numbers lose digits
-
-inline float widened(float value) { return value; }
-inline float widened(uint16_t bfloat16) {
-    const uint32_t bits = uint32_t(bfloat16) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
-
-template <class Number> Number narrowed(float value);
-template <> inline float narrowed<float>(float value) { return value; }
-// To the nearest, of two the even one; not-a-number stays one.
-template <> inline uint16_t narrowed<uint16_t>(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    const uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
-    return uint16_t(value != value ? 0x7fc0 : rounded);
-}
 
 // e^v for v <= 0: 2^n e^r with |r| <= ln 2 / 2, by the series of e^r. Below -87 it is that of -87, about 1e-38.
 inline float exponential(float v) {

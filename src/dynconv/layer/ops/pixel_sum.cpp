@@ -7,19 +7,13 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+
+#include "bfloat16.h"
 
 namespace {
 
 constexpr int64_t BLOCK = 64;    // channels at once: four registers of AVX-512, eight of AVX2
 constexpr int64_t PIXELS = 256;  // whose sum is added to the total: summed one by one, a large map loses digits
-
-inline float widened(uint16_t bfloat16) {
-    const uint32_t bits = uint32_t(bfloat16) << 16;
-    float value;
-    std::memcpy(&value, &bits, sizeof value);
-    return value;
-}
 
 // COUNT neighbouring channels of one image, whose sums stay in registers.
 template <int64_t COUNT> void add_up(int64_t P, int64_t C, const uint16_t *x, float *to) {
