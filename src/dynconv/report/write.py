@@ -5,7 +5,10 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
 
 from dynconv.artifacts.files import write_atomically
 from dynconv.data import Dataset
@@ -56,7 +59,7 @@ def write_report(
     folder = output or _folder(records)
     _make(folder)  # before the work, which takes long
     if format != "html":
-        document = assemble(_subjects(records, data, dataset, meanings or {}), folder, data)
+        document = assemble(_subjects(records, data, meanings or {}), folder, data)
         path = formats.FORMATS[format][0](document, folder)
     else:
         if len(records) == 1:
@@ -71,7 +74,7 @@ def write_report(
 
 def handin_figures(runs: Sequence[Path], data: str | None = None) -> dict[str, Plot]:
     """The figures of a report to hand in, by name. Raises DynconvError as `write_report` does."""
-    return assemble(_subjects(_read(runs), data, None, {}), Path()).figures
+    return assemble(_subjects(_read(runs), data, {}), Path()).figures
 
 
 def write_curves(run: Path) -> None:
@@ -98,15 +101,21 @@ def _folder(records: list[RunRecord]) -> Path:
     return Path(os.path.commonpath([record.path.resolve().parent for record in records])) / "report"
 
 
-def _subjects(
-    records: list[RunRecord], data: str | None, dataset: Dataset | None, meanings: Mapping[str, str]
-) -> list[Subject]:
-    """The runs with their networks, and one data set, which is read once."""
+def _subjects(records: list[RunRecord], data: str | None, meanings: Mapping[str, str]) -> list[Subject]:
+    """The runs with their networks and images. Images that several runs share are kept in memory once."""
     subjects: list[Subject] = []
     for record in records:
-        subjects.append(read_subject(record, data, dataset, meanings))
-        dataset = dataset or subjects[-1].dataset
+        subject = read_subject(record, data, None, meanings)
+        for earlier in subjects:
+            if subject.dataset and earlier.dataset and _same_test(subject.dataset, earlier.dataset):
+                subject = replace(subject, dataset=earlier.dataset)
+                break
+        subjects.append(subject)
     return subjects
+
+
+def _same_test(one: Dataset, other: Dataset) -> bool:
+    return torch.equal(one.test.images, other.test.images) and torch.equal(one.test.labels, other.test.labels)
 
 
 def _make(folder: Path) -> None:

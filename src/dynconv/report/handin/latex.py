@@ -42,7 +42,7 @@ _PREAMBLE = r"""\documentclass[11pt,a4paper]{article}
     \lowercase{\endgroup\protected\def~}{\iffontchar\font"#1 \char"#1 \else\texttt{U+#1}\fi}}
 \fi
 \usepackage[margin=2.2cm]{geometry}
-\usepackage{amsmath,graphicx,longtable,array,booktabs}
+\usepackage{amsmath,graphicx,longtable,array,booktabs,float}
 \usepackage[hidelinks]{hyperref}
 \setlength{\parindent}{0pt}
 \setlength{\parskip}{0.6em}
@@ -89,7 +89,7 @@ def _block(block: Block) -> str:
             width = min(plot.size[0], _WIDTH, _HEIGHT * plot.size[0] / plot.size[1])
             image = rf"\includegraphics[width={width:.2f}in]{{{FIGURES}/{plot.name}.pdf}}"
             caption = rf"\caption{{{escape(block.text)}}}"
-            return "\n".join([r"\begin{figure}[htbp]\centering", image, caption, r"\end{figure}"])
+            return "\n".join([r"\begin{figure}[H]\centering", image, caption, r"\end{figure}"])
         case Listing(lines):
             shown = (r" \par" + "\n").join(map(_code, lines))
             return "\n".join([r"\begin{quote}\raggedright", shown, r"\end{quote}"])
@@ -103,7 +103,7 @@ def _table(table: Table) -> str:
     rows = [_row([_span(cell) for cell in row]) for row in table.rows]
     if table.total:
         rows.insert(-1, r"\midrule")
-    begin = [rf"{{\small\begin{{longtable}}{{@{{}}{columns}@{{}}}}", rf"\caption{{{escape(table.caption)}}}\\"]
+    begin = [rf"{{\footnotesize\begin{{longtable}}{{@{{}}{columns}@{{}}}}", rf"\caption{{{escape(table.caption)}}}\\"]
     titles = any(column.title for column in table.columns)
     begin += [r"\toprule", head, r"\midrule\endhead"] if titles else [r"\toprule\endhead"]
     return "\n".join([*begin, r"\bottomrule\endlastfoot", *rows, r"\end{longtable}}"])

@@ -189,7 +189,7 @@ def training(subject: Subject) -> Chapter:
     smoothing = optim.get("label_smoothing", 0.0)
     blocks: list[Block] = [
         text("The loss is the cross-entropy between the labels and the predicted probabilities ", Symbol("p"), ":"),
-        Equation(r"L = -\frac{1}{M} \sum_{i=1}^{M} \sum_{c=1}^{C} q_{ic} \log p_{ic}, \qquad " + _targets(smoothing)),
+        Equation(r"L = -\dfrac{1}{M} \; \sum_{i=1}^{M} \; \sum_{c=1}^{C} q_{ic} \log p_{ic}, \qquad " + _targets(smoothing)),
         text(
             "with ", Symbol("M"), f" = {tree.get('batch_size', '?')} images in a batch, ", Symbol("C"),
             f" = {len(subject.classes) or '?'} classes and the label ", Symbol("y"), " of each image"
@@ -210,7 +210,7 @@ def training(subject: Subject) -> Chapter:
 
 def _targets(smoothing: float) -> str:
     if smoothing:
-        return rf"q_{{ic}} = (1 - \epsilon)\,[y_i = c] + \frac{{\epsilon}}{{C}}, \quad \epsilon = {smoothing:g},"
+        return rf"q_{{ic}} = (1 - \epsilon)\,[y_i = c] + \dfrac{{\epsilon}}{{C}}, \quad \epsilon = {smoothing:g},"
     return r"q_{ic} = [y_i = c],"
 
 
@@ -246,8 +246,8 @@ def _optimizer(optim: dict[str, Any]) -> list[Block]:
 
 def _schedule(optim: dict[str, Any]) -> list[Block]:
     curves = {
-        "linear": r"\eta_t = \eta_{\max} \left(1 - \frac{t}{T}\right)",
-        "cosine": r"\eta_t = \frac{\eta_{\max}}{2} \left(1 + \cos \frac{\pi t}{T}\right)",
+        "linear": r"\eta_t = \eta_{\max} \left(1 - \dfrac{t}{T}\right)",
+        "cosine": r"\eta_t = \dfrac{\eta_{\max}}{2} \left(1 + \cos \dfrac{\pi t}{T}\right)",
     }
     curve = curves.get(optim.get("schedule", ""))
     if curve is None:

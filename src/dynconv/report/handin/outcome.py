@@ -71,15 +71,15 @@ def outcome(subjects: Sequence[Subject], group: Group) -> Chapter:
 def _headline(ended: Sequence[Subject], group: Group) -> list[Span]:
     (_, plain), *rest = accuracies(group)
     first = ended[0]
-    whole = f"After the last epoch, the test accuracy is {plain}" + (f", and {rest[0][1]} {rest[0][0]}." if rest else ".")
+    whole = f"After the last epoch, the test accuracy is {plain}" + (f", and {rest[0][1]} {rest[0][0]}" if rest else "")
     if len(ended) == 1 and first.results:
         summary = first.record.summary
         assert summary is not None
         interval = interval_text(summary.best_accuracy, first.results.images)
-        whole += f" The {interval} %{' with it' if rest else ''}, over {first.results.images:,} test images."
+        whole += f" ({interval} over the {first.results.images:,} test images)"
     elif len(ended) > 1:
-        whole += f" These are means ± standard deviations of {len(ended)} runs that differ only in their seed."
-    return [whole + " No epoch was chosen by its test accuracy."]
+        whole += f": means ± standard deviations of {len(ended)} runs that differ only in their seed"
+    return [whole + ". No epoch was chosen by its test accuracy."]
 
 
 def _runs(ended: Sequence[Subject], group: Group) -> Table:
@@ -182,8 +182,8 @@ def routing(subjects: Sequence[Subject]) -> Chapter:
 
 def _usage(usage: Sequence[dict[str, object]], whose: str) -> Table:
     columns = (
-        Column("block"), Column("mean weight of each expert", share=0.25), Column("strongest on", share=0.25),
-        Column("entropy", right=True), Column("sd over images", right=True), Column("finding", share=0.2),
+        Column("block"), Column("mean weight of each expert", share=0.24), Column("strongest on", share=0.22),
+        Column("entropy", right=True), Column("sd over images", right=True), Column("finding", share=0.15),
     )  # fmt: skip
     rows = tuple(
         (

@@ -42,6 +42,10 @@ _BODY, _SMALL = 9.5, 8.0
 """Sizes of type, in points."""
 _LINE = 5.0
 _INCH = 25.4
+_CAPTION = 18.0
+"""What is kept free for the caption of a figure."""
+_LEAST = 0.75
+"""A figure becomes so much smaller at most, to fit on what is left of a page."""
 _GREY = (90, 90, 90)
 _LINK = tuple(int(COLOURS[0][place : place + 2], 16) for place in (1, 3, 5))
 _STYLES = {"": "DejaVuSans", "B": "DejaVuSans-Bold", "I": "DejaVuSans-Oblique"}
@@ -78,7 +82,7 @@ class _Setter:
         """The whole document."""
         page, document = self._page, self._document
         page.add_page()
-        page.set_font("sans", "B", 19)
+        page.set_font("sans", "B", 17)
         page.multi_cell(0, 9, self._shown(document.title), align="L", new_x="LMARGIN", new_y="NEXT")
         page.set_font("sans", "", 11)
         page.set_text_color(*_GREY)
@@ -91,7 +95,7 @@ class _Setter:
         self._title("Contents")
         page.insert_toc_placeholder(self._contents)
         for number, chapter in enumerate(document.chapters, 1):
-            if page.will_page_break(45):
+            if page.will_page_break(14 + self._needed(chapter.blocks[0])):
                 page.add_page()
             page.ln(4)
             page.start_section(f"{number}  {chapter.title}")
@@ -134,16 +138,25 @@ class _Setter:
         self._place(content, self._page.l_margin + 8, self._page.get_y(), height, 1.0)
         self._page.ln(height + _LINE / 1.5)
 
+    def _needed(self, block: Block) -> float:
+        """The height that a block has to have on a page, or its beginning."""
+        if isinstance(block, Figure):
+            return _LEAST * self._scale(block) * _INCH * block.plot.size[1] + _CAPTION
+        return 40.0 if isinstance(block, Table) else 25.0
+
+    def _scale(self, figure: Figure) -> float:
+        """The scale at which a figure and its caption fit on a page of their own."""
+        width, height = (_INCH * side for side in figure.plot.size)
+        return min(1.0, self._page.epw / width, (self._page.eph - _CAPTION) / height)
+
     def _figure(self, figure: Figure) -> None:
         page = self._page
         width, height = (_INCH * side for side in figure.plot.size)
-        room = page.h - 2 * _MARGIN - 22  # for its caption
-        scale = min(1.0, page.epw / width, room / height)
-        caption = self._numbered("Figure", figure.text)
-        page.set_font("sans", "", _SMALL)
-        below = 4 * len(page.multi_cell(page.epw, 4, caption, dry_run=True, output="LINES")) + 3
-        if page.will_page_break(scale * height + below):
+        if page.will_page_break(self._needed(figure)):
             page.add_page()
+        room = page.h - _MARGIN - page.get_y() - _CAPTION
+        scale = min(self._scale(figure), room / height)
+        caption = self._numbered("Figure", figure.text)
         left = page.l_margin + (page.epw - scale * width) / 2
         self._place(figure.plot.pdf(), left, page.get_y(), scale * height, scale)
         page.ln(scale * height + 1)
@@ -170,7 +183,7 @@ class _Setter:
         with page.table(
             width=sum(widths), col_widths=widths, align="LEFT", line_height=3.9, padding=(0.7, 1.2),
             text_align=["RIGHT" if column.right else "LEFT" for column in table.columns],
-            borders_layout="HORIZONTAL_LINES", first_row_as_headings=titles,
+            borders_layout="HORIZONTAL_LINES", v_align="TOP", first_row_as_headings=titles,
             headings_style=FontFace(emphasis="BOLD"), gutter_height=0,
         ) as rows:  # fmt: skip
             if titles:
@@ -205,8 +218,9 @@ class _Setter:
         page.set_fill_color(242)
         text = "\n".join(self._shown(line) for line in lines)
         page.multi_cell(
-            0, 4.4, text, fill=True, padding=(1.5, 2), align="L", wrapmode="CHAR", new_x="LMARGIN", new_y="NEXT"
+            0, 4.4, text, fill=True, padding=(1.5, 2), align="L", new_x="LMARGIN", new_y="NEXT"
         )
+        page.set_fill_color(255)
         page.ln(_LINE / 1.5)
 
     def _title(self, text: str) -> None:
@@ -226,6 +240,7 @@ class _Setter:
     def _contents(self, page: FPDF, outline: list[Any]) -> None:
         page.set_font("sans", "", 10.5)
         page.set_text_color(*_LINK)
+        page.set_x(page.l_margin)
         for entry in outline:
             link = page.add_link(page=entry.page_number)
             width = page.epw - 12
@@ -270,6 +285,8 @@ def _page(document: Document) -> FPDF:
     page = Page(format="A4")
     page.set_margin(_MARGIN)
     page.set_auto_page_break(True, _MARGIN)
+    page.set_draw_color(170)
+    page.set_line_width(0.15)
     for style, name in _STYLES.items():
         page.add_font("sans", style, fonts.FOLDER / f"{name}.ttf")
     page.add_font("mono", "", fonts.FOLDER / "DejaVuSansMono.ttf")
