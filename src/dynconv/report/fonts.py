@@ -1,7 +1,7 @@
-"""Fonts for text in any script, such as the names of classes: matplotlib's own, and those of this machine beside it.
+"""Fonts for text in any script, such as the names of classes: matplotlib's own, and those of this machine.
 
-Matplotlib's font holds the Latin, Greek and Cyrillic scripts, among others. Where a text has other characters, the fonts
-installed on this machine are searched for them; what none of them holds is shown as an escape.
+Matplotlib's font holds the Latin, Greek and Cyrillic scripts, among others. Other characters are searched for in the
+fonts installed on this machine; what none of them holds is shown as an escape.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Font:
 def fallbacks(text: str) -> list[Font]:
     """The installed fonts that hold the characters of `text` which matplotlib's own lacks, as far as there are any."""
     missing = {character for character in text if ord(character) not in _held(str(FOLDER / "DejaVuSans.ttf"))}
-    found = []
+    found: list[Font] = []
     for character in sorted(missing - {"\n"}):
         if not any(ord(character) in _held(font.file) for font in found) and (font := _holding(character)):
             found.append(font)
@@ -55,7 +55,13 @@ def escape_missing(text: str) -> str:
 @cache
 def _holding(character: str) -> Font | None:
     """The first installed font of normal weight and style that holds the character."""
-    plain = [entry for entry in fontManager.ttflist if entry.style == "normal" and entry.weight in (400, "normal")]
+    plain = [
+        entry
+        for entry in fontManager.ttflist
+        if entry.style == "normal"
+        and entry.weight in (400, "normal")
+        and not entry.name.startswith("Last Resort")  # which has the same box for every character
+    ]
     for entry in sorted(plain, key=lambda entry: (entry.name, entry.fname)):
         if ord(character) in _held(entry.fname):
             return Font(entry.name, entry.fname)

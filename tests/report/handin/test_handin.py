@@ -68,10 +68,17 @@ def test_it_holds_what_a_course_asks_for(trained: Path, tmp_path: Path, capsys: 
     assert said == "" and re.findall(r"^## \d\. (.*)$", report, re.MULTILINE) == list(CHAPTERS)
     accuracies = f"{summary['test_accuracy']:.2%}", f"{summary['test_accuracy_tta']:.2%}"
     shown = [each.replace("%", " %") for each in accuracies]
-    assert f"the test accuracy is {shown[0]} (n = 1), and {shown[1]} (n = 1) with test-time augmentation (95 %" in report
+    assert (
+        f"the test accuracy is {shown[0]} (n = 1), and {shown[1]} (n = 1) with test-time augmentation (95 %" in report
+    )
     assert "No epoch was chosen by its test accuracy." in report
-    assert r"\sum_{k=1}^{K} a_k" in report.replace("sum_", r"\sum_").replace("\\\\", "\\") or "sum_{k=1}^{K} a_k" in report
-    for name, value in {"model.widths": "8, 8", "optim.lr": "0.17", "augment.flip": "alternating", "init": "none"}.items():
+    assert "sum_{k=1}^{K} a_k" in report
+    for name, value in {
+        "model.widths": "8, 8",
+        "optim.lr": "0.17",
+        "augment.flip": "alternating",
+        "init": "none",
+    }.items():
         assert f"| `{name}` | {value} |" in report
     assert "Momentum of biases and head, with muon. |" in report and "Muon" in report
     assert re.search(r"(Routing matters|Routing makes no measurable difference|Routing does harm): giving", report)
@@ -100,7 +107,7 @@ def test_the_other_formats_hold_the_same(trained: Path, tmp_path: Path, capsys: 
     assert "max pool 4, batch norm," in pages[2] and "optim.sgd_momentum" in "".join(pages)
     source = (tmp_path / "report.tex").read_text(encoding="utf-8")
     assert rf"{accuracy} \% (n = 1)" in source
-    assert [each for each in re.findall(r"\\section{(.*)}", source)] == list(CHAPTERS)
+    assert re.findall(r"\\section{(.*)}", source) == list(CHAPTERS)
     assert {path.stem for path in (tmp_path / "figures").glob("*.pdf")} == FIGURES
 
 
@@ -144,7 +151,7 @@ def test_several_seeds_are_a_mean_a_deviation_and_n(
     assert f"| mean ± sd (n = 2) | {mean} |" in report and "| `seed` | 0, 1 |" in report
     assert "Mean of 2 runs, and a band of one standard deviation." in report and "summed over 2 runs" in report
     assert report.count("dynconv train --config") == 2 and "- Seed 0: Routing" in report
-    assert f"{seeds[1]}: no weights" in report
+    assert f"{seeds[1]}: the run has no weights" in report
 
 
 @pytest.mark.usefixtures("without_drawing")
@@ -197,7 +204,10 @@ def test_wrong_input_is_one_line(
 @pytest.mark.parametrize(
     ("optim", "expected"),
     [
-        ({"name": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "cosine"}, ["Nesterov momentum 0.9", r"\cos", "peak 0.1 "]),
+        (
+            {"name": "sgd", "lr": 0.1, "momentum": 0.9, "schedule": "cosine"},
+            ["Nesterov momentum 0.9", r"\cos", "peak 0.1 "],
+        ),
         ({"name": "adamw", "lr": 1e-3, "betas": [0.9, 0.99], "warmup": 0.1}, ["AdamW with decays 0.9, 0.99"]),
         ({"name": "rmsprop", "lr": 1e-3}, ["rmsprop"]),
     ],

@@ -71,10 +71,14 @@ def _abstract(subjects: Sequence[Subject], group: compare.Group) -> list[Block]:
     config = first.record.config.model
     blocks: list[Block] = [
         text(
-            f"A convolutional network of {len(config.widths)} blocks is trained to classify images. In each block, a router "
-            "mixes several convolutions into one, with weights that it predicts for each image."
+            f"A convolutional network of {len(config.widths)} blocks is trained to classify images. In each block, a "
+            "router mixes several convolutions into one, with weights that it predicts for each image."
         ),
-        Table("The result at a glance.", (Column("", share=0.3), Column("", share=0.35), Column("", share=0.35)), tuple(rows)),
+        Table(
+            "The result at a glance.",
+            (Column("", share=0.3), Column("", share=0.35), Column("", share=0.35)),
+            tuple(rows),
+        ),
     ]
     if first.routing and len(subjects) == 1:
         blocks.append(text(first.routing.verdict))

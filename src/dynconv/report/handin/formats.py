@@ -16,7 +16,7 @@ FORMATS: dict[str, tuple[Callable[[Document, Path], Path], tuple[str, ...]]] = {
     "tex": (latex.write, ()),
     "ipynb": (notebook.write, notebook.NEEDS),
 }
-"""By name: what writes a document into a folder and returns the path of the report, and the packages that it imports."""
+"""By name: what writes a document into a folder and returns the path of the report; and the packages that it needs."""
 
 
 def need(name: str) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from functools import partial
 from pathlib import Path
 
 from dynconv.artifacts.files import write_atomically
@@ -21,6 +23,7 @@ from dynconv.report.handin.document import (
     Symbol,
     Table,
 )
+from dynconv.report.plot import Plot
 
 FIGURES = "figures"
 """The folder beside the report that holds its figures."""
@@ -56,11 +59,14 @@ def write(document: Document, folder: Path) -> Path:
     """Writes report.tex, and its figures as PDF. Raises DynconvError if the folder cannot be written."""
     (folder / FIGURES).mkdir(exist_ok=True)
     for plot in document.figures.values():
-        content = plot.pdf()
-        write_atomically(folder / FIGURES / f"{plot.name}.pdf", lambda file, content=content: file.write_bytes(content))
+        write_atomically(folder / FIGURES / f"{plot.name}.pdf", partial(_write_pdf, plot))
     path, whole = folder / "report.tex", latex(document)
     write_atomically(path, lambda file: file.write_text(whole, encoding="utf-8"))
     return path
+
+
+def _write_pdf(plot: Plot, file: Path) -> None:
+    file.write_bytes(plot.pdf())
 
 
 def latex(document: Document) -> str:
@@ -71,7 +77,7 @@ def latex(document: Document) -> str:
         parts += [rf"\section{{{escape(chapter.title)}}}", *map(_block, chapter.blocks)]
     body = "\n\n".join([*filter(None, parts), r"\end{document}"]) + "\n"
     others = sorted({character for character in body if ord(character) >= 0x100})
-    declared = "".join(rf"\othercharacter{{{ord(each):04X}}}{{}}" + "\n" for each in others)
+    declared = "".join(rf"\othercharacter{{{ord(each):04X}}}{{{each}}}" + "\n" for each in others)
     return _PREAMBLE + declared + body
 
 
@@ -138,7 +144,7 @@ def _code(text: str) -> str:
 
 def escape(text: str) -> str:
     """`text` so that no character of it is a command."""
-    return _translated(text, {}).replace("--", "-{}-")
+    return re.sub("-(?=-)", r"-\\kern0pt ", _translated(text, {}))  # two hyphens are no dash
 
 
 def _translated(text: str, more: dict[str, str]) -> str:

@@ -52,8 +52,8 @@ def task(subject: Subject) -> Chapter:
     if record.config.model.whiten:
         fixed = (
             "The images are standardised by the mean and standard deviation of the training images. A fixed 2x2 "
-            "convolution then whitens the patches by the training images' statistics and keeps the positive and negative "
-            "parts apart. None of this is learned."
+            "convolution then whitens the patches by the training images' statistics and keeps the positive and "
+            "negative parts apart. None of this is learned."
         )
     else:
         fixed = "The images are standardised by the mean and standard deviation of the training images."
@@ -70,9 +70,7 @@ def _augmentation(fields: dict[str, Any]) -> str:
     if fields.get("cutout"):
         changes.append(f"covered by a blank square of {fields['cutout']} pixels")
     changes += [
-        f"mixed with another image ({name}, alpha {fields[name]:g})"
-        for name in ("mixup", "cutmix")
-        if fields.get(name)
+        f"mixed with another image ({name}, alpha {fields[name]:g})" for name in ("mixup", "cutmix") if fields.get(name)
     ]
     if not changes:
         return "The training images are not augmented."
@@ -101,7 +99,8 @@ def model(subject: Subject) -> Chapter:
     blocks: list[Block] = [
         text(
             f"The network has {count} block{'s' if count > 1 else ''}. A block takes the feature maps ", Symbol("X"),
-            " of the block before. Its router pools them over height and width and predicts one routing weight for each of ",
+            " of the block before. Its router pools them over height and width and predicts one routing weight for "
+            "each of ",
             *_experts(config), ":",
         ),
         Equation(r"f = \mathrm{SpatialAveragePool}(X), \qquad a = [a_1, \ldots, a_K] = " + _router(config)),
@@ -110,17 +109,22 @@ def model(subject: Subject) -> Chapter:
             "The experts are convolutions that all see the same input. The block's output is the sum of theirs, each "
             "multiplied by its routing weight, so every image has its own mixture:"
         ),
-        Equation(r"O = a_1\,\mathrm{Conv}_1(X) + \ldots + a_K\,\mathrm{Conv}_K(X) = \sum_{k=1}^{K} a_k\,\mathrm{Conv}_k(X)"),
+        Equation(
+            r"O = a_1\,\mathrm{Conv}_1(X) + \ldots + a_K\,\mathrm{Conv}_K(X) = "
+            r"\sum_{k=1}^{K} a_k\,\mathrm{Conv}_k(X)"
+        ),
         text(
-            'Each block then applies the components that the rows "other" of the table list, in this order. The spatial '
-            f"mean of the last block's output is classified by {'an MLP' if config.head_hidden else 'softmax regression'}:"
+            'Each block then applies the components that the rows "other" of the table list, in this order. The '
+            "spatial mean of the last block's output is classified by "
+            f"{'an MLP' if config.head_hidden else 'softmax regression'}:"
         ),
         Equation(r"f = \mathrm{SpatialAveragePool}(O_N), \qquad p = " + _head(config)),
         *(Figure(plot) for plot in content.plots),
         _layers(content.values["layers"]),
         text(
-            "Multiply-adds count the linear maps, for one image. A convolution is linear in its kernel, so the K kernels are "
-            "mixed into one before a single convolution, with the same result; the last column counts K convolutions."
+            "Multiply-adds count the linear maps, for one image. A convolution is linear in its kernel, so the K "
+            "kernels are mixed into one before a single convolution, with the same result; the last column counts K "
+            "convolutions."
         ),
     ]  # fmt: skip
     if subject.predictor and subject.record.summary:
@@ -152,7 +156,11 @@ def _gate(config: ModelConfig) -> list[Span]:
     spans += [", and the non-linear activation ", Symbol("g"), " is "]
     for number, name in enumerate(dict.fromkeys(config.gate)):
         formula = (inspect.getdoc(GATES[name].function) or "").splitlines()[0].rstrip(".")
-        spans += [", or " if number else "", Code(name), *((", of the logits ", Symbol("z"), ": ", Code(formula)) if formula else ())]
+        spans += [
+            ", or " if number else "",
+            Code(name),
+            *((", of the logits ", Symbol("z"), ": ", Code(formula)) if formula else ()),
+        ]
     return [*spans, "."]
 
 
@@ -175,7 +183,9 @@ def _layers(layers: list[tuple[Any, str]]) -> Table:
         for row, part in layers
     ]  # fmt: skip
     totals = (f"{sum(getattr(row, count) for row, _ in layers):,}" for count in counts)
-    return Table("The layers of the network, for one image.", columns, (*rows, ("all", "", "", "", *totals)), total=True)
+    return Table(
+        "The layers of the network, for one image.", columns, (*rows, ("all", "", "", "", *totals)), total=True
+    )
 
 
 # ------------------------------------------------------------------------------------------------------ training
@@ -189,11 +199,13 @@ def training(subject: Subject) -> Chapter:
     smoothing = optim.get("label_smoothing", 0.0)
     blocks: list[Block] = [
         text("The loss is the cross-entropy between the labels and the predicted probabilities ", Symbol("p"), ":"),
-        Equation(r"L = -\dfrac{1}{M} \; \sum_{i=1}^{M} \; \sum_{c=1}^{C} q_{ic} \log p_{ic}, \qquad " + _targets(smoothing)),
+        Equation(
+            r"L = -\dfrac{1}{M} \; \sum_{i=1}^{M} \; \sum_{c=1}^{C} q_{ic} \log p_{ic}, \qquad " + _targets(smoothing)
+        ),
         text(
             "with ", Symbol("M"), f" = {tree.get('batch_size', '?')} images in a batch, ", Symbol("C"),
             f" = {len(subject.classes) or '?'} classes and the label ", Symbol("y"), " of each image"
-            + (f". Label smoothing spreads {smoothing:g} of each target evenly over the classes." if smoothing else "."),
+            + (f". Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "."),
         ),
         *_optimizer(optim),
         *_schedule(optim),
@@ -226,22 +238,24 @@ def _optimizer(optim: dict[str, Any]) -> list[Block]:
     if name == "muon":
         return [
             text(
-                "The experts are trained by Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): SGD with "
-                f"Nesterov momentum {optim['momentum']:g}, whose update of each expert, as a matrix, is replaced by the "
-                "nearest semi-orthogonal matrix, approximated by Newton-Schulz iteration:"
+                "The experts are trained by Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): SGD "
+                f"with Nesterov momentum {optim['momentum']:g}, whose update of each expert, as a matrix, is replaced "
+                "by the nearest semi-orthogonal matrix, approximated by Newton-Schulz iteration:"
             ),
             Equation(rf"{momentum}\,\mathrm{{NewtonSchulz}}\left({direction}\right)"),
             text(
-                f"Biases and head are trained by SGD with Nesterov momentum {optim['sgd_momentum']:g}, and the routers by "
-                f"Adam with decays {shown(optim['router_betas'])}. The peak learning rates are {optim['lr']:g} for the "
-                f"experts, {optim['router_lr']:g} for the routers, {optim['bias_lr']:g} for the biases and "
+                f"Biases and head are trained by SGD with Nesterov momentum {optim['sgd_momentum']:g}, and the routers "
+                f"by Adam with decays {shown(optim['router_betas'])}. The peak learning rates are {optim['lr']:g} for "
+                f"the experts, {optim['router_lr']:g} for the routers, {optim['bias_lr']:g} for the biases and "
                 f"{optim['head_lr']:g} for the head.{decays}"
             ),
         ]
     if name == "adamw":
         sentence = f"The optimizer is AdamW with decays {shown(optim['betas'])} and the learning rate "
         return [text(sentence, Symbol("η"), "." + decays)]
-    return [text("The optimizer is ", Code(str(name)), "; the hyper-parameters below say how it is set.")] if name else []
+    return (
+        [text("The optimizer is ", Code(str(name)), "; the hyper-parameters below say how it is set.")] if name else []
+    )
 
 
 def _schedule(optim: dict[str, Any]) -> list[Block]:
@@ -254,10 +268,14 @@ def _schedule(optim: dict[str, Any]) -> list[Block]:
         return []
     peak = f" {optim['lr']:g}" if optim.get("name") in ("sgd", "adamw") else ""
     warm = optim.get("warmup", 0.0)
-    start = f" after a linear warm-up over the first {100 * warm:g} % of the steps, from whose end t counts" if warm else ""
+    start = (
+        f" after a linear warm-up over the first {100 * warm:g} % of the steps, from whose end t counts" if warm else ""
+    )
     return [
-        text(f"The learning rate falls from its peak{peak} to zero over the {'remaining ' if warm else ''}", Symbol("T"),
-             f" steps{start}:"),
+        text(
+            f"The learning rate falls from its peak{peak} to zero over the {'remaining ' if warm else ''}",
+            Symbol("T"), f" steps{start}:",
+        ),
         Equation(curve),
     ]  # fmt: skip
 
@@ -265,7 +283,9 @@ def _schedule(optim: dict[str, Any]) -> list[Block]:
 def _amount(subject: Subject, tree: dict[str, Any]) -> str:
     record = subject.record
     epochs = record.config.epochs
-    sentence = f"Training takes {epochs} epoch{'s' if epochs > 1 else ''} with batches of {tree.get('batch_size', '?')} images"
+    sentence = (
+        f"Training takes {epochs} epoch{'s' if epochs > 1 else ''} with batches of {tree.get('batch_size', '?')} images"
+    )
     if record.epochs:
         sentence += f", {record.epochs[-1].step:,} steps in all"
     if record.summary:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
@@ -36,7 +37,10 @@ def learning(subjects: Sequence[Subject], title: str) -> Chapter:
     blocks: list[Block] = [Figure(plot) for plot in curves.over_epochs(runs, title)]
     warnings = [line for subject in subjects for line in subject.record.warnings]
     if warnings:
-        blocks += [text("Warnings during training:"), Items(tuple(f"Step {each.step}: {each.text}" for each in warnings))]
+        blocks += [
+            text("Warnings during training:"),
+            Items(tuple(f"Step {each.step}: {each.text}" for each in warnings)),
+        ]
     return Chapter("Curves", blocks)
 
 
@@ -99,7 +103,10 @@ def _runs(ended: Sequence[Subject], group: Group) -> Table:
     several = len(ended) > 1
     if several:
         rows.append((f"mean ± sd (n = {len(ended)})", *(_with_unit(name, figure) for name, figure in figures.items())))
-    caption = "The figures after the last epoch. Training accuracy is that on augmented images, without TTA (test-time augmentation)."
+    caption = (
+        "The figures after the last epoch. TTA: test-time augmentation. Training accuracy is measured on augmented "
+        "images."
+    )
     return Table(caption, columns, tuple(rows), total=several)
 
 
@@ -163,9 +170,9 @@ def routing(subjects: Sequence[Subject]) -> Chapter:
     if max(first.record.config.model.experts) > 1:
         blocks.append(
             text(
-                "How much do the routing weights matter? The trained network is tested with other ones: each block's mean "
-                "over the images, the same for every image; those of another image; and 1/K. It is not trained again, so "
-                "this shows how much it relies on its routing, not how well a static network would do."
+                "How much do the routing weights matter? The trained network is tested with other ones: each block's "
+                "mean over the images, the same for every image; those of another image; and 1/K. It is not trained "
+                "again, so this shows how much it relies on its routing, not how well a static network would do."
             )
         )
     verdicts = [subject.routing.verdict for subject in measured if subject.routing]
@@ -180,7 +187,7 @@ def routing(subjects: Sequence[Subject]) -> Chapter:
     return Chapter("Routing", blocks)
 
 
-def _usage(usage: Sequence[dict[str, object]], whose: str) -> Table:
+def _usage(usage: Sequence[dict[str, Any]], whose: str) -> Table:
     columns = (
         Column("block"), Column("mean weight of each expert", share=0.24), Column("strongest on", share=0.22),
         Column("entropy", right=True), Column("sd over images", right=True), Column("finding", share=0.15),

@@ -217,9 +217,7 @@ class _Setter:
         page.set_font("mono", "", _SMALL)
         page.set_fill_color(242)
         text = "\n".join(self._shown(line) for line in lines)
-        page.multi_cell(
-            0, 4.4, text, fill=True, padding=(1.5, 2), align="L", new_x="LMARGIN", new_y="NEXT"
-        )
+        page.multi_cell(0, 4.4, text, fill=True, padding=2, align="L", new_x="LMARGIN", new_y="NEXT")
         page.set_fill_color(255)
         page.ln(_LINE / 1.5)
 
@@ -290,6 +288,7 @@ def _page(document: Document) -> FPDF:
     for style, name in _STYLES.items():
         page.add_font("sans", style, fonts.FOLDER / f"{name}.ttf")
     page.add_font("mono", "", fonts.FOLDER / "DejaVuSansMono.ttf")
+    page.add_font("mono", "B", fonts.FOLDER / "DejaVuSansMono-Bold.ttf")
     page.set_fallback_fonts(["sans"], exact_match=False)
     page.set_title(escaped(document.title))
     page.set_lang("en")

@@ -37,6 +37,8 @@ def environment(subjects: Sequence[Subject]) -> Chapter:
         Listing(tuple(f"dynconv evaluate {values['path']}" for values in found)),
     ]
     if found[0]["rows"]:
-        caption = f"The environment of the run with seed {subjects[0].record.config.seed}." if several else "The environment."
+        caption = (
+            f"The environment of the run with seed {subjects[0].record.config.seed}." if several else "The environment."
+        )
         blocks.append(Table(caption, (Column("", share=0.25), Column("", share=0.75)), tuple(found[0]["rows"])))
     return Chapter("Environment and reproduction", blocks)
