@@ -2,9 +2,9 @@
 
 They are parsed, not run: most would train for hours. The tutorial's commands are run, in test_docs.py.
 
-Not covered, since nothing here can hold it: `pip install` (but the extras' names), `curl` of the pages about serving and
-prediction, `python3 -m venv`, and the scripts for SLURM, Kubernetes and Ray in distributed.md and faults.md, except for
-the calls of torchrun in them.
+Not covered: `pip install` (but the extras' names), `python3 -m venv`, `curl` on the pages about serving and prediction,
+the example for requests in serve.md, the one for the Hub in export.md, and the scripts for SLURM, Kubernetes and Ray in
+distributed.md and faults.md, except for the calls of torchrun in them.
 """
 
 import ast
@@ -82,9 +82,7 @@ def problem_with(words: list[str], patch: pytest.MonkeyPatch) -> str:
     return "its arguments were not parsed"
 
 
-def test_the_commands_of_dynconv_are_understood(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_commands_of_dynconv_are_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     run = tiny.create(tmp_path / "run").path
     for file in ("run.yaml", "sweeps/first/best.yaml"):
@@ -92,14 +90,16 @@ def test_the_commands_of_dynconv_are_understood(
         Path(file).write_text("epochs: 2\n")
     understood = 0
     for page, words in calls("dynconv"):
-        if words[0] == "--version" or "$@" in words:  # what a script puts there
+        if words[0] in ("--help", "--version") or "$@" in words:  # what a script puts there
             continue
         if page == "extending.md" and words[0] == "train":  # with what its examples register, which test_docs.py runs
             continue
         assert words[0] in VERBS, f"{page}: dynconv {shlex.join(words)}"
         if words in (["train", "--config"], ["train", "--resume"], [words[0]]) or words[-1] == "--help":
             continue  # the option or the command itself is meant, or it prints its help
-        replaced = [str(run) if before == "--resume" else word for before, word in zip(["", *words], words, strict=False)]
+        replaced = [
+            str(run) if before == "--resume" else word for before, word in zip(["", *words], words, strict=False)
+        ]
         replaced = ["quick" if word == "PRESET" else word for word in replaced if word != "..."]
         with monkeypatch.context() as patch:
             assert not (problem := problem_with(replaced, patch)), f"{page}: dynconv {shlex.join(words)}: {problem}"
@@ -130,7 +130,9 @@ def test_the_options_of_the_benchmarks_exist() -> None:
         if not words[0].startswith("benchmarks/"):
             continue
         script = ast.parse((ROOT / words[0]).read_text(encoding="utf-8"))
-        texts = {node.value for node in ast.walk(script) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        texts = {
+            node.value for node in ast.walk(script) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
         options = {word for word in words[1:] if word.startswith("--")}
         assert options <= texts, f"{page}: {shlex.join(words)}"
 
@@ -161,7 +163,9 @@ def patterns() -> list[re.Pattern[str]]:
             if any(text is not None and not isinstance(text, str) for text in texts):
                 continue
             if sum(len(text) for text in texts if text) >= 12 and (isinstance(node, ast.JoinedStr) or texts[0]):
-                inserted = [".*" if text is None else re.sub(r"%(?:s|d|\.\d?f)", ".*", re.escape(text)) for text in texts]
+                inserted = [
+                    ".*" if text is None else re.sub(r"%(?:s|d|\.\d?f)", ".*", re.escape(text)) for text in texts
+                ]
                 found.append(re.compile("".join(inserted) + "$", re.DOTALL))
     return found
 
