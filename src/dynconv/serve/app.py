@@ -93,7 +93,9 @@ def _add_predict(
             try:
                 async with asyncio.timeout(limits.seconds):
                     loop = asyncio.get_running_loop()
-                    images = await loop.run_in_executor(readers, upload.read_pixels, files, limits)
+                    images = await loop.run_in_executor(
+                        readers, upload.read_pixels, files, served.predictor.frame, limits
+                    )
                     answers = await batcher.predict(images, asked.routing)
             except TimeoutError as error:
                 raise overloaded(f"not done in {limits.seconds} seconds") from error

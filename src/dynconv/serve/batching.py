@@ -78,7 +78,7 @@ class Batcher:
         self._thread.shutdown()
 
     async def predict(self, images: list[Tensor], routing: bool) -> list[Answer]:
-        """The answers for uint8 images [3, 32, 32], in order."""
+        """The answers for uint8 images [3, size, size], in order."""
         loop = asyncio.get_running_loop()
         waiting = [_Waiting(image, routing, loop.create_future()) for image in images]
         self._inside += 1

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from dynconv import data
 from dynconv.artifacts.found_weights import is_packaged, packaged_weights
-from dynconv.data.image import SIZE
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing, explain
 from dynconv.inference.evaluate import load_dataset, trained_on
@@ -69,6 +68,7 @@ def load(path: Path, source: str | None) -> Served:
 
 
 def _warm_up(predictor: Predictor) -> None:
-    images = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+    size = predictor.frame.size
+    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     predictor.probabilities(images)
     explain.routing_weights(predictor, images)
