@@ -35,7 +35,7 @@ def brightness(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
 def contrast(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
     """Each image's mean grey at 0, the image at 1. ImageEnhance.Contrast."""
     grey = luminance(x_NCHW)
-    pixels = grey[0].numel()
+    pixels = grey.shape[1:].numel()
     mean_N111 = (2 * grey.sum((1, 2, 3), dtype=torch.int64, keepdim=True) + pixels) // (2 * pixels)
     return blend(mean_N111, x_NCHW, factor_N)
 
