@@ -2,8 +2,8 @@
 
     python benchmarks/augmentations.py
 
-Microseconds of processor time per image at 32 pixels, in batches of 500 on one thread: the median over 40 rounds, in which the
-augmentations take turns. What an epoch draws at its beginning is shown by itself.
+Microseconds of processor time per image at 32 pixels, in batches of 500 on one thread: the median over 40 rounds, in
+which the augmentations take turns. What an epoch draws at its beginning is shown by itself.
 """
 
 from __future__ import annotations

@@ -263,8 +263,9 @@ def erase(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
         chosen = erased[batch.index].nonzero()[:, 0]
         which, there, device = batch.index[chosen], chosen.to(batch.images.device), batch.images.device
         before, images = batch.images[there], batch.images.clone()
-        place = torch.arange(before.shape[1:].numel())
-        noise_NCHW = noise[(starts[which, None] + place) % NOISE].view_as(before).to(device)
+        values = before.shape[1:].numel()
+        around = noise.repeat(1 + -(-values // NOISE))  # the end is followed by the beginning
+        noise_NCHW = around.unfold(0, values, 1)[starts[which]].view_as(before).to(device)
         box = inside(box_in(drawn[which], *before.shape[2:]).to(device), *before.shape[2:])
         images[there] = torch.where(box, noise_NCHW, before)
         return replace(batch, images=images)

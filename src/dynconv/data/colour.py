@@ -23,13 +23,13 @@ def luminance(x_NCHW: Tensor) -> Tensor:
 
 def blend(from_: Tensor, x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
     """from_ + factor * (x - from_), clipped; decimals are cut off, as in Pillow. 0: `from_`; 1: the image."""
-    start = from_.float()
-    return (start + factor_N.float()[:, None, None, None] * (x_NCHW.float() - start)).clamp(0, 255).to(torch.uint8)
+    start, factor_N111 = from_.float(), factor_N.float()[:, None, None, None]
+    return (x_NCHW.float() - start).mul_(factor_N111).add_(start).clamp_(0, 255).to(torch.uint8)
 
 
 def brightness(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
     """Black at 0, the image at 1. ImageEnhance.Brightness."""
-    return blend(torch.zeros_like(x_NCHW), x_NCHW, factor_N)
+    return blend(x_NCHW.new_zeros(()), x_NCHW, factor_N)
 
 
 def contrast(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
@@ -61,14 +61,13 @@ def sharpness(x_NCHW: Tensor, factor_N: Tensor) -> Tensor:
 def hue(x_NCHW: Tensor, turn_N: Tensor) -> Tensor:
     """Turns each image's hue by its own share of the colour circle; saturation and value stay. Grey ones: no change.
 
-    HSV back to RGB in closed form: channel = V - V S max(0, min(k, 4 - k, 1)) with k = (n + 6 H) mod 6, where n = 5 for
-    red, 3 for green, 1 for blue.
+    With the hue H in sixths of the circle, chroma C and least channel m, HSV's inverse is red = m + C r(|H - 3| - 1),
+    green = m + C r(2 - |H - 2|), blue = m + C r(2 - |H - 4|), where r restricts to [0, 1].
     """
     if x_NCHW.shape[1] == 1:
         return x_NCHW
-    x = x_NCHW.float()
-    red, green, blue = x.split(1, dim=1)
-    value, least = x.amax(1, keepdim=True), x.amin(1, keepdim=True)
+    red, green, blue = x_NCHW.float().split(1, dim=1)
+    value, least = red.maximum(green).maximum(blue), red.minimum(green).minimum(blue)
     chroma = value - least
     span = chroma.clamp(min=1)  # a grey pixel's hue does not matter
     sixths = torch.where(
@@ -76,9 +75,9 @@ def hue(x_NCHW: Tensor, turn_N: Tensor) -> Tensor:
         (green - blue) / span,
         torch.where(value == green, 2 + (blue - red) / span, 4 + (red - green) / span),
     )
-    offset_C11 = torch.tensor([5.0, 3.0, 1.0], device=x.device)[:, None, None]
-    k = (offset_C11 + sixths + 6 * turn_N.float()[:, None, None, None]).remainder(6)
-    return (value - chroma * k.minimum(4 - k).clamp(0, 1)).round().to(torch.uint8)
+    sixths = (sixths + 6 * turn_N.float()[:, None, None, None]).remainder(6)
+    parts = torch.cat(((sixths - 3).abs() - 1, 2 - (sixths - 2).abs(), 2 - (sixths - 4).abs()), dim=1)
+    return parts.clamp_(0, 1).mul_(chroma).add_(least).round_().to(torch.uint8)
 
 
 def solarize(x_NCHW: Tensor, threshold_N: Tensor) -> Tensor:
