@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def train(
     preset: str = "quick", *, data: str | PathLike[str] = "cifar10", run: str | PathLike[str] | None = None,
-    device: str = "auto", compile: bool = False, deterministic: bool = False, **fields: Any,
+    device: str = "auto", compile: bool = False, deterministic: bool = False, log: Sequence[str] = (), **fields: Any,
 ) -> Run:  # fmt: skip
     """Trains a network and returns its run.
 
@@ -39,6 +40,7 @@ def train(
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
         deterministic: whether to compute by algorithms that give the same bits each time, on a GPU too.
+        log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
         fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
 
     Raises:
@@ -51,7 +53,7 @@ def train(
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     config = override(with_initial_model(PRESETS[preset](), str(fields.get("init", ""))), fields)
     launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
-    launch |= {"compile": compile, "deterministic": deterministic}
+    launch |= {"compile": compile, "deterministic": deterministic, "log": log}
     with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:
         return Run(start(config, validate(Launch, launch), progress, group=group).run.path)
 
