@@ -96,6 +96,27 @@ def test_any_number_of_processes_trains_the_same_network(tmp_path: Path, alone: 
     assert output.count("test accuracy on shapes") == output.count("epoch   4/4") == 1
 
 
+def test_uneven_classes_and_a_hold_out_that_ends_it(tmp_path: Path) -> None:
+    """mean the same in several processes: the same images, the same losses, the same end and the same weights."""
+    summaries = []
+    for sampling in (["--sampling", "balanced"], ["--class-weights", "balanced"]):
+        words = [*TRAINING, *sampling, "--holdout", "500", "--target", "0.12", "--patience", "3", "--run"]
+        one, two = tmp_path / f"one{sampling[0]}", tmp_path / f"two{sampling[0]}"
+        assert main([*words, str(one)]) == 0
+        with torchrun(2, *words, str(two)) as process:
+            output = output_of(process)
+
+        assert process.returncode == 0, output
+        assert losses(two) == pytest.approx(losses(one), abs=2e-3)
+        summaries.append([RunDir.open(each).summary() for each in (one, two)])
+    for alone, several in summaries:
+        assert alone and several and several.finished
+        assert (several.stopped_by, several.epochs, several.selected_epoch) == (
+            alone.stopped_by, alone.epochs, alone.selected_epoch,
+        )  # fmt: skip
+        assert several.validation_accuracy == pytest.approx(alone.validation_accuracy, abs=0.02)
+
+
 @pytest.mark.large
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
     """ends the others; torchrun starts all again, and they end as if nothing had happened."""

@@ -136,7 +136,7 @@ class Metrics:
 
     def top(self, k: int) -> float:
         """Share of images whose class is among the k most probable ones, 0..1; of equal ones the first count."""
-        best_Nk = self.probabilities.argsort(1, descending=True, stable=True)[:, :k]
+        best_Nk = self.probabilities.argsort(dim=1, descending=True, stable=True)[:, :k]
         return float((best_Nk == self.labels[:, None]).any(1).double().mean())
 
     @property
@@ -156,8 +156,8 @@ class Metrics:
         found = []
         for number in bin_N.unique().tolist():
             inside = bin_N == number
-            means = (each[inside].double().mean() for each in (self.confidence, self.right))
-            found.append(Bin(*map(float, means), share=float(inside.double().mean())))
+            confidence, accuracy = (float(each[inside].double().mean()) for each in (self.confidence, self.right))
+            found.append(Bin(confidence, accuracy, float(inside.double().mean())))
         return found
 
     @property
@@ -178,9 +178,7 @@ class Metrics:
         confidence_N = self.confidence[order_N]
         answered_N = torch.arange(1, len(order_N) + 1, dtype=torch.float64)
         accuracy_N = self.right[order_N].double().cumsum(0) / answered_N
-        last_N = torch.cat(
-            (confidence_N[1:] != confidence_N[:-1], torch.tensor([True]))
-        )  # of those with one confidence
+        last_N = _last_of_equals(confidence_N)
         return confidence_N[last_N].double(), answered_N[last_N] / len(order_N), accuracy_N[last_N]
 
     def threshold(self, confidence: float) -> Threshold:
@@ -206,7 +204,7 @@ class Metrics:
         p_N = self.probabilities[:, label]
         order_N = p_N.argsort(descending=True)
         found_N = (self.labels[order_N] == label).double().cumsum(0)
-        last_N = torch.cat((p_N[order_N][1:] != p_N[order_N][:-1], torch.tensor([True])))
+        last_N = _last_of_equals(p_N[order_N])
         precision_N = found_N / torch.arange(1, len(order_N) + 1)
         return (found_N / found_N[-1])[last_N], precision_N[last_N]
 
@@ -214,6 +212,11 @@ class Metrics:
         """Sum of the precisions of a class, each weighted by the recall that it adds, 0..1; NaN without images."""
         recall_M, precision_M = self.precision_recall(label)
         return float((recall_M.diff(prepend=torch.zeros(1)) * precision_M).sum())
+
+
+def _last_of_equals(sorted_N: Tensor) -> Tensor:
+    """Which of sorted numbers are the last of those equal to them, bool [N]."""
+    return torch.cat((sorted_N[1:] != sorted_N[:-1], torch.tensor([True])))
 
 
 def _mean(figures: list[float]) -> float:

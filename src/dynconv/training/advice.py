@@ -33,7 +33,7 @@ def _on_steps(config: TrainConfig, images: int) -> list[str]:
     if steps >= FEWEST_STEPS:
         return []
     advice = f"{lower}, or raise --epochs" if lower else "raise --epochs"
-    return [f"{steps} steps in all, {per_epoch} an epoch, are too few to learn much; {advice}"]
+    return [f"only {steps} steps in all, {per_epoch} an epoch: too few to learn much; {advice}"]
 
 
 def _on_classes(config: TrainConfig, labels_N: Tensor, classes: Sequence[str]) -> list[str]:

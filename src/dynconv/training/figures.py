@@ -30,7 +30,10 @@ def loss_of_batch(
 
 
 def balanced_class_weights(labels_N: Tensor, classes: int) -> Tensor:
-    """N / (K n) for each class of n of the N images, float32 [classes]; 0 without images. K counts those with images."""
+    """N / (K n) for each class that has n of the N images, float32 [classes]; K counts the classes that have any.
+
+    The weight of a class without images is 0.
+    """
     count = labels_N.bincount(minlength=classes)
     weights = len(labels_N) / ((count > 0).sum() * count.clamp_min(1))
     return weights.masked_fill(count == 0, 0).float()

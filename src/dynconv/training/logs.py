@@ -1,15 +1,14 @@
 """Where the metrics of a run go besides its own directory: TensorBoard, Weights & Biases, MLflow.
 
-A log is told the run's configuration when it is opened, each line of metrics, and the summary. To add one, write a class
-with the methods of `Log` and a line in `LOGS`. What is in the run directory never depends on a log: where one fails, it
-is left out from then on, and training goes on.
+A log is told the run's configuration when it is opened, each line of metrics, and the summary. To add one, write a
+class with the methods of `Log` and a line in `LOGS`. What is in the run directory never depends on a log: where one
+fails, it is left out from then on, and training goes on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -148,5 +147,5 @@ class Logs:
 
 def _identity(run: RunDir) -> str:
     """Sixteen hexadecimal digits: what a run began as, which is written once."""
-    began = json.dumps([run.path.resolve().name, run.environment.tree(), run.config.tree()], sort_keys=True)
+    began = repr((run.path.resolve().name, run.environment.tree(), run.config.tree()))
     return hashlib.sha256(began.encode()).hexdigest()[:16]

@@ -40,9 +40,7 @@ class MlflowLog:
         if found:
             self._client.update_run(self._id, status="RUNNING")
         config = [Param(name, shown(value)[:LONGEST_VALUE]) for name, value in about.config.items()]
-        for first in range(
-            0, len(config), MOST_PARAMETERS
-        ):  # a resumed run has the same ones, which MLflow takes again
+        for first in range(0, len(config), MOST_PARAMETERS):  # of a resumed run they are the same, which is no error
             self._client.log_batch(self._id, params=config[first : first + MOST_PARAMETERS])
 
     def _experiment(self, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What images held out of training decide: when training ends, and which epoch's weights are kept. Never the test set."""
+"""What images held out of training decide, never the test set: when training ends, and whose weights are kept."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ CONNECT_SECONDS = 30.0
 
 
 def require_account() -> None:
-    """Raises DynconvError where metrics are to be sent, and to no account: wandb would ask in the middle of a training."""
+    """Raises DynconvError where metrics are to be sent and no account is known, for which wandb would ask meanwhile."""
     online = wandb.setup().settings.mode in (None, "online", "shared")  # by WANDB_MODE, or by `wandb offline`
     if online and not wandb.login(prompt=False, verify=False):
         raise DynconvError("log: wandb knows no account on this machine; run `wandb login`, or set WANDB_MODE=offline")

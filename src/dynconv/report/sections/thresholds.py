@@ -1,4 +1,4 @@
-"""Thresholds: what is gained where answers that the network is unsure of are refused, and each class's own trade-off."""
+"""Thresholds: the accuracy of answers that the network is sure of, and precision against recall of each class."""
 
 from __future__ import annotations
 
