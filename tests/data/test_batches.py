@@ -127,7 +127,7 @@ def test_a_balanced_epoch_is_set_by_seed_and_epoch_and_can_begin_anywhere() -> N
     assert shown(3, mine=mine) == [[batch[place] for place in mine] for batch in whole]
     assert shown(3, mine=mine, first=4) == [[batch[place] for place in mine] for batch in whole[4:]]
     commonest = [{value for batch in shown(epoch) for value in batch if value < 70} for epoch in range(4)]
-    assert len(set.union(*commonest)) > 60, "of a common class there are others in each epoch"
+    assert len(set.union(*commonest)) > 50, "of a common class there are others in each epoch"
 
 
 def test_each_showing_of_a_repeated_image_is_augmented_on_its_own() -> None:

@@ -25,7 +25,8 @@ def test_nothing_is_said_where_nothing_is_wrong() -> None:
 @pytest.mark.parametrize(
     ("batch", "epochs", "line"),
     [
-        (600, 9, "a batch of 600 takes the 600 training images: one step an epoch; lower --batch-size, for example to 16"),
+        (600, 9, "a batch of 600 takes the 600 training images: one step an epoch; lower --batch-size, "
+                 "for example to 16"),
         (900, 9, "a batch of 900 is larger than the 600 training images: one step an epoch; lower --batch-size, "
                  "for example to 16"),
         (100, 9, "only 54 steps in all, 6 an epoch: too few to learn much; lower --batch-size, for example to 16, "

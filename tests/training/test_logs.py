@@ -1,7 +1,8 @@
-"""What TensorBoard, Weights & Biases and MLflow are told of a run. The latter two are tested where they are installed."""
+"""What TensorBoard, Weights & Biases and MLflow are told of a run; the latter two where they are installed."""
 
 import json
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ ROUTING = [BlockRouting(block=1, mean=[0.25, 0.75], entropy=0.8, std=0.1)]
 
 def step(number: int, loss: float = 2.0) -> StepLine:
     return StepLine(
-        step=number, epoch=number / 10, loss=loss, lr={"experts": 0.1}, image_size=16, images_per_second=5.0, seconds=1.0
+        step=number, epoch=number / 10, loss=loss, lr={"experts": 0.1}, image_size=16, images_per_second=5.0,
+        seconds=1.0,
     )  # fmt: skip
 
 
@@ -178,26 +180,35 @@ def test_wandb_writes_config_metrics_and_summary(tmp_path: Path, offline: Any) -
 def read_wandb(run: RunDir) -> dict[str, Any]:
     """What the file of an offline run holds: values as JSON."""
     from wandb.proto import wandb_internal_pb2
-    from wandb.sdk.internal.datastore import DataStore
+
+    def values(items: Any) -> dict[str, str]:
+        return {item.key or "/".join(item.nested_key): item.value_json for item in items}
 
     (file,) = run.path.glob("wandb/offline-run-*/*.wandb")
-    store, found = DataStore(), {"config": {}, "history": [], "summary": {}}  # type: ignore[var-annotated]
-    store.open_for_scan(str(file))
-    while data := store.scan_data():
+    config, summary, history = {}, {}, []
+    for data in records_of(file.read_bytes()):
         record = wandb_internal_pb2.Record()
         record.ParseFromString(data)
+        config |= values(record.run.config.update)
+        summary |= values(record.summary.update)
+        if record.WhichOneof("record_type") == "history":
+            history.append(values(record.history.item))
+    return {"config": config, "summary": summary, "history": history}
 
-        def values(items: Any) -> dict[str, str]:
-            return {item.key or "/".join(item.nested_key): item.value_json for item in items}
 
-        kind = record.WhichOneof("record_type")
-        if kind == "run":
-            found["config"] |= values(record.run.config.update)
-        elif kind == "history":
-            found["history"].append(values(record.history.item))
-        elif kind == "summary":
-            found["summary"] |= values(record.summary.update)
-    return found
+def records_of(content: bytes) -> list[bytes]:
+    """The records of a LevelDB log, after a header of 7 bytes: in blocks of 32 KiB, each part with crc, length and kind."""
+    found, place = [b""], 7
+    while place < len(content):
+        if (left := -place % 32768) < 7:  # too few bytes for a part: the next block
+            place += left
+            continue
+        _, length, kind = struct.unpack_from("<IHB", content, place)
+        found[-1] += content[place + 7 : place + 7 + length]
+        if kind in (1, 4):  # a whole record, or the last part of one
+            found.append(b"")
+        place += 7 + length
+    return found[:-1]
 
 
 @pytest.mark.filterwarnings("default")

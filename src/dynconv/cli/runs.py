@@ -26,8 +26,8 @@ class RunsArguments(Arguments):
     folder: Annotated[Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("runs")
     """Folder that holds the run directories."""
     sort: str | None = None
-    """Field to sort by: accuracy, accuracy_tta and validation_accuracy with the best first, others with the lowest first,
-    such as train_seconds, or a hyper-parameter such as optim.lr. Default: by name."""
+    """Field to sort by: accuracy, accuracy_tta or validation_accuracy, the best first; another one, such as
+    train_seconds or optim.lr, the lowest first. Default: by name."""
     filter: tuple[str, ...] = ()
     """Show only runs with these values, as FIELD=VALUE: data=cifar10 state=finished optim.lr=0.1."""
     csv: bool = False

@@ -20,8 +20,8 @@ from dynconv.errors import DynconvError, escaped
 from dynconv.validation import did_you_mean, flat, shown
 
 FIGURES = (
-    "preset", "data", "seed", "epochs", "epochs_planned", "accuracy", "accuracy_tta", "validation_accuracy", "test_loss",
-    "train_seconds", "total_seconds", "parameters", "multiply_adds", "device", "precision", "version",
+    "preset", "data", "seed", "epochs", "epochs_planned", "accuracy", "accuracy_tta", "validation_accuracy",
+    "test_loss", "train_seconds", "total_seconds", "parameters", "multiply_adds", "device", "precision", "version",
 )  # fmt: skip
 """The fields of a row besides its run and its state, as CSV and JSON name them; accuracies are fractions."""
 

@@ -104,8 +104,8 @@ class TrainConfig(Frozen):
     equally often; those of rare classes are repeated."""
     patience: int = Field(0, ge=0, le=1_000_000)
     """Epochs without a better accuracy on the hold-out after which training ends; 0 for no such end. Keeps the weights
-    of the epoch that was best on the hold-out. Learning rates still decay over all epochs, so a run that ends early misses
-    the low ones, which help most: lowering epochs is often better."""
+    of the epoch that was best on the hold-out. Learning rates still decay over all epochs, so a run that ends early
+    misses the low ones, which help most: lowering epochs is often better."""
     target: Fraction = 0.0
     """Accuracy on the hold-out, 0 to 1, at which training ends, with the weights that reach it; 0 for none. Learning
     rates decay over all epochs, as with patience."""
