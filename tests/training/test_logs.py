@@ -167,6 +167,7 @@ def test_wandb_writes_config_metrics_and_summary(tmp_path: Path, offline: Any) -
     run = create(tmp_path / "run")
     logs.require_logs(["wandb"])
     write(run, ("wandb",))
+    offline.teardown()  # ends the process that writes the file
 
     found = read_wandb(run)
     assert found["config"]["optim.lr"] == "0.17" and found["config"]["data"] == '"shapes"'
@@ -197,7 +198,7 @@ def read_wandb(run: RunDir) -> dict[str, Any]:
 
 
 def records_of(content: bytes) -> list[bytes]:
-    """The records of a LevelDB log, after a header of 7 bytes: in blocks of 32 KiB, each part with crc, length and kind."""
+    """Those of a LevelDB log after a header of 7 bytes: in blocks of 32 KiB, each part with crc, length and kind."""
     found, place = [b""], 7
     while place < len(content):
         if (left := -place % 32768) < 7:  # too few bytes for a part: the next block
