@@ -225,7 +225,7 @@ def test_without_an_account_wandb_is_one_line(offline: Any, monkeypatch: pytest.
 @pytest.fixture
 def tracking(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """An MLflow client with a store of its own: SQLite, since MLflow refuses plain folders."""
-    pytest.importorskip("mlflow", reason="needs mlflow: pip install 'dynconv[mlflow]'")
+    pytest.importorskip("mlflow", reason="needs mlflow-skinny: pip install 'dynconv[mlflow]'")
     from mlflow.tracking import MlflowClient
 
     for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
