@@ -113,7 +113,7 @@ constraints: ## take every dependency to its newest version and pin it in constr
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-constraints
 	printf '%s\n' 'torch==$(TORCH)' 'triton==$(TRITON)' > .venv-constraints/torch.txt
-	.venv-constraints/bin/python -m pip install $(PIP_ARGS) -c .venv-constraints/torch.txt -e '.[dev]'
+	.venv-constraints/bin/python -m pip install $(PIP_ARGS) -c .venv-constraints/torch.txt -e '.[dev,wandb,mlflow]'
 	sed -n '/^#/p' constraints.txt > .venv-constraints/new.txt
 	.venv-constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable > .venv-constraints/frozen.txt
 	sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia|cuda)/d' .venv-constraints/frozen.txt \

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 def train(
     preset: str = "quick", *, data: str | PathLike[str] = "cifar10", run: str | PathLike[str] | None = None,
-    device: str = "auto", compile: bool = False, deterministic: bool = False,
+    device: str = "auto", compile: bool = False, deterministic: bool = False, log: Sequence[str] = (),
     size: int | str | None = None, fit: str | None = None, **fields: Any,
 ) -> Run:  # fmt: skip
     """Trains a network and returns its run.
@@ -40,6 +41,7 @@ def train(
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
         deterministic: whether to compute by algorithms that give the same bits each time, on a GPU too.
+        log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
         size, fit: how images of any size and shape are read, as --data.size and --data.fit: 64, or auto; crop, pad or
             stretch.
         fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
@@ -56,7 +58,7 @@ def train(
     fields = fields | ({"data": frame} if frame else {})
     config = override(with_initial_model(PRESETS[preset](), str(fields.get("init", ""))), fields)
     launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
-    launch |= {"compile": compile, "deterministic": deterministic}
+    launch |= {"compile": compile, "deterministic": deterministic, "log": log}
     with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:
         chosen = flat(fields).keys()
         return Run(start(config, validate(Launch, launch), progress, group=group, chosen=chosen).run.path)

@@ -30,7 +30,7 @@ from dynconv.data.image import read_image
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 from dynconv.model.net import Net
-from dynconv.report.runs import runs_table
+from dynconv.report.runs import as_json, read_runs
 from dynconv.training.launch import config_of
 from dynconv.training.learner import Learner
 
@@ -176,7 +176,7 @@ def artifact_targets(place: Path, run: RunDir) -> dict[str, Target]:
         copy = Path(shutil.copytree(run.path, place / name / "run"))
 
         def read_and_list(_: Path) -> object:
-            runs_table(copy.parent)
+            as_json(read_runs(copy.parent, {}))
             return read(RunDir.open(copy))
 
         return Target([(run.path / name).read_bytes()], tokens, at(copy / name, read_and_list))

@@ -60,7 +60,7 @@ class TrainArguments(DescribeArguments):
 
     resume: Path | None = None
     """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device,
-    --compile, --deterministic, --checkpoint-minutes and --no-report."""
+    --compile, --deterministic, --checkpoint-minutes, --log and --no-report."""
     time: Annotated[str | None, _checked(seconds_of)] = None
     """How long a run may take, as 90s, 30m or 2h: as many epochs as fit, by a short measurement on this machine."""
     seeds: Annotated[str | None, _checked(seed_numbers)] = None
@@ -100,7 +100,7 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(
             "--resume takes its hyper-parameters from the run; you may add only --data, --device, "
-            "--compile, --deterministic, --checkpoint-minutes and --no-report"
+            "--compile, --deterministic, --checkpoint-minutes, --log and --no-report"
         )
     return validate(model, {**tree, "settings": config})
 
@@ -115,8 +115,8 @@ def chosen_fields(words: Sequence[str], file: Path | None) -> frozenset[str]:
 def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
     run = RunDir.open(path)
     about = run.environment
-    launch = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
-    launch["deterministic"] = about.deterministic
+    launch: dict[str, Any] = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
+    launch |= {"deterministic": about.deterministic, "log": about.log}
     return config_of(run), validate(Launch, launch, f"{path / 'environment.json'}: ")
 
 

@@ -63,7 +63,7 @@ def _train_seeds(arguments: TrainArguments, chosen: frozenset[str], group: Group
             print(f"seed {summary.seed}: ", end="")
             _print_result(summary)
         summaries.append(summary)
-    if summaries[-1].stopped_by:
+    if not summaries[-1].finished:
         return _exit_code(summaries[-1])
     if group.leads:
         runs = [run_of(folder, seed) for seed in wanted]
@@ -87,7 +87,7 @@ def _print_comparison(summaries: list[Summary]) -> None:
 
 
 def _exit_code(summary: Summary) -> int:
-    return {None: 0, INTERRUPT: 130}.get(summary.stopped_by, 1)
+    return 0 if summary.finished else 130 if summary.stopped_by == INTERRUPT else 1
 
 
 def _train(arguments: TrainArguments, chosen: frozenset[str], group: Group, progress: Progress) -> Outcome:
@@ -111,6 +111,9 @@ def _print_result(summary: Summary) -> None:
     )
     if summary.stopped_by:
         print(f"stopped by {summary.stopped_by} after {summary.epochs} of {summary.epochs_planned} whole epochs")
+    if summary.selected_epoch:
+        print(f"the weights are those of epoch {summary.selected_epoch}, the best on the hold-out", end="")
+        print("" if summary.validation_accuracy is None else f": {summary.validation_accuracy:.2%}")
 
 
 def _print_next(outcome: Outcome, report: bool) -> None:

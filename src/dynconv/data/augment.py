@@ -91,7 +91,8 @@ class Batch:
     Attributes:
         images: uint8 [N,C,H,W] at the stage "pixels", then float32 in [0, 1].
         target: int64 [N], or float32 [N,K] after mixing.
-        index: positions of the images in the split, int64 [N], in main memory.
+        index: which of the epoch's draws are those of these images, int64 [N], in main memory: the position of an image
+            in the split, or, where an image may come several times, its position in the epoch.
         number: number of the batch in its epoch, from 0.
     """
 

@@ -98,6 +98,19 @@ class TrainConfig(Frozen):
     """Where a loss or a weight is not finite. stop: end, with the weights of the last saved state. restart: go on from
     that state with half the learning rates, five times at most."""
     data: DataConfig = DataConfig()
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the training images in the loss. balanced: N / (K n) for the images of a class that has n of the N,
+    with K classes, so that all classes weigh alike and the mean weight is 1."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """What an epoch shows. shuffled: each training image once. balanced: as many images, drawn so that all classes come
+    equally often; those of rare classes are repeated."""
+    patience: int = Field(0, ge=0, le=1_000_000)
+    """Epochs without a better accuracy on the hold-out after which training ends; 0 for no such end. Keeps the weights
+    of the epoch that was best on the hold-out. Learning rates still decay over all epochs, so a run that ends early
+    misses the low ones, which help most: lowering epochs is often better."""
+    target: Fraction = 0.0
+    """Accuracy on the hold-out, 0 to 1, at which training ends, with the weights that reach it; 0 for none. Learning
+    rates decay over all epochs, as with patience."""
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
@@ -108,6 +121,12 @@ class TrainConfig(Frozen):
             raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
         if not self.image_sizes:
             raise ValueError("image_sizes: needs at least one size")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Self:
+        if self.class_weights == self.sampling == "balanced":
+            raise ValueError("sampling: balanced classes need no class_weights, which would count rare ones twice")
         return self
 
     @model_validator(mode="after")

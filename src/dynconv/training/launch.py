@@ -28,9 +28,11 @@ from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
 from dynconv.training.initial import initial_weights
+from dynconv.training.logs import LogName, require_logs
 from dynconv.training.memory import require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
+from dynconv.training.stopping import require_held_out
 from dynconv.training.suited import suited
 from dynconv.training.timing import epochs_within
 from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
@@ -56,6 +58,8 @@ class Launch(Frozen):
     anyway, for one number of threads."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes after which the state is saved within an epoch; it also is at the end of each."""
+    log: tuple[LogName, ...] = ()
+    """Where metrics go besides TensorBoard's event files: wandb (Weights & Biases), mlflow, or both."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,7 @@ def start(
             of one colour, too little time, or a directory that cannot be written.
     """
     device = pick_device(launch.device)  # before there is a directory
+    group.share(lambda: require_logs(launch.log))
     initial = group.each(lambda: initial_weights(config))
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
     config = fitted(config, dataset, chosen)
@@ -101,6 +106,7 @@ def start(
         device=launch.device,
         compile=launch.compile,
         deterministic=launch.deterministic,
+        log=list(launch.log),
     )
     run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
     with _held(run, group):
@@ -119,6 +125,7 @@ def resume(
     run = group.share(lambda: RunDir.reopen(path))
     config = config_of(run)
     device = pick_device(launch.device)
+    group.share(lambda: require_logs(launch.log))
     with _held(run, group):
         dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
         group.each(lambda: require_trainable(config, dataset, device, group))
@@ -159,9 +166,10 @@ def fitted(config: TrainConfig, dataset: Dataset, chosen: Collection[str] | None
 
 
 def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device, group: Group = ALONE) -> None:
-    """Raises DynconvError where the network does not fit into memory, all images are of one colour, or there are more
-    processes than images of a micro-batch.
+    """Raises DynconvError where the network does not fit into memory, all images are of one colour, there are more
+    processes than images of a micro-batch, or nothing is held out that a hold-out is to decide.
     """
+    require_held_out(config, dataset)
     micro_batch = min(config.micro_batch, config.batch_size, len(dataset.train.labels))
     if micro_batch < group.size:
         raise DynconvError(f"{group.size} processes cannot share a micro_batch of {micro_batch} images; start fewer")
@@ -204,6 +212,6 @@ def _train(
         trainer = Trainer(
             config, dataset, run, progress,
             device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes, group=group,
-            initial=initial,
+            initial=initial, log=launch.log,
         )  # fmt: skip
         return Outcome(run, dataset, trainer.fit(resume, hopeless))

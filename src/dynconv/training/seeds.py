@@ -60,7 +60,7 @@ def train_seeds(
                 else:
                     summary = start(own, where, progress, group=group).summary
         yield summary
-        if summary.stopped_by:
+        if not summary.finished:
             return
 
 
