@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 from PIL import Image, ImageOps
-from pydantic import Field
+from pydantic import field_validator
 
 from dynconv.validation import Frozen
 
 SIZE = 32
 """Side of CIFAR-10's images, for which the presets are made; `auto` chooses no smaller one."""
-LARGEST_SIZE = 512
-"""Largest side."""
+SMALLEST_SIZE, LARGEST_SIZE = 8, 512
+"""Smallest and largest side to train at."""
 _AUTO_SIZES = (32, 48, 64, 96, 128)  # beyond, a CPU takes long, and most photographs gain little
 _GREY = (128, 128, 128)
 
@@ -57,11 +57,19 @@ class Frame:
 class DataConfig(Frozen):
     """How images of any size and shape are read."""
 
-    size: Annotated[int, Field(ge=8, le=LARGEST_SIZE)] | Literal["auto"] = "auto"
+    size: int | Literal["auto"] = "auto"
     """Side of the images in pixels, or auto: the largest of 32, 48, 64, 96, 128 that half of the training images reach
     with their shorter side. With another than 32, whatever the preset says of sizes grows with it."""
     fit: Fit = "crop"
     """How an image that is not square becomes one. crop: cut at both ends; pad: grey bars; stretch: out of shape."""
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, size: object) -> object:
+        number = int(size) if isinstance(size, str) and size.isdecimal() and len(size) < 10 else size
+        if number != "auto" and (type(number) is not int or not SMALLEST_SIZE <= number <= LARGEST_SIZE):
+            raise ValueError(f"must be auto, or a whole number from {SMALLEST_SIZE} to {LARGEST_SIZE}, not {size}")
+        return number
 
     def frame(self, shorter_sides: Iterable[int]) -> Frame:
         """The frame, for images with these shorter sides."""

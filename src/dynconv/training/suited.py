@@ -16,6 +16,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from dynconv.data import NAMED, Dataset
+from dynconv.data.augment import AugmentConfig
 from dynconv.data.frame import SIZE
 from dynconv.model.config import PER_BLOCK, ModelConfig
 from dynconv.training.config import TrainConfig
@@ -24,7 +25,7 @@ _LARGEST_MAP = 48  # side of the first block's map, beyond which blocks are put 
 _NARROWEST = 16  # channels of these blocks
 _POOLED = 2  # so many of them pool; before them, blocks have a stride, which costs a quarter
 _MICRO_BATCH_PIXELS = 500 * 64 * 64
-_SMALLEST_MICRO_BATCH = 50  # of which batch normalisation averages
+_SMALLEST_MICRO_BATCH = 25  # of which batch normalisation averages
 _STEPS_PER_EPOCH, _STEPS = 10, 500  # at least
 _BATCHES = (500, 250, 100, 50, 25)
 _MOST_EPOCHS = 50
@@ -61,12 +62,7 @@ def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: 
     update: dict[str, object] = {}
     if "image_sizes" not in chosen:
         update["image_sizes"] = tuple(_scaled(side, size, step=4) for side in config.image_sizes)
-    augment = {
-        name: min(_scaled(getattr(config.augment, name), size), most)
-        for name, most in (("translate", 16), ("cutout", 32))
-        if f"augment.{name}" not in chosen
-    }
-    update["augment"] = config.augment.model_copy(update=augment)
+    update["augment"] = augment_for_size(config.augment, size, chosen)
     extra = max(0, math.ceil(math.log2(size / _LARGEST_MAP)))
     grows = extra > 0 and not config.init and not _has_own_shape(config.model, chosen)
     if grows:
@@ -86,6 +82,16 @@ def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: 
         said.append(f"{config.micro_batch} at a time")
     changes.append(f"for images of {size}x{size} pixels: {'; '.join(said)}")
     return config
+
+
+def augment_for_size(augment: AugmentConfig, size: int, chosen: Collection[str]) -> AugmentConfig:
+    """Shifts and cutout, in pixels of an image of 32, for images of `size` pixels."""
+    lengths = {
+        name: min(_scaled(getattr(augment, name), size), most)
+        for name, most in (("translate", 16), ("cutout", 32))
+        if f"augment.{name}" not in chosen
+    }
+    return augment.model_copy(update=lengths)
 
 
 def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes: list[str]) -> TrainConfig:
