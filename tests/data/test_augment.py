@@ -128,6 +128,20 @@ def test_what_happens_to_an_image_does_not_depend_on_its_batch(
     assert torch.equal(x, original)
 
 
+@pytest.mark.parametrize("mixed", [{}, {"cutmix": 1.0}], ids=["each by itself", "mixed"])
+def test_processes_that_share_a_batch_see_what_one_would(mixed: dict[str, Any]) -> None:
+    split = Split(shapes.generate(0, 60, 10).train.images, torch.arange(60) % 10)
+    config = AugmentConfig(**EACH["all"], **mixed)
+
+    def batches(mine: torch.Tensor | None) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return list(training_batches(split, 10, config, 20, 24, 1, 0, mine=mine))
+
+    shares = [batches(mine) for mine in torch.arange(20).tensor_split(3)]
+    for (x, target), *parts in zip(batches(None), *shares, strict=True):
+        assert torch.equal(x, torch.cat([part[0] for part in parts]))
+        assert torch.equal(target, torch.cat([part[1] for part in parts]))
+
+
 @pytest.mark.parametrize("name", EACH)
 def test_each_changes_most_images_and_another_epoch_changes_them_otherwise(name: str) -> None:
     split = Split(shapes.generate(0, 60, 10).train.images, torch.arange(60) % 10)
