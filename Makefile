@@ -15,11 +15,11 @@ PYTEST_ARGS ?=
 PIP_ARGS ?=
 
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-LINT_PATHS := src $(wildcard tests benchmarks)
+LINT_PATHS := src $(wildcard tests benchmarks docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser test-large soak fuzz lint format constraints lock audit sbom clean FORCE
+.PHONY: help install train test test-lesser test-large soak fuzz site lint format constraints lock audit sbom clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -93,6 +93,11 @@ CASES ?= 20000
 fuzz: .venv/.installed-dev ## give damaged files to every parser, odd requests to the server: make fuzz CASES=100000
 	$(IN_VENV) DYNCONV_FUZZ_CASES=$(CASES) python -m pytest -o faulthandler_timeout=0 tests/fuzz \
 		tests/serve/test_malformed.py $(PYTEST_ARGS)
+
+# A warning, such as a link that leads nowhere, ends it. The variable silences an advertisement, not a warning.
+site: .venv/.installed-dev ## write the documentation as a site to build/site, which opens from disk
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports
 	$(IN_VENV) ruff check $(LINT_PATHS)

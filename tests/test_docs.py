@@ -232,3 +232,70 @@ def test_the_page_of_sweeps_names_every_field_and_its_default() -> None:
         (row,) = re.findall(rf"^\| `{name}` \| (.*?) \|", text, re.MULTILINE)
         shown = "none" if name == "fields" else str(field.default).lower()
         assert row.strip("`") == shown, name
+
+
+# ------------------------------------------------------------------- the tutorial, word by word but for the figures
+
+CIFAR10 = "airplane|automobile|bird|cat|deer|dog|frog|horse|ship|truck"
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a line of output: no figures, no units, no predicted classes, which differ from run to run."""
+    return re.findall(r"[A-Za-z]{2,}", re.sub(rf"\b({CIFAR10})\b", "a-class", line))
+
+
+def test_the_tutorial_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a tiny network in place of `quick`. Its installation is left out."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(PRESETS, "quick", lambda: CONFIG)
+    Image.new("RGB", (300, 200), "red").save("photo.jpg")
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    said: list[str] = []
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    assert [kind for kind, _ in blocks].count("text") == 5
+    for kind, block in blocks:
+        if kind == "python":
+            run_example(block)
+        elif kind == "text":
+            shown = [words_of(line) for line in block.splitlines() if words_of(line)]
+            missing = [line for line in shown if line not in said]
+            assert not missing, f"not printed: {missing[0]}"
+        elif "dynconv" in block:
+            for line in block.splitlines():
+                assert main(line.removeprefix("dynconv ").split()) == 0, line
+            out, err = capsys.readouterr()
+            said = [words_of(line) for line in (out + err).splitlines()]
+    assert (tmp_path / "runs/report/report.html").exists()
+
+
+# ------------------------------------------------------------------------------------- the examples of other pages
+
+
+def test_the_example_of_predict_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = Image.new("RGB", (300, 200), "red")
+    image.save("photo.jpg")
+    (example,) = examples(DOCS / "predict.md")
+
+    assert run_example(example, image=image)["prediction"].label
+
+
+def test_the_example_of_export_runs_where_there_is_neither_torch_nor_dynconv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    """As it stands, except that it runs beside them here; the names it imports are those that the page says."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (300, 200), "red").save("photo.jpg")
+    assert main(["export", str(trained), "--output", "model.onnx"]) == 0
+    (example,) = examples(DOCS / "export.md")
+    capsys.readouterr()
+
+    run_example(example)
+
+    assert "torch" not in example and "dynconv" not in example
+    assert len(capsys.readouterr().out.split()) == 2

@@ -37,7 +37,7 @@ def train(
         preset: the recipe to start from: basic, quick, standard, accurate.
         data: cifar10 (found or downloaded), shapes (generated), auto (any that is found or downloaded, else shapes),
             or a path.
-        run: directory to write, new or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.
+        run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
         deterministic: whether to compute by algorithms that give the same bits each time, on a GPU too.
