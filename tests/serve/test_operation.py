@@ -71,7 +71,7 @@ def test_keys_that_are_none_are_refused(environment: dict[str, str], said: str) 
 
 
 def test_a_client_may_send_so_many_requests_per_second_and_twice_as_many_after_a_pause() -> None:
-    now = 0.0
+    now, refusals = 0.0, list[object]()
     rate = Rate(2, lambda: now)
 
     def admitted(client: str) -> int:
@@ -79,7 +79,7 @@ def test_a_client_may_send_so_many_requests_per_second_and_twice_as_many_after_a
             try:
                 rate.admit(client)
             except HTTPException as refused:
-                assert refused.status_code == 429 and refused.headers == {"Retry-After": "1"}
+                refusals.append((refused.status_code, refused.headers))
                 return count
         return 100
 
@@ -89,6 +89,7 @@ def test_a_client_may_send_so_many_requests_per_second_and_twice_as_many_after_a
     now = 100.0
     assert admitted("10.0.0.1") == 4
     assert [admitted("2001:db8::1"), admitted("2001:db8::2"), admitted("2001:db8:0:1::1")] == [4, 0, 4]
+    assert refusals and all(refusal == (429, {"Retry-After": "1"}) for refusal in refusals)
     for client in range(30_000):
         rate.admit(f"10.1.{client // 256}.{client % 256}")
     assert len(rate._buckets) <= 10_001
@@ -292,6 +293,6 @@ def test_the_description_has_an_example_of_every_answer(url: str) -> None:
         content = response["content"]["application/json"]
         name = content["schema"]["$ref"].rpartition("/")[2]
         schema = described["components"]["schemas"][name]
-        assert status == "422" or "example" in content or "examples" in schema, status
+        assert "example" in content or "examples" in schema, status
     example = described["components"]["schemas"]["PredictAnswer"]["examples"][0]
     assert example["images"][0]["class"] == example["images"][0]["top"][0]["class"]
