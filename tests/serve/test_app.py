@@ -230,7 +230,7 @@ class FromAnotherAddress(requests.adapters.HTTPAdapter):
 
 
 def test_each_client_has_half_of_the_queue_for_bodies_that_arrive() -> None:
-    gate = Gate(20)
+    gate = Gate(20, lambda in_progress: None)
 
     with contextlib.ExitStack() as open_ones:
         for _ in range(10):

@@ -20,5 +20,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "presets": ("presets", "List the named recipes."),
     "bench": ("bench WHAT", "Time layer, step, predict, infer (other runtimes) or serve on this machine."),
     "doctor": ("doctor", "Check this machine and its data, and say what to do about problems."),
+    "completion": ("completion bash|zsh|fish", "Print a script that completes words in a shell."),
 }
 """Name -> usage, and description."""
