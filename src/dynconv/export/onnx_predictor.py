@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from dynconv.artifacts.found_weights import DEFAULT
-from dynconv.data.image import SIZE
 from dynconv.export import export, onnx_file, parity
 from dynconv.inference.predictor import Predictor
 
@@ -35,7 +34,8 @@ class OnnxPredictor(Predictor):
         onnx_file.need()
         predictor = super().load(run_or_weights, device)
         logger.info("exporting the network for onnxruntime")
-        shape, generator = (max(parity.BATCHES), 3, SIZE, SIZE), torch.Generator().manual_seed(0)
+        size = predictor.frame.size
+        shape, generator = (max(parity.BATCHES), 3, size, size), torch.Generator().manual_seed(0)
         images = torch.randint(0, 256, shape, generator=generator, dtype=torch.uint8)
         predictor._run = onnx_file.runner(onnx_file.convert(export.trace(predictor.net, images, "nchw")))
         parity.compare(predictor._run, predictor, images)
