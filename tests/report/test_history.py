@@ -23,4 +23,4 @@ def test_every_epoch_is_a_row_of_plain_columns(trained: Path) -> None:
 
 
 def test_without_epochs_there_is_a_header() -> None:
-    assert history.as_csv([]).startswith("step,data,epoch,train_loss,") and history.as_csv([]).count("\n") == 1
+    assert history.as_csv([]).startswith("epoch,step,data,train_loss,") and history.as_csv([]).count("\n") == 1

@@ -8,8 +8,8 @@ from typing import Any
 
 from dynconv.artifacts.records import EpochLine
 
-_PARTS = {"kind", "lr", "routing"}
-"""Fields that have columns of their own, or none."""
+_PARTS = {"kind", "epoch", "lr", "routing"}
+"""Fields that have columns of their own, come first, or have none."""
 
 
 def as_csv(epochs: list[EpochLine]) -> str:
@@ -28,7 +28,7 @@ def as_csv(epochs: list[EpochLine]) -> str:
 
 
 def _fields() -> list[str]:
-    return [name for name in EpochLine.model_fields if name not in _PARTS]
+    return ["epoch", *(name for name in EpochLine.model_fields if name not in _PARTS)]
 
 
 def _row(line: EpochLine) -> dict[str, Any]:
