@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from dynconv.data import Dataset, Split
+from dynconv.data.frame import Frame
 from dynconv.errors import DynconvError
 from dynconv.inference import evaluate as using
 from dynconv.inference.metrics import Metrics
@@ -23,6 +24,7 @@ class Fixed:
     classes = CLASSES
     data_name = "shapes"
     run = None
+    frame = Frame()
 
     def __init__(self, logits: Tensor) -> None:
         self._logits = logits

@@ -20,7 +20,7 @@ from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, config_of
 from dynconv.training.presets import PRESETS, override
 from dynconv.training.seeds import seed_numbers
-from dynconv.validation import validate
+from dynconv.validation import field_names, flat, validate
 
 DEFAULT_PRESET = "quick"
 
@@ -103,6 +103,13 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
             "--compile, --deterministic, --checkpoint-minutes, --log and --no-report"
         )
     return validate(model, {**tree, "settings": config})
+
+
+def chosen_fields(words: Sequence[str], file: Path | None) -> frozenset[str]:
+    """The dotted names of the hyper-parameters that the words or the file set, even to what they would be anyway."""
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    named = flat(read_yaml(file)) if file else {}
+    return frozenset(name for name in (*flags, *named) if name in field_names(TrainConfig))
 
 
 def _of_run(path: Path) -> tuple[TrainConfig, Launch]:

@@ -35,7 +35,8 @@ def load_dataset(predictor: Predictor, source: str | None = None) -> Dataset:
     """
     seed, holdout = (predictor.run.config.seed, predictor.run.config.holdout) if predictor.run else (0, 0)
     source = source or trained_on(predictor)
-    dataset = data.load(source, seed=seed)
+    frame = predictor.frame
+    dataset = data.load(source, seed=seed, wanted=data.DataConfig(size=frame.size, fit=frame.fit))
     if tuple(dataset.classes) != predictor.classes:
         raise DynconvError(
             f"{source}: its classes are {_list(dataset.classes)}, the network's {_list(predictor.classes)}"

@@ -7,6 +7,8 @@ from pathlib import Path
 import jinja2
 from fastapi import FastAPI, HTTPException, Response
 
+from dynconv.serve.current import Current
+
 _FOLDER = Path(__file__).parent / "page"
 _FILES = {
     "/": ("index.html", "text/html"),
@@ -17,8 +19,8 @@ _FILES = {
 }
 
 
-def add_pages(app: FastAPI, drawings: dict[str, bytes]) -> None:
-    """Adds the pages to `app`. /docs describes the other routes of `app`; `drawings` are PNG files by class."""
+def add_pages(app: FastAPI, current: Current) -> None:
+    """Adds the pages to `app`. /docs describes the other routes of `app`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -29,9 +31,9 @@ def add_pages(app: FastAPI, drawings: dict[str, bytes]) -> None:
 
     @app.get("/samples/{name}.png", include_in_schema=False)
     async def sample(name: str) -> Response:
-        if name not in drawings:
+        if name not in current.drawings:
             raise HTTPException(404, "no such drawing")
-        return Response(drawings[name], media_type="image/png")
+        return Response(current.drawings[name], media_type="image/png")
 
 
 def _add(app: FastAPI, path: str, text: str, kind: str) -> None:

@@ -19,7 +19,7 @@ from dynconv.data.dataset import Split
 from dynconv.machine import Precision, autocast
 from dynconv.model.net import Net
 from dynconv.model.routing_statistics import BlockRouting, routing_statistics
-from dynconv.model.tta import EVAL_BATCH, batched_logits
+from dynconv.model.tta import batched_logits, evaluation_batch
 from dynconv.training.config import OptimConfig
 from dynconv.training.distributed import ALONE, Group, synchronise_batch_norm
 from dynconv.training.figures import count_correct, loss_of_batch
@@ -110,7 +110,7 @@ class Learner:
         with autocast(self.device, self.precision):
             parts = [
                 batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
-                for images in split.images[mine].split(EVAL_BATCH)
+                for images in split.images[mine].split(evaluation_batch(split.images.shape[-1]))
             ]
         logits_NK = torch.cat(parts)
         if self._group.size == 1:

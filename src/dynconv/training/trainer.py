@@ -360,7 +360,9 @@ class Trainer:
             raise DynconvError(f"{self.run.state}: the network's output is not finite; start the run again")
         if self.group.leads:
             state = learner.evaluated.state_dict()
-            weights = Weights(state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision)
+            weights = Weights(
+                state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision, dataset.frame
+            )
             save_weights(self.run.weights, weights)
         logits_tta = learner.logits(self.test, tta=True) if config.tta else None
         summary = self.summarise(logits, logits_tta)
