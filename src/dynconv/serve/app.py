@@ -19,7 +19,8 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp
 
-from dynconv.serve import pages, samples, schemas, upload
+from dynconv.page import samples
+from dynconv.serve import pages, schemas, upload
 from dynconv.serve.batching import Answer, Batcher
 from dynconv.serve.envelope import Envelope
 from dynconv.serve.gate import Gate, overloaded
