@@ -36,8 +36,8 @@ class ExportArguments(Arguments):
     """Quantise the convolutions, calibrated on 512 training images; measures the accuracy before and after. Not with
     --format pt2."""
     output: Path | None = None
-    """File or folder to write. Default: model.onnx (model-int8.onnx, model.pt2, web, web-int8) in the run directory; for
-    a weights file, one of its name in the current directory."""
+    """File or folder to write. Default: model.onnx (model-int8.onnx, model.pt2, web, web-int8) in the run directory;
+    for a weights file, one of its name in the current directory."""
     data: str | None = None
     """Images for the check: cifar10, shapes, auto or a path. Default: the data that the network was trained on."""
 

@@ -53,7 +53,7 @@ SOFTWARE.
 
 @dataclass(frozen=True)
 class Runtime:
-    """Its version, and its files by name: onnxruntime.js, what this loads, and the licences."""
+    """Its version, and its files by name: onnxruntime.js and .wasm, and the licences."""
 
     version: str
     files: dict[str, bytes]
@@ -113,12 +113,12 @@ def _runtime(package: Path, read: Callable[[str], bytes]) -> Runtime:
     if version != VERSION:
         logger.warning("onnxruntime-web %s: not tested; %s was", escaped(version), VERSION)
     # Some web servers send .mjs with a type that browsers refuse to run.
-    files = {"onnxruntime.js": script, _WASM: wasm, "LICENSE.txt": _LICENSE.encode()}
+    files = {"onnxruntime.js": script, "onnxruntime.wasm": wasm, "LICENSE.txt": _LICENSE.encode()}
     return Runtime(version, files | _notices())
 
 
 def _notices() -> dict[str, bytes]:
-    """The licences of what onnxruntime is built from. The npm package lacks them; Python's, of the same source, does not."""
+    """The licences of what onnxruntime is built from. npm's package lacks them; Python's, of the same source, does not."""
     import onnxruntime
 
     notices = Path(onnxruntime.__file__).with_name("ThirdPartyNotices.txt")

@@ -5,7 +5,7 @@ import * as onnxruntime from "./runtime/onnxruntime.js";
 import { decoded, framed } from "./image.js";
 
 onnxruntime.env.wasm.numThreads = 1; // more would need headers that few static hosts send
-onnxruntime.env.wasm.wasmPaths = new URL("runtime/", location.href).href;
+onnxruntime.env.wasm.wasmPaths = { wasm: new URL("runtime/onnxruntime.wasm", location.href).href };
 let about = null;
 let session = null;
 let last = load();
