@@ -1,4 +1,4 @@
-"""Downloads CIFAR-10, or any file of known checksum: from a mirror that has it, checked and written atomically."""
+"""Downloads CIFAR-10: the official archive, from the first mirror that has it, checked and written atomically."""
 
 from __future__ import annotations
 
@@ -35,50 +35,28 @@ def cifar10(_: int) -> Dataset:
     return find.read(download(find.cache_folder()))
 
 
-class DownloadError(DataError):
-    """The source cannot be reached, or delivers something else."""
-
-
 def download(folder: Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> Path:
     """Downloads the archive into `folder` and returns its path; a failed download leaves nothing behind.
 
     Raises:
         DataError: no mirror delivered the archive; one line with the reason for each mirror.
     """
+    pooch.get_logger().setLevel("ERROR")  # pooch would announce each download a second time
     reasons = []
     for url in mirrors:
         logger.info("downloading %s (170 MB) to %s", url, folder)
         try:
-            return fetch(url, f"md5:{md5}", folder, FILE)
-        except DownloadError as error:
-            reasons.append(str(error))
+            # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
+            with _progress_bar() as bar:
+                downloader = pooch.HTTPDownloader(progressbar=bar or False, timeout=_TIMEOUT)
+                return Path(pooch.retrieve(url, f"md5:{md5}", FILE, folder, downloader=downloader))
+        except requests.RequestException as error:
+            reasons.append(f"{url}: {_reason(error)}")
+        except ValueError:
+            reasons.append(f"{url}: the file is not the official one (its md5 differs)")
+        except OSError as error:
+            raise DataError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
     raise DataError("the download failed: " + "; ".join(reasons))
-
-
-def fetch(url: str, checksum: str, folder: Path, name: str) -> Path:
-    """Downloads one file into `folder`, unless it is there, and returns its path.
-
-    Args:
-        checksum: the algorithm and its result in hexadecimal: "sha512:...".
-        name: the file's name in `folder`.
-
-    Raises:
-        DownloadError: the reason why this source did not deliver it; nothing is left behind.
-        DataError: the folder cannot be written.
-    """
-    pooch.get_logger().setLevel("ERROR")  # pooch would announce each download a second time
-    try:
-        # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
-        with _progress_bar(name) as bar:
-            downloader = pooch.HTTPDownloader(progressbar=bar or False, timeout=_TIMEOUT)
-            return Path(pooch.retrieve(url, checksum, name, folder, downloader=downloader))
-    except requests.RequestException as error:
-        raise DownloadError(f"{url}: {_reason(error)}") from error
-    except ValueError as error:
-        algorithm = checksum.partition(":")[0]
-        raise DownloadError(f"{url}: the file is not the official one (its {algorithm} differs)") from error
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
 
 
 def _reason(error: requests.RequestException) -> str:
@@ -95,10 +73,10 @@ def _reason(error: requests.RequestException) -> str:
 class _Bar:
     """A progress bar with the interface that pooch uses: `total` is set, then update, reset and close are called."""
 
-    def __init__(self, progress: Progress, name: str) -> None:
+    def __init__(self, progress: Progress) -> None:
         self.total = 0
         self._progress = progress
-        self._task = progress.add_task(name, total=None)
+        self._task = progress.add_task(FILE, total=None)
 
     def update(self, size: int) -> None:
         self._progress.update(self._task, advance=size, total=self.total or None)
@@ -111,11 +89,11 @@ class _Bar:
 
 
 @contextmanager
-def _progress_bar(name: str) -> Iterator[_Bar | None]:
+def _progress_bar() -> Iterator[_Bar | None]:
     """A progress bar on standard error; None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr)) as progress:
-        yield _Bar(progress, name)
+        yield _Bar(progress)

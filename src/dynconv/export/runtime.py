@@ -9,12 +9,15 @@ import base64
 import json
 import logging
 import tarfile
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynconv.data.download import DownloadError, fetch
-from dynconv.data.find import cache_folder
+import pooch
+import requests
+from platformdirs import user_cache_path
+
 from dynconv.errors import DynconvError, escaped
 
 logger = logging.getLogger(__name__)
@@ -26,6 +29,7 @@ INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7Q
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
 URL = f"https://registry.npmjs.org/onnxruntime-web/-/{PACKAGE}"
 
+_TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of the response
 _SCRIPT, _WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 _LICENSE = """MIT License
 
@@ -76,27 +80,36 @@ def load(given: Path | None) -> Runtime:
 
             def read(name: str) -> bytes:
                 file = archive.extractfile(f"package/{name}")  # where npm puts everything
-                assert file is not None
+                if file is None:  # a folder of that name
+                    raise KeyError(name)
                 return file.read()
 
             return _runtime(package, read)
-    except (OSError, EOFError, tarfile.TarError) as error:
+    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a .tgz file"
         raise DynconvError(f"{escaped(str(package))}: cannot be read ({reason}); {_advice()}") from error
 
 
 def _download() -> Path:
-    folder = cache_folder()
+    folder = user_cache_path("dynconv")
     if not (folder / PACKAGE).exists():
         logger.info("downloading %s (33 MB) to %s", URL, folder)
+    pooch.get_logger().setLevel("ERROR")  # pooch would announce the download a second time
+    checksum = f"sha512:{base64.b64decode(INTEGRITY).hex()}"
     try:
-        return fetch(URL, f"sha512:{base64.b64decode(INTEGRITY).hex()}", folder, PACKAGE)
-    except DownloadError as error:
-        raise DynconvError(f"onnxruntime-web: the download failed: {error}; {_advice()}") from error
+        # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
+        return Path(pooch.retrieve(URL, checksum, PACKAGE, folder, downloader=pooch.HTTPDownloader(timeout=_TIMEOUT)))
+    except requests.RequestException as error:
+        reason = f"answered {error.response.status_code}" if error.response is not None else "cannot be reached"
+    except ValueError:
+        reason = "the file is not the official one (its sha512 differs)"
+    except OSError as error:
+        raise DynconvError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
+    raise DynconvError(f"onnxruntime-web cannot be downloaded: {URL}: {reason}; {_advice()}")
 
 
 def _advice() -> str:
-    return f"get {PACKAGE} from npm (npm pack onnxruntime-web@{VERSION}) and use --runtime {PACKAGE}"
+    return f"get {PACKAGE} elsewhere (npm pack onnxruntime-web@{VERSION}) and use --runtime {PACKAGE}"
 
 
 def _runtime(package: Path, read: Callable[[str], bytes]) -> Runtime:
@@ -106,7 +119,7 @@ def _runtime(package: Path, read: Callable[[str], bytes]) -> Runtime:
         if name != "onnxruntime-web":
             raise KeyError(name)
         script, wasm = read(f"dist/{_SCRIPT}"), read(f"dist/{_WASM}")
-    except (OSError, KeyError, TypeError, ValueError, AssertionError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise DynconvError(
             f"{escaped(str(package))}: not a whole npm package of onnxruntime-web; {_advice()}"
         ) from error
@@ -118,7 +131,7 @@ def _runtime(package: Path, read: Callable[[str], bytes]) -> Runtime:
 
 
 def _notices() -> dict[str, bytes]:
-    """The licences of what onnxruntime is built from. npm's package lacks them; Python's, of the same source, does not."""
+    """Licences of what onnxruntime is built from: npm's package lacks them, Python's, of the same source, has them."""
     import onnxruntime
 
     notices = Path(onnxruntime.__file__).with_name("ThirdPartyNotices.txt")

@@ -11,6 +11,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import PIL
+
 from dynconv.artifacts.files import write_folder
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError, escaped
@@ -97,6 +99,7 @@ def _contents(predictor: Predictor, dataset: Dataset, built: Built, runtime: Run
 def _about(predictor: Predictor, dataset: Dataset, runtime: Runtime, name: str, drawings: list[str]) -> dict[str, Any]:
     """What the page has to know: the fields of the server's GET /v1/model, and how images are framed."""
     means = class_routing.measure(predictor, dataset.test)
+    frame = getattr(predictor, "frame", None)  # which weights without one leave to dynconv.data.image
     return {
         "name": name,
         "version": version("dynconv"),
@@ -110,5 +113,9 @@ def _about(predictor: Predictor, dataset: Dataset, runtime: Runtime, name: str, 
             for mean_CK in means
         ],
         "samples": drawings,
-        "frame": {"size": dataset.test.images.shape[-1], "fit": "crop"},
+        "frame": {
+            "size": dataset.test.images.shape[-1],
+            "fit": getattr(frame, "fit", "crop"),
+            "columns_first": int(PIL.__version__.partition(".")[0]) >= 13,  # python-pillow/Pillow#9549
+        },
     }
