@@ -104,7 +104,13 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
         (["--lr", "3"], "no option --lr; did you mean --optim.lr?"),
         (["--widths", "3"], "no option --widths; did you mean --model.widths?"),
         (["--workers", "3"], "no option --workers"),
-        (["--patience", "3"], "no option --patience"),
+        (["--patience", "-1"], "patience: must be a whole number, at least 0, at most 1000000, not -1"),
+        (["--target", "94"], "target: must be a number, at least 0, at most 1, not 94"),
+        (["--sampling", "even"], "sampling: must be one of shuffled, balanced, not even"),
+        (
+            ["--sampling", "balanced", "--class-weights", "balanced"],
+            "sampling: balanced classes need no class_weights, which would count rare ones twice",
+        ),
         (["--device", "tpu"], "device: must be one of auto, cpu, cuda, mps, not tpu"),
         (["--batch-size", "30", "--micro-batch", "20"], "micro_batch: 20 does not divide batch_size 30"),
         (

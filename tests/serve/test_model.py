@@ -17,7 +17,7 @@ from dynconv.serve import model
 def file(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
     monkeypatch.chdir(tmp_path)  # no data here
     caplog.set_level("INFO", "dynconv")
-    monkeypatch.setattr("dynconv.data.find.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("dynconv.data.places.cache_folder", lambda: tmp_path / "cache")
     save_weights(tmp_path / "tiny.safetensors", weights)
     return tmp_path / "tiny.safetensors"
 

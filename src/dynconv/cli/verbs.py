@@ -9,6 +9,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "train": ("train [PRESET] [--FIELD VALUE ...]", "Train a network and write a run directory."),
     "sweep": ("sweep FILE [--data X]", "Search hyper-parameters: many runs, judged on images held out of training."),
     "evaluate": ("evaluate RUN [--data X]", "Evaluate a trained network: accuracy, loss, confusion."),
+    "data": ("data DATA", "Look at a data set: counts, sizes, damage, copies, samples, doubtful labels."),
     "predict": ("predict IMAGE|FOLDER|- ...", "Classify images, by default with the packaged weights."),
     "export": (
         "export RUN [--format onnx|pt2|web]",
@@ -22,5 +23,6 @@ VERBS: dict[str, tuple[str, str]] = {
     "presets": ("presets", "List the named recipes."),
     "bench": ("bench WHAT", "Time layer, step, predict, infer (other runtimes) or serve on this machine."),
     "doctor": ("doctor", "Check this machine and its data, and say what to do about problems."),
+    "completion": ("completion bash|zsh|fish", "Print a script that completes words in a shell."),
 }
 """Name -> usage, and description."""

@@ -1,4 +1,4 @@
-"""Run directories -> one self-contained HTML page and its plots, as PNG and SVG."""
+"""Run directories -> one self-contained HTML page, its plots as PNG and SVG, and a run's epochs as CSV."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from dynconv.artifacts.files import write_atomically
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
-from dynconv.report import curves
+from dynconv.report import curves, history
 from dynconv.report.plot import Plot
 from dynconv.report.record import RunRecord, read_record
 from dynconv.report.run_page import run_page
@@ -18,6 +18,7 @@ from dynconv.report.runs_page import runs_page
 from dynconv.report.subject import read_subject
 
 PAGE = "report.html"
+HISTORY = "metrics.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +30,9 @@ def write_report(
     dataset: Dataset | None = None,
     meanings: Mapping[str, str] | None = None,
 ) -> Path:
-    """Writes report.html and the plots of one run, or of several side by side. Logs what is missing or damaged.
+    """Writes report.html and the plots of one run, with metrics.csv, or of several side by side.
+
+    Logs what is missing or damaged.
 
     Args:
         runs: run directories.
@@ -52,18 +55,19 @@ def write_report(
         page, plots = runs_page(records, folder)
     for problem in (problem for record in records for problem in record.problems):
         logger.warning(problem)
-    _save(plots, folder, page)
+    files = {PAGE: page} | ({HISTORY: history.as_csv(records[0].epochs)} if len(records) == 1 else {})
+    _save(plots, folder, files)
     return folder / PAGE
 
 
 def write_curves(run: Path) -> None:
-    """Writes only the plots over epochs and time, into report/ in the run; none if no epoch has ended.
+    """Writes only metrics.csv and the plots over epochs and time, into report/ in the run; no plots without epochs.
 
     Raises:
         DynconvError: `run` is not a run, or cannot be written.
     """
     record = read_record(run)
-    _save(curves.curves(record.epochs, record.title), run / "report")
+    _save(curves.curves(record.epochs, record.title), run / "report", {HISTORY: history.as_csv(record.epochs)})
 
 
 def _read(runs: Sequence[Path]) -> list[RunRecord]:
@@ -80,12 +84,16 @@ def _folder(records: list[RunRecord]) -> Path:
     return Path(os.path.commonpath([record.path.resolve().parent for record in records])) / "report"
 
 
-def _save(plots: list[Plot], folder: Path, page: str | None = None) -> None:
+def _save(plots: list[Plot], folder: Path, files: Mapping[str, str]) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DynconvError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
     for plot in plots:
         plot.save(folder)
-    if page is not None:
-        write_atomically(folder / PAGE, lambda file: file.write_text(page, encoding="utf-8"))
+    for name, text in files.items():
+
+        def write(file: Path, text: str = text) -> None:
+            file.write_text(text, encoding="utf-8")
+
+        write_atomically(folder / name, write)

@@ -7,13 +7,14 @@ from pathlib import Path
 from fastapi import FastAPI, HTTPException, Response
 
 from dynconv.page import files
+from dynconv.serve.current import Current
 
 _FOLDER = Path(__file__).parent / "page"
 _TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def add_pages(app: FastAPI, drawings: dict[str, bytes]) -> None:
-    """Adds the pages to `app`. /docs describes the other routes of `app`; `drawings` are PNG files by class."""
+def add_pages(app: FastAPI, current: Current) -> None:
+    """Adds the pages to `app`. /docs describes the other routes of `app`."""
     templates = files.templates(_FOLDER)
     docs = templates.get_template("docs.html").render(api=app.openapi())
     _add(app, "/", templates.get_template("index.html").render(), "text/html")
@@ -23,9 +24,9 @@ def add_pages(app: FastAPI, drawings: dict[str, bytes]) -> None:
 
     @app.get("/samples/{name}.png", include_in_schema=False)
     async def sample(name: str) -> Response:
-        if name not in drawings:
+        if name not in current.drawings:
             raise HTTPException(404, "no such drawing")
-        return Response(drawings[name], media_type="image/png")
+        return Response(current.drawings[name], media_type="image/png")
 
 
 def _add(app: FastAPI, path: str, text: str, kind: str) -> None:
