@@ -256,7 +256,7 @@ class Registry(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    monkeypatch.setattr(runtime, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setattr("dynconv.data.places.cache_folder", lambda: tmp_path / "cache")
     monkeypatch.setattr(runtime, "INTEGRITY", base64.b64encode(hashlib.sha512(packed()).digest()).decode())
     monkeypatch.setattr(Registry, "asked", 0)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Registry)
@@ -292,6 +292,6 @@ def test_where_there_is_no_package_nothing_is_written(
     assert main(["export", str(run), "--format", "web", "--output", str(tmp_path / "web")]) == 2
 
     said = capsys.readouterr().err.splitlines()[-1]
-    assert f"onnxruntime-web cannot be downloaded: {url}: {reason}; " in said
+    assert f"onnxruntime-web: the download failed: {url}: {reason}; " in said
     assert f"use --runtime {runtime.PACKAGE}" in said
     assert not (tmp_path / "web").exists() and not list((tmp_path / "cache").glob("*"))

@@ -6,20 +6,21 @@ import functools
 import io
 import re
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
 import torch
 from browser import GIVE, Open, cards, launched, visiting
-from PIL import Image, ImageOps
+from PIL import Image
 from untrained import PLAIN, write_run
 
 from dynconv.cli.main import main
 from dynconv.data import shapes
+from dynconv.data.frame import Fit, Frame
 from dynconv.errors import DynconvError
 from dynconv.export import runtime
 from dynconv.inference import explain
@@ -125,7 +126,7 @@ def test_the_browser_finds_the_probabilities_of_the_predictor(run: Path, url: st
 
     found = visit(url).evaluate(CLASSIFY, [base64.b64encode(file).decode() for file in files])
 
-    pixels = torch.stack([to_pixels(io.BytesIO(file)) for file in files])
+    pixels = torch.stack([to_pixels(io.BytesIO(file), Frame()) for file in files])
     expected = predictor.probabilities(pixels)
     assert expected.max(1).values.std() > 0.05  # images that differ
     np.testing.assert_allclose([each["probabilities"] for each in found], expected, rtol=0, atol=1e-3)
@@ -147,32 +148,25 @@ def framed(tab: Any, file: bytes, size: int, fit: str = "crop") -> np.ndarray:
     return np.frombuffer(base64.b64decode(answer), np.uint8).reshape(size, size, 3)
 
 
-PILLOW: dict[str, Callable[[Image.Image, tuple[int, int]], Image.Image]] = {
-    "crop": lambda image, size: ImageOps.fit(image, size, Image.Resampling.BILINEAR),
-    "pad": lambda image, size: ImageOps.pad(image, size, Image.Resampling.BILINEAR, color=(128, 128, 128)),
-    "stretch": lambda image, size: image.resize(size, Image.Resampling.BILINEAR),
-}
-
-
-@pytest.mark.parametrize("fit", PILLOW)
-def test_pictures_are_scaled_bit_for_bit_as_pillow_does(fit: str, url: str, visit: Open) -> None:
+@pytest.mark.parametrize("fit", get_args(Fit))
+def test_pictures_are_framed_bit_for_bit_as_by_pillow(fit: Fit, url: str, visit: Open) -> None:
     tab = visit(url)
     for size in (32, 45, 96):
         for shape in (*SIZES, (96, 31), (45, 46), (1300, 5)):
             image = noise(*shape)
-            expected = PILLOW[fit](image, (size, size))
+            expected = np.asarray(Frame(size, fit).of(image))
             assert np.array_equal(framed(tab, encoded(image), size, fit), expected), (size, shape)
 
 
 def test_orientation_and_transparency_are_as_we_read_them(url: str, visit: Open) -> None:
     tab = visit(url)
-    clear = noise(64, 48, 4)
-    assert np.array_equal(framed(tab, encoded(clear), 32).transpose(2, 0, 1), to_pixels(io.BytesIO(encoded(clear))))
+    clear = encoded(noise(64, 48, 4))
+    assert np.array_equal(framed(tab, clear, 32).transpose(2, 0, 1), to_pixels(io.BytesIO(clear), Frame()))
     for orientation in range(1, 9):
         exif = Image.Exif()
         exif[0x112] = orientation
         file = encoded(shapes_row(), "JPEG", exif=exif, quality=95)
-        expected = to_pixels(io.BytesIO(file)).numpy().transpose(1, 2, 0)
+        expected = to_pixels(io.BytesIO(file), Frame()).numpy().transpose(1, 2, 0)
         difference = np.abs(framed(tab, file, 32).astype(int) - expected)
         assert difference.max() <= 3, orientation  # decoders of JPEG may round otherwise; a wrong turn is far off
 
@@ -237,8 +231,9 @@ def test_the_camera_is_watched_until_it_is_stopped(url: str, visit: Open) -> Non
 
 def test_a_camera_that_cannot_be_used_is_explained(url: str, visit: Open) -> None:
     tab = visit(url)
-    tab.evaluate("""navigator.mediaDevices.getUserMedia =
-        async () => { throw new DOMException("Permission denied", "NotAllowedError"); }""")
+    # A function around it: of an assignment, evaluate() would call the value.
+    tab.evaluate("""() => { navigator.mediaDevices.getUserMedia =
+        async () => { throw new DOMException("Permission denied", "NotAllowedError"); }; }""")
     tab.get_by_role("button", name="Use the camera").click()
     assert "does not let this page use the camera" in tab.get_by_role("alert").inner_text()
     assert not tab.locator("#camera").is_visible()

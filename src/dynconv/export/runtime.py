@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pooch
-import requests
-from platformdirs import user_cache_path
-
+from dynconv.data import places
+from dynconv.data.dataset import DataError
+from dynconv.data.download import download
 from dynconv.errors import DynconvError, escaped
 
 logger = logging.getLogger(__name__)
@@ -29,7 +28,6 @@ INTEGRITY = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7Q
 PACKAGE = f"onnxruntime-web-{VERSION}.tgz"
 URL = f"https://registry.npmjs.org/onnxruntime-web/-/{PACKAGE}"
 
-_TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of the response
 _SCRIPT, _WASM = "ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"
 _LICENSE = """MIT License
 
@@ -91,21 +89,11 @@ def load(given: Path | None) -> Runtime:
 
 
 def _download() -> Path:
-    folder = user_cache_path("dynconv")
-    if not (folder / PACKAGE).exists():
-        logger.info("downloading %s (33 MB) to %s", URL, folder)
-    pooch.get_logger().setLevel("ERROR")  # pooch would announce the download a second time
     checksum = f"sha512:{base64.b64decode(INTEGRITY).hex()}"
     try:
-        # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
-        return Path(pooch.retrieve(URL, checksum, PACKAGE, folder, downloader=pooch.HTTPDownloader(timeout=_TIMEOUT)))
-    except requests.RequestException as error:
-        reason = f"answered {error.response.status_code}" if error.response is not None else "cannot be reached"
-    except ValueError:
-        reason = "the file is not the official one (its sha512 differs)"
-    except OSError as error:
-        raise DynconvError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
-    raise DynconvError(f"onnxruntime-web cannot be downloaded: {URL}: {reason}; {_advice()}")
+        return download(places.cache_folder(), PACKAGE, [URL], checksum)
+    except DataError as error:
+        raise DynconvError(f"onnxruntime-web: {error}; {_advice()}") from error
 
 
 def _advice() -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,6 @@ def _contents(predictor: Predictor, dataset: Dataset, built: Built, runtime: Run
 def _about(predictor: Predictor, dataset: Dataset, runtime: Runtime, name: str, drawings: list[str]) -> dict[str, Any]:
     """What the page has to know: the fields of the server's GET /v1/model, and how images are framed."""
     means = class_routing.measure(predictor, dataset.test)
-    frame = getattr(predictor, "frame", None)  # which weights without one leave to dynconv.data.image
     return {
         "name": name,
         "version": version("dynconv"),
@@ -114,8 +114,7 @@ def _about(predictor: Predictor, dataset: Dataset, runtime: Runtime, name: str, 
         ],
         "samples": drawings,
         "frame": {
-            "size": dataset.test.images.shape[-1],
-            "fit": getattr(frame, "fit", "crop"),
+            **asdict(predictor.frame),
             "columns_first": int(PIL.__version__.partition(".")[0]) >= 13,  # python-pillow/Pillow#9549
         },
     }
