@@ -87,9 +87,10 @@ test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS=
 	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
 
 # What depends on the processor or on a compiler. Instruction sets are held down for torch, oneDNN and our own operators.
-LESSER := tests/layer tests/model tests/training tests/inference tests/cli tests/test_machine.py tests/test_doctor.py \
+LESSER := tests/layer tests/model tests/training tests/inference/test_predictor.py tests/inference/test_evaluate.py \
+	tests/cli/test_cli.py tests/test_machine.py tests/test_doctor.py \
 	$(addprefix --ignore=,$(wildcard tests/training/test_interruptions.py tests/training/test_distributed.py \
-	tests/training/test_initial.py tests/cli/test_full_disk.py tests/cli/test_seeds.py))
+	tests/training/test_initial.py tests/training/test_logs.py tests/training/test_stopping.py))
 AVX2_ONLY := DYNCONV_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NO_COMPILER := CXX=no-such-compiler XDG_CACHE_HOME="$(CURDIR)/.venv/no-cache"
 

@@ -247,8 +247,9 @@ def words_of(line: str) -> list[str]:
 def test_the_tutorial_prints_what_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a tiny network in place of `quick`. Its installation is left out."""
+    """With a tiny network in place of `quick`, in a terminal of 100 columns. Its installation is left out."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setitem(PRESETS, "quick", lambda: CONFIG)
     Image.new("RGB", (300, 200), "red").save("photo.jpg")
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8")

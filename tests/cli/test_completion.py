@@ -81,7 +81,8 @@ def test_verbs_presets_options_and_values_are_completed(shell: str, script: Scri
         "--model.experts", "--model.expert-dilations", "--model.expert-kernel-sizes",
     }  # fmt: skip
     assert completed("train", "--precision", "") == {"auto", "bf16", "fp32"}
-    assert completed("train", "--model.residual", "true", "f") == {"false"}
+    if shell != "fish":  # which knows options of one value only
+        assert completed("train", "--model.residual", "true", "f") == {"false"}
     assert completed("serve", "--backend", "onnx") == {"onnxruntime"}
     assert completed("bench", "la") == {"layer"}
     assert completed("completion", "") == set(SHELLS)
@@ -102,11 +103,11 @@ def test_a_value_after_an_equals_sign_is_completed(shell: str, script: Script) -
 def test_the_options_are_those_of_the_help(
     verb: str, script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "120")
     text = script("fish").read_text()
     with pytest.raises(SystemExit):
         main([verb, "--help"])
-    lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"│ +(-h, )?--", line)]
+    lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"[│ ]+(-h, )?--[a-z]", line)]
     shown = {
         flag for line in lines for flag in re.findall(r"--[a-z][\w.-]*", re.split(r" {2,}|\{|[A-Z]{3,}", line[2:])[0])
     }

@@ -57,7 +57,7 @@ def server() -> Iterator[str]:
 
 
 def get(folder: Path, *urls: str) -> Path:
-    return download(folder, FILE, urls, MD5)
+    return download(folder, FILE, urls, f"md5:{MD5}")
 
 
 class Terminal(io.StringIO):

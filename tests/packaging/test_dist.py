@@ -16,7 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 DIST = Path(os.environ.get("DYNCONV_DIST", "none"))
 UV = os.environ.get("UV", "uv")
-# torch, without CUDA: from a folder that pip is configured to look into, or from its own index.
+# torch's CPU build, from a folder that pip is told of or from its own index; PyPI's is gigabytes on Linux.
 FOLDERS = [f"--find-links={where}" for where in os.environ.get("PIP_FIND_LINKS", "").split()]
 VERSIONS = [*(FOLDERS or ["--torch-backend=cpu"]), "--constraints", str(ROOT / "constraints.txt")]
 

@@ -10,7 +10,7 @@ from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing
-from dynconv.serve import model, samples
+from dynconv.serve import model
 
 
 @pytest.fixture
@@ -61,10 +61,3 @@ def test_the_means_of_the_packaged_weights_come_with_them(
     assert served.name == "standard" and not caplog.messages
     for found, expected in zip(served.class_routing, means, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-def test_drawings_are_those_of_classes_that_we_can_draw() -> None:
-    assert list(samples.draw(shapes.CLASSES)) == list(shapes.CLASSES)
-    assert list(samples.draw(("cat", "dog", "ship"))) == ["cat", "ship"]
-    assert samples.draw(("a", "b")) == {}
-    assert samples.draw(("cat",))["cat"] == samples.draw(("cat",))["cat"] != samples.draw(("frog",))["frog"]

@@ -232,6 +232,7 @@ if [[ $funcstack[1] == _dynconv ]]; then _dynconv "$@"; else compdef _dynconv dy
 
 
 def _fish(commands: Commands) -> str:
+    """Of an option with several values, fish completes the first."""
     lines = [
         "# Completes the words of dynconv in fish. Made by: dynconv completion fish",
         "function __dynconv_command",

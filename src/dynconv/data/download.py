@@ -46,12 +46,15 @@ class Official:
         folder = places.cache_folder() / self.name
         for file, md5 in self.files.items():
             urls = [f"{mirror}{file}" if mirror.endswith("/") else mirror for mirror in self.mirrors]
-            download(folder, file, urls, md5)
+            download(folder, file, urls, f"md5:{md5}")
         return folder
 
 
-def download(folder: Path, file: str, urls: Sequence[str], md5: str) -> Path:
-    """Downloads a file into `folder` and returns its path; a failed download leaves nothing behind.
+def download(folder: Path, file: str, urls: Sequence[str], checksum: str) -> Path:
+    """Downloads a file into `folder`, unless it is there; returns its path. A failed download leaves nothing behind.
+
+    Args:
+        checksum: its algorithm and its digits in hexadecimal: "md5:...".
 
     Raises:
         DataError: no address delivered the file; one line with the reason for each.
@@ -59,16 +62,17 @@ def download(folder: Path, file: str, urls: Sequence[str], md5: str) -> Path:
     pooch.get_logger().setLevel("ERROR")  # pooch would announce each download a second time
     reasons = []
     for url in urls:
-        logger.info("downloading %s to %s", url, folder)
+        if not (folder / file).exists():
+            logger.info("downloading %s to %s", url, folder)
         try:
             # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
             with _progress_bar(file) as bar:
                 downloader = pooch.HTTPDownloader(progressbar=bar or False, timeout=_TIMEOUT)
-                return Path(pooch.retrieve(url, f"md5:{md5}", file, folder, downloader=downloader))
+                return Path(pooch.retrieve(url, checksum, file, folder, downloader=downloader))
         except requests.RequestException as error:
             reasons.append(f"{url}: {_reason(error)}")
         except ValueError:
-            reasons.append(f"{url}: the file is not the official one (its md5 differs)")
+            reasons.append(f"{url}: the file is not the official one (its {checksum.partition(':')[0]} differs)")
         except OSError as error:
             raise DataError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
     raise DataError("the download failed: " + "; ".join(reasons))

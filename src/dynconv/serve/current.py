@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from dynconv.serve import samples
+from dynconv.page import samples
 from dynconv.serve.model import Served
 
 

@@ -126,6 +126,7 @@ for _status, _example in {
     401: "the key is missing or wrong; send Authorization: Bearer KEY",
     408: "the body took more than 30 seconds to arrive",
     413: "body: more than 8000000 bytes; send fewer or smaller images",
+    415: "the body is neither an image nor a form with images; send an image with curl --data-binary @photo.jpg",
     422: "image 2: damaged, or not an image; remove or replace it",
     429: "more than 10 requests per second; try again later",
     503: "the queue is full; try again later",
