@@ -51,7 +51,7 @@ TORCH_CPU ?= $(shell test "$$(uname)" = Linux && ! { test -e /proc/driver/nvidia
 define INSTALL_TORCH
 $(if $(TORCH_CPU),$(1)/$(PIP_INSTALL) --quiet --no-deps --no-index 'torch==$(TORCH)' 2>/dev/null || \
 	$(1)/$(PIP_INSTALL) --quiet --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
-	|| echo "no CPU build of torch can be had; taking PyPI's, which is large")
+	|| echo "no CPU build of torch can be had: taking PyPI's (large)")
 endef
 
 install: .venv/.installed ## install dynconv into .venv, without the developers' tools
