@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)\s#:]+)")
 """The beginning of a link to a file: its target has no scheme. An anchor may follow."""
-LANGUAGES = {".cpp": "cpp", ".py": "python", ".toml": "toml", ".yaml": "yaml"}
+LANGUAGES = {".cpp": "cpp", ".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 """What is shown as a page of code."""
 IN_NAVIGATION = ("CHANGELOG.md",)
 """Files outside docs/ that the navigation names."""

@@ -17,7 +17,7 @@ from dynconv import data
 from dynconv.artifacts import format_1
 from dynconv.cli.main import main
 from dynconv.data import registry, shapes
-from dynconv.data.augment import FACTORIES
+from dynconv.data.augment import FACTORIES, AugmentConfig
 from dynconv.data.batches import training_batches
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.routing import GATES
@@ -179,6 +179,20 @@ def test_the_pages_state_the_figures_that_were_measured(name: str) -> None:
             mean, sd = found["mean"], found["sd"]
             text = f"{100 * mean:.2f} %" if sd is None else f"{100 * mean:.2f} ± {100 * sd:.2f} %"
             assert shown.count(text) >= 2, f"{name}: {text} is not on both pages"
+
+
+def test_the_page_of_augmentations_has_every_field_and_the_measured_costs() -> None:
+    text = (DOCS / "augmentations.md").read_text(encoding="utf-8")
+    # Of each row: the option, what it accepts, its default.
+    rows = re.findall(r"^\|[^|]*\| `([\w-]+)[^|]*\|([^|]*)\| ([^|]*) \|[^|]*\|[^|]*\|$", text, re.MULTILINE)
+    defaults = {option.replace("-", "_"): default.partition(":")[0].strip("`") for option, _, default in rows}
+    assert defaults == {
+        name: " ".join(map("{:g}".format, value)) if isinstance(value, tuple) else str(value).removesuffix(".0")
+        for name, value in AugmentConfig().model_dump().items()
+    }
+    costs = json.loads((DOCS.parent / "benchmarks/augmentations.json").read_text(encoding="utf-8"))
+    for name, cost in costs["microseconds_per_image"].items():
+        assert f"| {cost} |" in text or f"{cost} µs" in text, name
 
 
 def test_the_assignment_quotes_the_code_as_it_is() -> None:

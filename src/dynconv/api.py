@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,14 +13,15 @@ from dynconv.artifacts.records import EpochLine, Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
-from dynconv.report.write import write_report
+from dynconv.report.plot import Plot
+from dynconv.report.write import handin_figures, write_report
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import joined
 from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, start
 from dynconv.training.presets import PRESETS, override
 from dynconv.training.progress import Progress
-from dynconv.validation import field_descriptions, validate
+from dynconv.validation import field_descriptions, flat, validate
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -27,7 +29,8 @@ if TYPE_CHECKING:
 
 def train(
     preset: str = "quick", *, data: str | PathLike[str] = "cifar10", run: str | PathLike[str] | None = None,
-    device: str = "auto", compile: bool = False, deterministic: bool = False, **fields: Any,
+    device: str = "auto", compile: bool = False, deterministic: bool = False, log: Sequence[str] = (),
+    size: int | str | None = None, fit: str | None = None, **fields: Any,
 ) -> Run:  # fmt: skip
     """Trains a network and returns its run.
 
@@ -39,6 +42,9 @@ def train(
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
         deterministic: whether to compute by algorithms that give the same bits each time, on a GPU too.
+        log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
+        size, fit: how images of any size and shape are read, as --data.size and --data.fit: 64, or auto; crop, pad or
+            stretch.
         fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
 
     Raises:
@@ -49,11 +55,14 @@ def train(
     """
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    frame = {name: value for name, value in (("size", size), ("fit", fit)) if value is not None}
+    fields = fields | ({"data": frame} if frame else {})
     config = override(with_initial_model(PRESETS[preset](), str(fields.get("init", ""))), fields)
     launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
-    launch |= {"compile": compile, "deterministic": deterministic}
+    launch |= {"compile": compile, "deterministic": deterministic, "log": log}
     with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:
-        return Run(start(config, validate(Launch, launch), progress, group=group).run.path)
+        chosen = flat(fields).keys()
+        return Run(start(config, validate(Launch, launch), progress, group=group, chosen=chosen).run.path)
 
 
 class Run:
@@ -106,9 +115,22 @@ class Run:
         """The trained network, ready to use. Raises DynconvError if there are no weights yet."""
         return Predictor.load(self.path, device)
 
-    def report(self) -> Path:
-        """Writes the page about the run; returns its path."""
-        return write_report([self.path], meanings=field_descriptions(TrainConfig))
+    def report(self, format: str = "html") -> Path:
+        """Writes the report on the run as html, pdf, md, tex or ipynb; returns its path."""
+        return write_report([self.path], meanings=field_descriptions(TrainConfig), format=format)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+def figures(run: Run, *others: Run, data: str | None = None) -> dict[str, Plot]:
+    """The figures of the report to hand in, by name; a notebook shows each as an image.
+
+    Args:
+        others: further runs, which differ only in their seed.
+        data: where the images are; by default where the first run had them.
+
+    Raises:
+        DynconvError: the runs differ in more than the seed.
+    """
+    return handin_figures([each.path for each in (run, *others)], data)
