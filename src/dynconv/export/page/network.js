@@ -1,5 +1,5 @@
 // The network in a thread of its own, so that the page stays responsive. Is sent { id, picture }, a File or an ImageBitmap;
-// answers { id, probabilities, routing, milliseconds } or { id, error }. Its first message, with id 0, says that it is ready.
+// answers { id, probabilities, routing, milliseconds } or { id, error }. Its first message has id 0 and model.json's content.
 
 import * as onnxruntime from "./runtime/onnxruntime.js";
 import { decoded, framed } from "./image.js";
@@ -15,7 +15,7 @@ async function load() {
     about = await (await fetched("model.json")).json();
     const network = await (await fetched("model.onnx")).arrayBuffer();
     session = await onnxruntime.InferenceSession.create(network, { executionProviders: ["wasm"] });
-    postMessage({ id: 0 });
+    postMessage({ id: 0, about });
   } catch (error) {
     postMessage({ id: 0, error: error.message });
   }

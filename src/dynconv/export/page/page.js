@@ -34,7 +34,7 @@ async function predict(picture) {
 async function start() {
   $("disk").remove();
   try {
-    [model] = await Promise.all([fetch("model.json").then((answer) => answer.json()), reply(0)]);
+    model = (await reply(0)).about;
   } catch (error) {
     Object.assign($("loading"), { className: "wrong", textContent: `The network could not be loaded: ${error.message}` });
     return;
