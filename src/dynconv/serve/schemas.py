@@ -12,9 +12,9 @@ class _Schema(BaseModel):
     model_config = ConfigDict(populate_by_name=True, use_attribute_docstrings=True)
 
 
-_TOP = [{"class": "ship", "probability": 0.91}, {"class": "truck", "probability": 0.03}]
-_PREDICTION = {"images": [{"class": "ship", "probability": 0.91, "top": _TOP}]}
-_MODEL = {
+_TOP: list[Any] = [{"class": "ship", "probability": 0.91}, {"class": "truck", "probability": 0.03}]
+_PREDICTION: dict[str, Any] = {"images": [{"class": "ship", "probability": 0.91, "top": _TOP}]}
+_MODEL: dict[str, Any] = {
     "name": "accurate",
     "version": "1.0.0",
     "loaded": "2026-01-31T12:00:00Z",
