@@ -59,7 +59,8 @@ def main() -> None:
             config = {field: run.config[field] for field in ("batch_size", "epochs")}
             found[title] = config | {"accuracy": run.summary.test_accuracy}
             print(title, found[title], flush=True)
-    machine = {name: environment("cifar10")[name] for name in ("processor", "cores", "git_commit")}
+    about = environment("cifar10").tree()
+    machine = {name: about[name] for name in ("processor", "cores", "git_commit")}
     OUTPUT.write_text(json.dumps({"accuracy": found, "machine": machine}, indent=2) + "\n")
 
 

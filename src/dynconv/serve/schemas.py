@@ -12,9 +12,15 @@ class _Schema(BaseModel):
     model_config = ConfigDict(populate_by_name=True, use_attribute_docstrings=True)
 
 
+<<<<<<< HEAD
 _TOP: list[JsonValue] = [{"class": "ship", "probability": 0.91}, {"class": "truck", "probability": 0.03}]
 _PREDICTION: JsonValue = {"images": [{"class": "ship", "probability": 0.91, "top": _TOP}]}
 _MODEL: JsonValue = {
+=======
+_TOP: list[Any] = [{"class": "ship", "probability": 0.91}, {"class": "truck", "probability": 0.03}]
+_PREDICTION: dict[str, Any] = {"images": [{"class": "ship", "probability": 0.91, "top": _TOP}]}
+_MODEL: dict[str, Any] = {
+>>>>>>> 687ee4e05d1dadb4c6ed0a5063fb5c9e7c356d89
     "name": "accurate",
     "version": "1.0.0",
     "loaded": "2026-01-31T12:00:00Z",
