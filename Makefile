@@ -110,7 +110,7 @@ test-lowest: ## the tests that use dependencies most, with the lowest versions t
 	sed 's/^torch==.*/torch==$(TORCH)/' constraints-min.txt > .venv-lowest/constraints.txt
 	$(call INSTALL_TORCH,.venv-lowest)
 	.venv-lowest/$(PIP_INSTALL) $(PIP_ARGS) -c .venv-lowest/constraints.txt -e '.[dev]'
-	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest $(LOWEST) $(PYTEST_ARGS)
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest -W default::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
 
 soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)
 	$(IN_VENV) python benchmarks/soak.py

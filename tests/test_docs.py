@@ -257,7 +257,8 @@ def test_the_tutorial_prints_what_it_shows(
     drawn = shapes.generate(0, 400, 200)
     monkeypatch.setattr(shapes, "generate", lambda seed: drawn)
     monkeypatch.setattr("dynconv.cli.train.write_report", lambda runs, *_, **__: runs[0] / "report" / "report.html")
-    monkeypatch.setitem(PRESETS, "quick", lambda: CONFIG)
+    small = CONFIG.model_copy(update={"epochs": 3, "batch_size": 40, "micro_batch": 40})
+    monkeypatch.setitem(PRESETS, "quick", lambda: small)
     Image.new("RGB", (300, 200), "red").save("photo.jpg")
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
     said: list[str] = []

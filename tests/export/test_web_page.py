@@ -229,11 +229,15 @@ def test_the_camera_is_watched_until_it_is_stopped(url: str, visit: Open) -> Non
     assert tab.evaluate("document.querySelector('video').srcObject") is None
 
 
+REFUSE = """() => {
+  const error = new DOMException("Permission denied", "NotAllowedError");
+  navigator.mediaDevices.getUserMedia = () => Promise.reject(error);
+}"""
+
+
 def test_a_camera_that_cannot_be_used_is_explained(url: str, visit: Open) -> None:
     tab = visit(url)
-    # A function around it: of an assignment, evaluate() would call the value.
-    tab.evaluate("""() => { navigator.mediaDevices.getUserMedia =
-        async () => { throw new DOMException("Permission denied", "NotAllowedError"); }; }""")
+    tab.evaluate(REFUSE)
     tab.get_by_role("button", name="Use the camera").click()
     assert "does not let this page use the camera" in tab.get_by_role("alert").inner_text()
     assert not tab.locator("#camera").is_visible()

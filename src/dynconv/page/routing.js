@@ -20,7 +20,7 @@ export function element(name, properties = {}, ...children) {
 // means: [blocks][K] of the class, or null if unknown; then a uniform mixture is drawn. To show another image in the same
 // place, call its redraw() with other arguments: what the reader has scrolled to or unfolded stays so.
 export function drawRouting(weights, means, label) {
-  const [wide, list, table] = [element("div", { className: "wide" }), element("ul", { className: "key" }), element("div", { className: "wide" })];
+  const [wide, list, table] = [scrolled("chart"), element("ul", { className: "key" }), scrolled("numbers")];
   const part = element("section", { className: "routing" }, element("h3", { textContent: "Routing weights: how each block mixed its experts" }),
     wide, list, element("details", {}, element("summary", { textContent: "As numbers" }), table));
   part.redraw = (weights, means, label) => {
@@ -32,6 +32,11 @@ export function drawRouting(weights, means, label) {
   };
   part.redraw(weights, means, label);
   return part;
+}
+
+// Can be scrolled by keyboard, too, where it is too wide for the screen.
+function scrolled(label) {
+  return element("div", { className: "wide", tabIndex: 0, role: "group", ariaLabel: `Routing weights, ${label}` });
 }
 
 // Blocks may differ in their number of experts.

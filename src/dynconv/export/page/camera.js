@@ -11,7 +11,7 @@ const card = $("camera").querySelector(".card");
 const [heading, line] = card.querySelectorAll("h2, .name");
 let classes = null;
 let routing = null;
-let said = { label: "", at: 0 };
+let said = { label: "", at: -SILENCE };
 
 // fit: how the network frames pictures; predict: ImageBitmap -> { top, routing, milliseconds }.
 export function offerCamera(fit, predict) {
@@ -33,6 +33,7 @@ async function start(predict) {
     return;
   }
   video.srcObject.getTracks()[0].addEventListener("ended", stop);
+  said = { label: "", at: -SILENCE };
   [$("camera").hidden, $("look").hidden] = [false, true];
   $("stop").focus();
   await video.play();
