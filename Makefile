@@ -5,9 +5,8 @@
 #
 # It needs Python 3.11 or newer with venv; everything else goes into .venv, in the versions of constraints.txt.
 #
-# On Linux, PyPI's torch brings CUDA along (several GB). For the much smaller CPU build:
-#
-#   make train PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# On Linux, PyPI's torch brings CUDA along (several GB). Without an NVIDIA GPU, the much smaller CPU build is installed,
+# if it can be had; make train TORCH_CPU= installs PyPI's all the same.
 
 PYTHON ?= python3
 ARGS ?= quick
@@ -15,11 +14,12 @@ PYTEST_ARGS ?=
 PIP_ARGS ?=
 
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-LINT_PATHS := src $(wildcard tests benchmarks)
+LINT_PATHS := src $(wildcard tests benchmarks docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser test-large soak fuzz lint format constraints lock audit sbom clean FORCE
+.PHONY: help install train test test-lesser test-large test-lowest soak fuzz site lint format constraints lock audit sbom \
+	dist test-dist clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -37,13 +37,29 @@ VENV_FLAGS := --clear
 endif
 endif
 
-INSTALL := .venv/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+PIP_INSTALL := bin/python -m pip install --disable-pip-version-check
+INSTALL := .venv/$(PIP_INSTALL) $(PIP_ARGS) -c constraints.txt
+
+# torch stays as pinned unless another is asked for, and with it triton, whose version torch's CUDA builds name:
+# make constraints TORCH=2.14.0 TRITON=...
+TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
+TRITON ?= $(shell sed -n 's/^triton==//p' constraints.txt)
+
+# On Linux without an NVIDIA GPU: torch's CPU build, from a folder that pip is configured to look into, or from its own index.
+# On other systems, PyPI's is that build already. If neither has it, what follows installs PyPI's.
+TORCH_CPU ?= $(shell test "$$(uname)" = Linux && ! { test -e /proc/driver/nvidia || command -v nvidia-smi; } >/dev/null && echo yes)
+define INSTALL_TORCH
+$(if $(TORCH_CPU),$(1)/$(PIP_INSTALL) --quiet --no-deps --no-index 'torch==$(TORCH)' 2>/dev/null || \
+	$(1)/$(PIP_INSTALL) --quiet --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
+	|| echo "no CPU build of torch can be had: taking PyPI's (large)")
+endef
 
 install: .venv/.installed ## install dynconv into .venv, without the developers' tools
 
 .venv/.installed: pyproject.toml constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv $(VENV_FLAGS) .venv
+	$(call INSTALL_TORCH,.venv)
 	$(INSTALL) -e .
 	@printf '%s\n' "$(CURDIR)" > $@
 
@@ -71,9 +87,10 @@ test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS=
 	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
 
 # What depends on the processor or on a compiler. Instruction sets are held down for torch, oneDNN and our own operators.
-LESSER := tests/layer tests/model tests/training tests/inference tests/cli tests/test_machine.py tests/test_doctor.py \
+LESSER := tests/layer tests/model tests/training tests/inference/test_predictor.py tests/inference/test_evaluate.py \
+	tests/cli/test_cli.py tests/test_machine.py tests/test_doctor.py \
 	$(addprefix --ignore=,$(wildcard tests/training/test_interruptions.py tests/training/test_distributed.py \
-	tests/training/test_initial.py tests/cli/test_full_disk.py tests/cli/test_seeds.py))
+	tests/training/test_initial.py tests/training/test_logs.py tests/training/test_stopping.py))
 AVX2_ONLY := DYNCONV_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NO_COMPILER := CXX=no-such-compiler XDG_CACHE_HOME="$(CURDIR)/.venv/no-cache"
 
@@ -85,6 +102,16 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), twenty kills, four processes
 	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
 
+LOWEST := tests/artifacts tests/data tests/inference tests/report tests/serve tests/export tests/sweep tests/cli
+
+test-lowest: ## the tests that use dependencies most, with the lowest versions that pyproject.toml admits
+	@$(CHECK_PYTHON)
+	$(PYTHON) -m venv --clear .venv-lowest
+	sed 's/^torch==.*/torch==$(TORCH)/' constraints-min.txt > .venv-lowest/constraints.txt
+	$(call INSTALL_TORCH,.venv-lowest)
+	.venv-lowest/$(PIP_INSTALL) $(PIP_ARGS) -c .venv-lowest/constraints.txt -e '.[dev]'
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest -W default::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
+
 soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)
 	$(IN_VENV) python benchmarks/soak.py
 
@@ -93,6 +120,11 @@ CASES ?= 20000
 fuzz: .venv/.installed-dev ## give damaged files to every parser, odd requests to the server: make fuzz CASES=100000
 	$(IN_VENV) DYNCONV_FUZZ_CASES=$(CASES) python -m pytest -o faulthandler_timeout=0 tests/fuzz \
 		tests/serve/test_malformed.py $(PYTEST_ARGS)
+
+# A warning, such as a link that leads nowhere, ends it. The variable silences an advertisement, not a warning.
+site: .venv/.installed-dev ## write the documentation as a site to build/site, which opens from disk
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
+	@echo build/site/index.html
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports
 	$(IN_VENV) ruff check $(LINT_PATHS)
@@ -104,16 +136,11 @@ format: .venv/.installed-dev ## put the code into the project's format
 	$(IN_VENV) ruff check --fix-only $(LINT_PATHS)
 	$(IN_VENV) ruff format $(LINT_PATHS)
 
-# torch stays as pinned unless another is asked for, and with it triton, whose version torch's CUDA builds name:
-# make constraints TORCH=2.14.0 TRITON=...
-TORCH ?= $(shell sed -n 's/^torch==//p' constraints.txt)
-TRITON ?= $(shell sed -n 's/^triton==//p' constraints.txt)
-
 constraints: ## take every dependency to its newest version and pin it in constraints.txt
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-constraints
 	printf '%s\n' 'torch==$(TORCH)' 'triton==$(TRITON)' > .venv-constraints/torch.txt
-	.venv-constraints/bin/python -m pip install $(PIP_ARGS) -c .venv-constraints/torch.txt -e '.[dev]'
+	.venv-constraints/bin/python -m pip install $(PIP_ARGS) -c .venv-constraints/torch.txt -e '.[dev,wandb,mlflow]'
 	sed -n '/^#/p' constraints.txt > .venv-constraints/new.txt
 	.venv-constraints/bin/python -m pip freeze --all --exclude pip --exclude-editable > .venv-constraints/frozen.txt
 	sed -E 's/\+(cpu|cu[0-9]+)$$//; /^(nvidia|cuda)/d' .venv-constraints/frozen.txt \
@@ -127,7 +154,7 @@ constraints: ## take every dependency to its newest version and pin it in constr
 .venv-release/.installed:
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-release
-	.venv-release/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) uv pip-audit cyclonedx-bom
+	.venv-release/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) uv pip-audit cyclonedx-bom twine check-wheel-contents
 	@touch $@
 
 lock: .venv-release/.installed ## write requirements.lock: every dependency with its hashes, as constraints.txt has them
@@ -145,6 +172,17 @@ sbom: .venv-release/.installed ## write dist/dynconv.cdx.json: what dynconv depe
 	.venv-release/bin/cyclonedx-py requirements requirements.lock --pyproject pyproject.toml \
 		--output-reproducible --output-file dist/dynconv.cdx.json
 
+# ----------------------------------------------------------------------------------------------------- release
+
+dist: .venv-release/.installed ## build wheel and source distribution into dist/
+	rm -rf dist
+	.venv-release/bin/uv build --quiet
+	.venv-release/bin/twine check --strict dist/*.whl dist/*.tar.gz
+	.venv-release/bin/check-wheel-contents --package src/dynconv dist/*.whl
+
+test-dist: dist .venv/.installed-dev ## build, and try what was built in empty environments: alone, and with each extra
+	$(IN_VENV) DYNCONV_DIST="$(CURDIR)/dist" UV="$(CURDIR)/.venv-release/bin/uv" python -m pytest tests/packaging $(PYTEST_ARGS)
+
 clean: ## remove .venv, caches and build outputs; runs/ and data/ stay
-	rm -rf .venv .venv-constraints .venv-release build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf .venv .venv-constraints .venv-lowest .venv-release build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find src $(wildcard tests) -name __pycache__ -type d -prune -exec rm -rf {} +

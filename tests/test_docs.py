@@ -16,8 +16,8 @@ import dynconv
 from dynconv import data
 from dynconv.artifacts import format_1
 from dynconv.cli.main import main
-from dynconv.data import registry
-from dynconv.data.augment import FACTORIES
+from dynconv.data import registry, shapes
+from dynconv.data.augment import FACTORIES, AugmentConfig
 from dynconv.data.batches import training_batches
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.routing import GATES
@@ -181,6 +181,20 @@ def test_the_pages_state_the_figures_that_were_measured(name: str) -> None:
             assert shown.count(text) >= 2, f"{name}: {text} is not on both pages"
 
 
+def test_the_page_of_augmentations_has_every_field_and_the_measured_costs() -> None:
+    text = (DOCS / "augmentations.md").read_text(encoding="utf-8")
+    # Of each row: the option, what it accepts, its default.
+    rows = re.findall(r"^\|[^|]*\| `([\w-]+)[^|]*\|([^|]*)\| ([^|]*) \|[^|]*\|[^|]*\|$", text, re.MULTILINE)
+    defaults = {option.replace("-", "_"): default.partition(":")[0].strip("`") for option, _, default in rows}
+    assert defaults == {
+        name: " ".join(map("{:g}".format, value)) if isinstance(value, tuple) else str(value).removesuffix(".0")
+        for name, value in AugmentConfig().model_dump().items()
+    }
+    costs = json.loads((DOCS.parent / "benchmarks/augmentations.json").read_text(encoding="utf-8"))
+    for name, cost in costs["microseconds_per_image"].items():
+        assert f"| {cost} |" in text or f"{cost} µs" in text, name
+
+
 def test_the_assignment_quotes_the_code_as_it_is() -> None:
     text = (DOCS / "assignment.md").read_text(encoding="utf-8")
     quotes = re.findall(r"\(\.\./(src/[\w/]+\.py)\)[^`]*?(?:`[^`]+`[^`]*?)*```python\n(.*?)```", text, re.DOTALL)
@@ -218,3 +232,79 @@ def test_the_page_of_sweeps_names_every_field_and_its_default() -> None:
         (row,) = re.findall(rf"^\| `{name}` \| (.*?) \|", text, re.MULTILINE)
         shown = "none" if name == "fields" else str(field.default).lower()
         assert row.strip("`") == shown, name
+
+
+# ------------------------------------------------------------------- the tutorial, word by word but for the figures
+
+CIFAR10 = "airplane|automobile|bird|cat|deer|dog|frog|horse|ship|truck"
+
+
+def words_of(line: str) -> list[str]:
+    """The words of a line of output: no figures, no units, no predicted classes, which differ from run to run."""
+    return re.findall(r"[A-Za-z]{2,}", re.sub(rf"\b({CIFAR10})\b", "a-class", line))
+
+
+@pytest.mark.slow
+def test_the_tutorial_prints_what_it_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With a tiny network in place of `quick`, on 400 images, in a terminal of 100 columns.
+
+    Left out are its installation and the page about each run, which other tests look at.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    drawn = shapes.generate(0, 400, 200)
+    monkeypatch.setattr(shapes, "generate", lambda seed: drawn)
+    monkeypatch.setattr("dynconv.cli.train.write_report", lambda runs, *_, **__: runs[0] / "report" / "report.html")
+    small = CONFIG.model_copy(update={"epochs": 3, "batch_size": 40, "micro_batch": 40})
+    monkeypatch.setitem(PRESETS, "quick", lambda: small)
+    Image.new("RGB", (300, 200), "red").save("photo.jpg")
+    text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+    said: list[str] = []
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+    assert [kind for kind, _ in blocks].count("text") == 5
+    for kind, block in blocks:
+        if kind == "python":
+            run_example(block)
+        elif kind == "text":
+            shown = [words_of(line) for line in block.splitlines() if words_of(line)]
+            missing = [line for line in shown if line not in said]
+            assert not missing, f"not printed: {missing[0]}"
+        elif "dynconv" in block:
+            for line in block.splitlines():
+                assert main(line.removeprefix("dynconv ").split()) == 0, line
+            out, err = capsys.readouterr()
+            said = [words_of(line) for line in (out + err).splitlines()]
+    assert (tmp_path / "runs/report/report.html").exists()
+
+
+# ------------------------------------------------------------------------------------- the examples of other pages
+
+
+def test_the_example_of_predict_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    image = Image.new("RGB", (300, 200), "red")
+    image.save("photo.jpg")
+    (example,) = examples(DOCS / "predict.md")
+
+    assert run_example(example, image=image)["prediction"].label
+
+
+def test_the_example_of_export_runs_where_there_is_neither_torch_nor_dynconv(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], trained: Path
+) -> None:
+    """As it stands, except that it runs beside them here; the names it imports are those that the page says."""
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (300, 200), "red").save("photo.jpg")
+    assert main(["export", str(trained), "--output", "model.onnx"]) == 0
+    (example,) = examples(DOCS / "export.md")
+    capsys.readouterr()
+
+    run_example(example)
+
+    assert "torch" not in example and "dynconv" not in example
+    assert len(capsys.readouterr().out.split()) == 2

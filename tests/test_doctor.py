@@ -78,7 +78,7 @@ def test_data_are_found_where_training_would_find_them(monkeypatch: pytest.Monke
 
 def test_no_data_says_where_it_looked_and_what_to_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("DYNCONV_DATA", raising=False)
-    monkeypatch.setattr(doctor.find, "cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr(doctor.places, "cache_folder", lambda: tmp_path / "cache")
     monkeypatch.chdir(tmp_path)
 
     finding = found()["data"]

@@ -33,3 +33,21 @@ def test_every_dependency_is_locked_in_the_tested_version_with_its_hashes() -> N
     assert all(hashes for _, hashes in found.values())
     lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
     assert sum("==" in line and not line.startswith(("#", " ")) for line in lines) == len(found), "each has hashes"
+
+
+def test_the_lowest_versions_are_those_that_are_declared() -> None:
+    text = (ROOT / "constraints-min.txt").read_text(encoding="utf-8")
+    lowest = dict(line.split("==") for line in text.splitlines() if line and not line.startswith("#"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [
+        each
+        for name, extra in project["optional-dependencies"].items()
+        if name not in ("dev", "docs")
+        for each in extra
+    ]
+    declared = [each for each in project["dependencies"] + extras if not each.startswith("dynconv")]
+
+    assert {name_of(name): version for name, version in lowest.items()} == {
+        name_of(each): re.search(r">=([\d.]+)", each)[1]  # type: ignore[index]
+        for each in declared
+    }

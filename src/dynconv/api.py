@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, start
 from dynconv.training.presets import PRESETS, override
 from dynconv.training.progress import Progress
-from dynconv.validation import field_descriptions, validate
+from dynconv.validation import field_descriptions, flat, validate
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 
 def train(
     preset: str = "quick", *, data: str | PathLike[str] = "cifar10", run: str | PathLike[str] | None = None,
-    device: str = "auto", compile: bool = False, deterministic: bool = False, **fields: Any,
+    device: str = "auto", compile: bool = False, deterministic: bool = False, log: Sequence[str] = (),
+    size: int | str | None = None, fit: str | None = None, **fields: Any,
 ) -> Run:  # fmt: skip
     """Trains a network and returns its run.
 
@@ -36,10 +38,13 @@ def train(
         preset: the recipe to start from: basic, quick, standard, accurate.
         data: cifar10 (found or downloaded), shapes (generated), auto (any that is found or downloaded, else shapes),
             or a path.
-        run: directory to write, new or empty. Default: runs/<time>-<preset>-<data>-seed<seed>.
+        run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
         deterministic: whether to compute by algorithms that give the same bits each time, on a GPU too.
+        log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
+        size, fit: how images of any size and shape are read, as --data.size and --data.fit: 64, or auto; crop, pad or
+            stretch.
         fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
 
     Raises:
@@ -50,11 +55,14 @@ def train(
     """
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
+    frame = {name: value for name, value in (("size", size), ("fit", fit)) if value is not None}
+    fields = fields | ({"data": frame} if frame else {})
     config = override(with_initial_model(PRESETS[preset](), str(fields.get("init", ""))), fields)
     launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
-    launch |= {"compile": compile, "deterministic": deterministic}
+    launch |= {"compile": compile, "deterministic": deterministic, "log": log}
     with joined(device) as group, Progress(Console(stderr=True, highlight=False, quiet=not group.leads)) as progress:
-        return Run(start(config, validate(Launch, launch), progress, group=group).run.path)
+        chosen = flat(fields).keys()
+        return Run(start(config, validate(Launch, launch), progress, group=group, chosen=chosen).run.path)
 
 
 class Run:

@@ -15,7 +15,7 @@ from rich.text import Text
 
 import dynconv
 from dynconv import data
-from dynconv.data import find
+from dynconv.data import places
 from dynconv.errors import DynconvError
 from dynconv.layer.ops import depthwise, fused, norm_gelu, winograd
 from dynconv.machine import (
@@ -126,15 +126,15 @@ def _computing() -> list[Finding]:
 
 def _data() -> Finding:
     """Looks where training looks, and reads what it finds, but downloads nothing."""
-    named = os.environ.get(find.VARIABLE)
+    named = os.environ.get(places.VARIABLE)
     if not data.at_hand("auto"):
-        places = f"{find.VARIABLE} (not set), ./data or {find.cache_folder()}"
+        looked = f"{places.VARIABLE} (not set), ./data or {places.cache_folder()}"
         advice = "dynconv train downloads it (170 MB); or give --data PATH, or --data shapes for generated images"
-        return Finding("data", f"CIFAR-10 is not in {places}", "look", advice)
+        return Finding("data", f"CIFAR-10 is not in {looked}", "look", advice)
     try:
         dataset = data.load("auto")
     except DynconvError as error:
-        source = f"{find.VARIABLE} names it; " if named else ""
+        source = f"{places.VARIABLE} names it; " if named else ""
         return Finding("data", str(error), "look", f"{source}repair or remove it: training will not skip it")
     found = f"{dataset.name}: {dataset.origin}, {len(dataset.train.labels)} + {len(dataset.test.labels)} images"
     advice = f"this is not CIFAR-10: to train on it, give --data {dataset.origin}"

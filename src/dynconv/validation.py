@@ -51,6 +51,9 @@ def validate(model: type[Model], tree: dict[str, Any], where: str = "") -> Model
 
 def _explain(model: type[BaseModel], names: list[str], error: Any) -> str:
     field = ".".join(names)
+    if error["type"] in ("missing", "too_long") and isinstance(error["input"], (tuple, list)):  # so many, no others
+        wanted = len(typing.get_args(_field(model, names).annotation))
+        return f"{field}: must be {wanted} values, not {len(error['input'])}"
     if error["type"] == "missing":
         return f"{field.upper()} is missing: {_field(model, names).description}"
     if error["type"] == "extra_forbidden":
@@ -91,7 +94,7 @@ def _range(field: FieldInfo) -> str:
     if typing.get_origin(kind) is Literal:
         return "one of " + ", ".join(map(str, typing.get_args(kind)))
     singular = {int: "a whole number", float: "a number", bool: "true or false"}
-    plural = {int: "whole numbers", bool: "true or false for each"}
+    plural = {int: "whole numbers", float: "numbers", bool: "true or false for each"}
     name = (plural if several else singular).get(typing.cast(type, kind))
     if name is None:
         return ""

@@ -38,7 +38,8 @@ def test_configuration_and_environment_are_there_from_the_start(run: RunDir) -> 
 
 
 def test_what_says_where_and_on_what_a_run_ran_is_not_in_what_two_runs_are_compared_by(run: RunDir) -> None:
-    assert not {"run", "device", "compile", "data"} & run.config.tree().keys()
+    assert not {"run", "device", "compile"} & run.config.tree().keys()
+    assert run.config.tree()["data"].keys() == {"size", "fit"}
     assert {"data_source", "device", "compile"} <= run.environment.tree().keys()
 
 

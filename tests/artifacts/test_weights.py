@@ -52,6 +52,7 @@ def test_nothing_of_training_is_in_a_weights_file(weights: Path) -> None:
         "model",
         "classes",
         "data",
+        "frame",
         "precision",
         "provenance",
         "input",
@@ -125,3 +126,12 @@ def test_a_field_that_a_later_version_added_with_a_default_need_not_be_there(wei
     )
 
     assert load_weights(weights).model == MODEL
+
+
+def test_a_frame_that_cannot_be_is_one_line(weights: Path) -> None:
+    for frame in ({"size": 0, "fit": "crop"}, {"size": 32, "fit": "x"}, {"side": 32}, "x", None, {"size": 10**9}):
+        header = header_of(weights) | {"frame": frame}
+        header.pop("checksum", None)
+        save_file({"a": torch.zeros(1)}, weights, {"dynconv": json.dumps(header)})
+
+        assert "not a weights file of dynconv" in refused(weights)

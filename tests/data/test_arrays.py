@@ -8,6 +8,7 @@ from PIL import Image
 from dynconv.data import numpy_file
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read
+from dynconv.data.frame import Frame
 from dynconv.data.image import from_pil
 
 RNG = np.random.default_rng(0)
@@ -86,13 +87,12 @@ def test_images_of_another_size_become_what_they_become_elsewhere(
     images = RNG.integers(0, 256, (6, 48, 60, 3), dtype=np.uint8)
     stored = images if channels_last else images.transpose(0, 3, 1, 2)
 
-    found = read(write(tmp_path / "mine", **{"test-images": stored})).test.images
+    with caplog.at_level("INFO"):
+        found = read(write(tmp_path / "mine", **{"test-images": stored})).test.images
 
-    expected = [from_pil(Image.fromarray(image)).transpose(2, 0, 1) for image in images]
+    expected = [from_pil(Image.fromarray(image), Frame()).transpose(2, 0, 1) for image in images]
     assert np.array_equal(found.numpy(), np.stack(expected)) and found.shape == (6, 3, 32, 32)
-    assert caplog.messages == [
-        f"{tmp_path / 'mine'}/test-images: the images are 60x48 pixels; each is scaled and cropped to 32x32"
-    ]
+    assert caplog.messages == [f"{tmp_path / 'mine'}: the images are 60x48 pixels; each is scaled and cropped to 32x32"]
 
 
 def test_tiny_images_do_not_expand_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,5 +100,5 @@ def test_tiny_images_do_not_expand_without_limit(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(numpy_file, "FREE", 10_000)
     folder = write(tmp_path / "mine", **{"test-images": np.zeros((6, 1, 1, 3), np.uint8)})
 
-    with pytest.raises(DataError, match="test-images: would expand from 18 to 18,432 bytes"):
+    with pytest.raises(DataError, match="mine: would expand from 18 to 18,432 bytes"):
         read(folder)

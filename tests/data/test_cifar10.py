@@ -207,6 +207,6 @@ def test_all_six_batches_are_needed_from_an_archive_too(tmp_path: Path, folder: 
 
 def test_a_batch_file_of_absurd_size_is_not_read(folder: Path) -> None:
     with (folder / "data_batch_2").open("r+b") as file:
-        file.truncate(archive.LARGEST_MEMBER + 1)  # takes no room on disk
+        file.truncate(archive.LARGEST_BATCH + 1)  # takes no room on disk
 
-    assert f"data_batch_2: has {archive.LARGEST_MEMBER + 1:,} bytes" in refused(folder)
+    assert f"data_batch_2: has {archive.LARGEST_BATCH + 1:,} bytes" in refused(folder)

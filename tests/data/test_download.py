@@ -14,8 +14,9 @@ import pytest
 
 from dynconv.data import download as module
 from dynconv.data.dataset import DataError
-from dynconv.data.download import FILE, download
+from dynconv.data.download import Official, download
 
+FILE = "images.tar.gz"
 CONTENT = bytes(range(256)) * 4000
 MD5 = hashlib.md5(CONTENT).hexdigest()
 
@@ -56,7 +57,7 @@ def server() -> Iterator[str]:
 
 
 def get(folder: Path, *urls: str) -> Path:
-    return download(folder, urls, MD5)
+    return download(folder, FILE, urls, f"md5:{MD5}")
 
 
 class Terminal(io.StringIO):
@@ -135,3 +136,16 @@ def test_a_folder_that_cannot_be_written_is_named(server: str, tmp_path: Path) -
 
     with pytest.raises(DataError, match=r"file.*cannot be written"):
         get(tmp_path / "file" / "cache", f"{server}/good")
+
+
+def test_official_files_come_into_the_folder_of_their_data_set_once(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "dynconv")
+    monkeypatch.setattr("dynconv.data.places.cache_folder", lambda: tmp_path)
+    two = Official("toy", {"good": MD5, "slow": MD5}, (f"{server}/404/", f"{server}/"))
+
+    for _ in range(2):
+        assert two.download() == tmp_path / "toy"
+        assert sorted(file.name for file in (tmp_path / "toy").iterdir()) == ["good", "slow"]
+    assert sum("downloading" in line for line in caplog.messages[4:]) <= 2  # nothing was fetched again

@@ -9,6 +9,7 @@ import pytest
 from PIL import EpsImagePlugin, Image
 
 from dynconv.data.dataset import DataError
+from dynconv.data.frame import Frame
 from dynconv.data.image import ENDINGS, from_pil, read_image
 
 
@@ -23,23 +24,23 @@ def test_other_sizes_keep_their_shape_and_lose_their_edges(tmp_path: Path) -> No
     wide[:, 32:96, 0] = 255
     Image.fromarray(wide).save(tmp_path / "wide.png")
 
-    image = read_image(tmp_path / "wide.png")
+    image = read_image(tmp_path / "wide.png", frame=Frame())
 
     assert image.shape == (32, 32, 3)
     assert image[:, 2:-2, 0].min() == 255 and image[..., 1:].max() == 0
-    assert read_image(picture(tmp_path / "tiny.png", (3, 5))).shape == (32, 32, 3)
+    assert read_image(picture(tmp_path / "tiny.png", (3, 5)), frame=Frame()).shape == (32, 32, 3)
 
 
 def test_grey_alpha_and_palette_become_rgb_and_exif_turns(tmp_path: Path) -> None:
     for mode in ("L", "RGBA", "P", "1"):
         Image.new(mode, (32, 32)).save(tmp_path / f"{mode}.png")
-        assert read_image(tmp_path / f"{mode}.png").shape == (32, 32, 3)
+        assert read_image(tmp_path / f"{mode}.png", frame=Frame()).shape == (32, 32, 3)
     upper_red = np.zeros((32, 32, 3), np.uint8)
     upper_red[:16, :, 0] = 255
     exif = Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.fromarray(upper_red).save(tmp_path / "turned.png", exif=exif)
-    assert read_image(tmp_path / "turned.png")[-1, :, 0].min() == 255
+    assert read_image(tmp_path / "turned.png", frame=Frame())[-1, :, 0].min() == 255
 
 
 def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
@@ -50,10 +51,10 @@ def test_what_is_transparent_becomes_white(tmp_path: Path) -> None:
     palette.putpalette([9] * 768)
     palette.save(tmp_path / "palette.png", transparency=3)
 
-    image = read_image(tmp_path / "clear.png")
+    image = read_image(tmp_path / "clear.png", frame=Frame())
 
     assert image[:16].max() == 0 and image[16:].min() == 255
-    assert read_image(tmp_path / "palette.png").min() == 255
+    assert read_image(tmp_path / "palette.png", frame=Frame()).min() == 255
 
 
 def png(bits: int, colour: int, row: bytes, transparent: bytes = b"", palette: bytes = b"") -> io.BytesIO:
@@ -86,8 +87,8 @@ def png(bits: int, colour: int, row: bytes, transparent: bytes = b"", palette: b
 def test_the_transparent_colour_of_a_png_is_found_at_every_depth(
     bits: int, colour: int, row: bytes, same: bytes, other: bytes
 ) -> None:
-    assert read_image(png(bits, colour, row, same)).min() == 255
-    assert read_image(png(bits, colour, row, other)).min() < 100
+    assert read_image(png(bits, colour, row, same), frame=Frame()).min() == 255
+    assert read_image(png(bits, colour, row, other), frame=Frame()).min() < 100
 
 
 def test_transparency_in_every_other_place() -> None:
@@ -100,23 +101,23 @@ def test_transparency_in_every_other_place() -> None:
         png(1, 3, b"\xff", b"\xff\0", bytes(6)),
     ]
     for file in clear:
-        assert read_image(file).min() == 255
-    half = read_image(png(8, 3, b"\1" * 8, b"\xff\x80", bytes(6)))
+        assert read_image(file, frame=Frame()).min() == 255
+    half = read_image(png(8, 3, b"\1" * 8, b"\xff\x80", bytes(6)), frame=Frame())
     assert 126 <= half.min() <= half.max() <= 128
 
 
 @pytest.mark.parametrize("mode", ["La", "LA", "PA", "RGBa", "RGBA"])
 def test_modes_with_alpha_become_white_where_they_are_clear(mode: str) -> None:
-    assert from_pil(Image.new(mode, (8, 8))).min() == 255
+    assert from_pil(Image.new(mode, (8, 8)), Frame()).min() == 255
 
 
 @pytest.mark.parametrize("mode", ["I", "I;16", "I;16B"])
 def test_deep_grey_images_of_the_caller_are_scaled_and_left_as_they_are(mode: str) -> None:
     image = Image.new(mode, (8, 8), 0x1234)
-    assert (from_pil(image) == 0x12).all()
+    assert (from_pil(image, Frame()) == 0x12).all()
     image.info["transparency"] = 0x1234
 
-    assert from_pil(image).min() == 255
+    assert from_pil(image, Frame()).min() == 255
     assert image.mode == mode and image.info == {"transparency": 0x1234}
 
 
@@ -130,7 +131,7 @@ def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path: Path) -> None:
     ramp = (np.arange(1024).reshape(32, 32) * 64).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "deep.png")
 
-    image = read_image(tmp_path / "deep.png")
+    image = read_image(tmp_path / "deep.png", frame=Frame())
 
     assert (image == (ramp >> 8)[..., None]).all()
 
@@ -141,7 +142,7 @@ def test_cmyk_and_the_first_frame_of_an_animation(tmp_path: Path) -> None:
     red.save(tmp_path / "moving.webp", save_all=True, append_images=[blue], lossless=True)
 
     for name in ("print.jpg", "moving.webp"):
-        image = read_image(tmp_path / name)
+        image = read_image(tmp_path / name, frame=Frame())
         assert image[..., 0].min() > 240 and image[..., 1:].max() < 15, name
 
 
@@ -150,7 +151,7 @@ def test_a_very_long_image_costs_no_more_than_its_middle(tmp_path: Path) -> None
     long[:, 29_999:30_001] = 255
     Image.fromarray(long).save(tmp_path / "long.png")
 
-    assert read_image(tmp_path / "long.png").min() > 100
+    assert read_image(tmp_path / "long.png", frame=Frame()).min() > 100
 
 
 def test_errors_name_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,14 +161,14 @@ def test_errors_name_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     (tmp_path / "half.jpg").write_bytes(whole.getvalue()[: len(whole.getvalue()) // 2])
     for name, said in {"text.png": "not an image", "half.jpg": "damaged", "none.png": "No such file"}.items():
         with pytest.raises(DataError, match=rf"{name}: .*{said}"):
-            read_image(tmp_path / name)
+            read_image(tmp_path / name, frame=Frame())
     with pytest.raises(DataError, match="upload 3: damaged, or not an image"):
-        read_image(io.BytesIO(b"no image"), "upload 3")
+        read_image(io.BytesIO(b"no image"), "upload 3", frame=Frame())
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
     for size in ((40, 40), (90, 90)):  # a warning of Pillow's, and an error
         bomb = picture(tmp_path / "bomb.png", size)
         with pytest.raises(DataError, match="too large to decode safely"):
-            read_image(bomb)
+            read_image(bomb, frame=Frame())
 
 
 def test_a_damaged_exif_is_an_error_like_any_other() -> None:
@@ -180,7 +181,7 @@ def test_a_damaged_exif_is_an_error_like_any_other() -> None:
     file = file.replace(b"\x01\x0e\x00\x02", b"\x01\x00\x00\x02")
 
     with pytest.raises(DataError, match="upload: damaged"):
-        read_image(io.BytesIO(file), "upload")
+        read_image(io.BytesIO(file), "upload", frame=Frame())
 
 
 def test_what_a_server_reads_is_bounded() -> None:
@@ -188,10 +189,10 @@ def test_what_a_server_reads_is_bounded() -> None:
     Image.new("RGB", (40, 30)).save(file, "TIFF")
 
     with pytest.raises(DataError, match="damaged, or not an image"):
-        read_image(file, "upload", formats=("PNG", "JPEG"))
+        read_image(file, "upload", formats=("PNG", "JPEG"), frame=Frame())
     with pytest.raises(DataError, match="upload: has 40x30 pixels, more than 1,199; scale it down"):
-        read_image(file, "upload", max_pixels=1199)
-    assert read_image(file, "upload", max_pixels=1200).shape == (32, 32, 3)
+        read_image(file, "upload", max_pixels=1199, frame=Frame())
+    assert read_image(file, "upload", max_pixels=1200, frame=Frame()).shape == (32, 32, 3)
 
 
 def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +207,7 @@ def test_postscript_is_not_handed_to_another_program(tmp_path: Path, monkeypatch
     disguised = (tmp_path / "really.eps").rename(tmp_path / "disguised.png")
 
     with pytest.raises(DataError, match=r"disguised\.png: is PostScript"):
-        read_image(disguised)
+        read_image(disguised, frame=Frame())
     assert not ran.exists()
 
 
@@ -215,4 +216,4 @@ def test_floating_point_pixels_are_refused(tmp_path: Path) -> None:
     Image.fromarray(np.full((32, 32), 0.5, np.float32)).save(tmp_path / "deep.tif")
 
     with pytest.raises(DataError, match=r"deep\.tif: has floating-point pixels"):
-        read_image(tmp_path / "deep.tif")
+        read_image(tmp_path / "deep.tif", frame=Frame())

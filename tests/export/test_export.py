@@ -14,18 +14,14 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
+from untrained import PLAIN, write_run
 
-from dynconv.artifacts.environment import environment
-from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.cli.main import main
 from dynconv.data import Split, shapes
 from dynconv.export import export
 from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
-from dynconv.model.net import Net
 
-PLAIN = ModelConfig(widths=(8, 8), pools=(4, 2), experts=2)
 OTHERS = {
     "sparsemax, router's hidden layer, stride, no norm, MLP": ModelConfig(
         widths=(8, 8), kernel_sizes=(5, 1), strides=(2, 1), pools=(2, 1), residual=(False, True), experts=3,
@@ -43,18 +39,6 @@ def few_images() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "generate", cache(partial(shapes.generate, train_images=600, test_images=120)))
         yield
-
-
-def write_run(path: Path, model: ModelConfig) -> Path:
-    torch.manual_seed(0)
-    net = Net(model, len(shapes.CLASSES))
-    net.input.fit(shapes.generate(0).train.images)
-    torch.nn.init.normal_(net.head.linear.weight)  # so that images differ in their probabilities
-    config = {"seed": 0, "epochs": 1, "image_sizes": (32,), "tta": False, "precision": "fp32", "model": model}
-    run = RunDir.create(path, config, environment("shapes", data_source="shapes"))
-    provenance = f"written by {__name__}"
-    save_weights(run.weights, Weights(net.state_dict(), model, shapes.CLASSES, "shapes", provenance, "fp32"))
-    return path
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from dynconv.artifacts.found_weights import PACKAGED, packaged_weights
 from dynconv.artifacts.weights import Weights, load_weights, save_weights
 from dynconv.cli.main import main
 from dynconv.data import shapes
+from dynconv.data.frame import Frame
 from dynconv.errors import DynconvError
 from dynconv.inference import evaluate, files, predict
 from dynconv.inference.predictor import Predictor, to_pixels
@@ -60,7 +61,7 @@ def test_a_thousand_files_get_the_logits_that_evaluate_gives(run: Path, pictures
     with np.load(run / "predictions.npz") as arrays:
         recorded = arrays["probabilities"][:1000]
 
-    read = torch.stack([to_pixels(path) for path in sorted(pictures.iterdir())])
+    read = torch.stack([to_pixels(path, Frame()) for path in sorted(pictures.iterdir())])
     found = list(predict.predict(predictor, files.find([str(pictures)]), top=10, tta=True))
 
     assert torch.equal(read, shapes.generate(0).test.images[:1000])
@@ -266,7 +267,7 @@ def test_arrays_of_another_kind_are_refused(run: Path) -> None:
         (torch.zeros(32, 32, 3, dtype=torch.uint8), r"a tensor must be uint8 \[3, H, W\]"),
     ):
         with pytest.raises(ValueError, match=said):
-            to_pixels(wrong)
+            to_pixels(wrong, Frame())
 
 
 def damaged(content: bytes) -> bytes:

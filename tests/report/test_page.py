@@ -26,8 +26,8 @@ from dynconv.report.run_page import run_page
 from dynconv.report.subject import Subject
 
 PLOTS = {
-    "loss", "accuracy", "time", "schedule", "architecture", "confusion", "reliability", "corruptions", "ablation",
-    "routing-classes", "routing-epochs", "kernels",
+    "loss", "accuracy", "time", "schedule", "architecture", "confusion", "reliability", "coverage", "precision-recall",
+    "corruptions", "ablation", "routing-classes", "routing-epochs", "kernels",
 }  # fmt: skip
 
 
@@ -241,7 +241,8 @@ def test_a_damaged_file_names_itself_and_the_rest_is_shown(
     else:
         lost_plots = {"curves": {"loss", "accuracy", "time", "schedule", "routing-epochs"}}
         of_network = {"corruptions", "ablation", "routing-classes", "kernels"}
-        of_results = {"confusion", "reliability"} if lost == "results" else set()
+        lost_results = {"confusion", "reliability", "coverage", "precision-recall"}
+        of_results = lost_results if lost == "results" else set()
         assert shown == PLOTS - of_network - of_results - lost_plots.get(lost, set())
 
 

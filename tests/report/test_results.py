@@ -12,7 +12,7 @@ def predictions(probabilities: list[list[float]], labels: list[int]) -> Predicti
 def test_the_figures_of_each_class() -> None:
     found = results.results(predictions([[0.9, 0.1], [0.6, 0.4], [0.8, 0.2], [0.3, 0.7]], [0, 0, 1, 1]))
 
-    assert found.accuracy == 0.75 and found.confusion.tolist() == [[2, 0], [1, 1]]
+    assert found.metrics.accuracy == 0.75 and found.metrics.confusion.tolist() == [[2, 0], [1, 1]]
     cat, dog = found.rows
     assert (cat.name, cat.images, cat.recall) == ("cat", 2, 1) and cat.precision == pytest.approx(2 / 3)
     assert dog.precision == 1 and dog.recall == 0.5 and dog.f1 == pytest.approx(2 / 3)

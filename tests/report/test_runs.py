@@ -1,14 +1,21 @@
+import csv
+import io
 import json
 from pathlib import Path
 
 import pytest
+import yaml
 from rich.table import Table
 from summaries import SUMMARY
 from tiny import CONFIG, create
 
 from dynconv.artifacts.records import EpochLine
+from dynconv.cli.main import main
 from dynconv.errors import DynconvError
 from dynconv.report import runs
+from dynconv.validation import flat
+
+PRESETS = {"quick": flat(CONFIG.model_dump(mode="json"))}
 
 
 def cells(table: Table) -> dict[str, dict[str, str]]:
@@ -33,7 +40,7 @@ def test_the_table_of_runs_tells_finished_from_cut_off_from_damaged(tmp_path: Pa
     (create(tmp_path / "damaged").path / "summary.json").write_text("{}")
     (create(tmp_path / "broken").path / "config.yaml").write_text("{")
 
-    rows = cells(runs.runs_table(tmp_path))
+    rows = cells(runs.as_table(runs.read_runs(tmp_path, PRESETS)))
 
     assert list(rows["done"].values()) == [
         "done", "quick", "shapes", "3", "2/2", "90.00%", "-", "61 s", "", "finished",
@@ -43,14 +50,91 @@ def test_the_table_of_runs_tells_finished_from_cut_off_from_damaged(tmp_path: Pa
     assert "test_accuracy: Input should be a valid number" in rows["wrong"]["state"]
     assert rows["[bold]odd"]["data"] == "[red]x[/red]"  # no markup
     with pytest.raises(DynconvError, match="does not exist"):
-        runs.runs_table(tmp_path / "nowhere")
+        runs.read_runs(tmp_path / "nowhere", {})
 
 
-def test_runs_of_one_preset_are_told_apart_by_what_differs(tmp_path: Path) -> None:
+def test_a_run_shows_what_is_not_as_in_its_preset(tmp_path: Path) -> None:
     create(tmp_path / "a")
-    create(tmp_path / "b", CONFIG.model_copy(update={"epochs": 7, "seed": 3}))
-    create(tmp_path / "c", CONFIG.model_copy(update={"preset": "other", "epochs": 9}))
+    create(tmp_path / "b", CONFIG.model_copy(update={"epochs": 7, "seed": 3, "patience": 2}))
+    create(tmp_path / "c", CONFIG.model_copy(update={"preset": "of another version", "epochs": 9}))
 
-    rows = cells(runs.runs_table(tmp_path))
+    rows = cells(runs.as_table(runs.read_runs(tmp_path, PRESETS)))
 
-    assert [rows[name]["differs"] for name in "abc"] == ["epochs 2", "epochs 7", ""]
+    assert [rows[name]["differs"] for name in "abc"] == ["", "epochs 7; patience 2", ""]
+
+
+def test_fields_that_a_run_of_an_earlier_version_lacks_are_as_in_the_preset(tmp_path: Path) -> None:
+    file = create(tmp_path / "old").path / "config.yaml"
+    tree = yaml.safe_load(file.read_text())
+    del tree["patience"]
+    file.write_text(yaml.safe_dump(tree))
+
+    (row,) = runs.read_runs(tmp_path, PRESETS)
+    assert row.differs == {} and row.get("patience") is None
+
+
+@pytest.fixture
+def several(tmp_path: Path) -> list[runs.Row]:
+    """Four that have ended, with accuracies and learning rates of their own, one that goes on, and one damaged."""
+    for number, (accuracy, rate) in enumerate([(0.5, 0.1), (0.9, 1e-3), (0.7, 0.02), (0.8, 0.1)]):
+        config = CONFIG.model_copy(update={"optim": CONFIG.optim.model_copy(update={"lr": rate})})
+        data = "shapes" if number else "cifar10"
+        summary = SUMMARY.model_copy(update={"test_accuracy": accuracy, "data": data})
+        create(tmp_path / f"run{number}", config).write_summary(summary)
+    create(tmp_path / "going-on")
+    create(tmp_path / "damaged").path.joinpath("config.yaml").write_text("{")
+    return runs.read_runs(tmp_path, PRESETS)
+
+
+def names(rows: list[runs.Row]) -> list[str]:
+    return [row.path.name for row in rows]
+
+
+def test_sorted_and_filtered(several: list[runs.Row]) -> None:
+    assert names(several) == ["damaged", "going-on", "run0", "run1", "run2", "run3"]
+    assert names(runs.chosen(several, sort="accuracy")) == ["run1", "run3", "run2", "run0", "damaged", "going-on"]
+    assert names(runs.chosen(several, sort="optim.lr"))[:3] == ["run1", "run2", "run0"]
+    assert names(runs.chosen(several, ["optim.lr=0.1"])) == ["run0", "run3"]
+    assert names(runs.chosen(several, ["optim.lr=0.1", "data=shapes"])) == ["run3"]
+    assert names(runs.chosen(several, ["state=unfinished"])) == ["going-on"]
+    assert names(runs.chosen(several, ["model.widths=8, 8"], sort="run"))[0] == "going-on"
+
+
+@pytest.mark.parametrize(
+    ("filters", "sort", "said"),
+    [
+        ([], "acuracy", "sort: no field acuracy; did you mean accuracy?"),
+        (["lr=3"], None, "filter: no field lr; did you mean optim.lr?"),
+        (["fast"], None, "filter: must be FIELD=VALUE, as in data=cifar10, not fast"),
+    ],
+)
+def test_wrong_fields_are_one_line(several: list[runs.Row], filters: list[str], sort: str | None, said: str) -> None:
+    with pytest.raises(DynconvError) as caught:
+        runs.chosen(several, filters, sort)
+    assert str(caught.value) == said
+
+
+def test_csv_and_json_hold_numbers_for_other_programs(
+    several: list[runs.Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["runs", str(tmp_path), "--csv", "--sort", "accuracy"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert main(["runs", str(tmp_path), "--json", "--filter", "data=cifar10"]) == 0
+    (found,) = json.loads(capsys.readouterr().out)
+
+    assert [row["run"] for row in rows] == names(runs.chosen(several, sort="accuracy"))
+    assert [row["accuracy"] for row in rows] == ["0.9", "0.8", "0.7", "0.5", "", ""]
+    assert rows[0]["optim.lr"] == "0.001" and rows[0]["state"] == "finished" and rows[-1]["state"] == "unfinished"
+    assert "batch_size" in rows[0]["differs"] and rows[4]["note"].startswith("damaged") is False
+    assert found["run"] == "run0" and found["accuracy"] == 0.5 and found["accuracy_tta"] is None
+    assert found["config"]["optim.lr"] == 0.1 and found["differs"]["model.widths"] == [8, 8]
+    assert main(["runs", str(tmp_path), "--json", "--csv"]) == 2
+
+
+def test_why_a_run_has_ended_is_shown(tmp_path: Path) -> None:
+    for reason, finished in (("patience", True), ("interrupt", False)):
+        ended = SUMMARY.model_copy(update={"stopped_by": reason, "finished": finished})
+        create(tmp_path / reason).write_summary(ended)
+
+    rows = cells(runs.as_table(runs.read_runs(tmp_path, PRESETS)))
+    assert rows["patience"]["state"] == "finished: patience" and rows["interrupt"]["state"] == "stopped: interrupt"

@@ -20,6 +20,8 @@ from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 from dynconv.serve.app import create_app
+from dynconv.serve.current import Current
+from dynconv.serve.keys import Keys
 from dynconv.serve.limits import Limits
 from dynconv.serve.model import Served
 from dynconv.serve.server import configure
@@ -66,7 +68,9 @@ def serving(predictor: Predictor) -> Callable[..., contextlib.AbstractContextMan
 
     @contextlib.contextmanager
     def serve(limits: Limits = USUAL, key: str | None = None, means: list[torch.Tensor] | None = None) -> Iterator[str]:
-        server = uvicorn.Server(configure(create_app(Served("tiny", predictor, means or []), limits, key)[0], limits))
+        current = Current(Served("tiny", predictor, means or []))
+        app, _ = create_app(current, limits, Keys.of(key) if key else Keys())
+        server = uvicorn.Server(configure(app, limits))
         with socket.socket() as listener:
             listener.bind(("127.0.0.1", 0))
             thread = threading.Thread(target=server.run, args=([listener],))

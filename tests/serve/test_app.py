@@ -19,6 +19,7 @@ from PIL import Image
 from torch import Tensor
 
 from dynconv.data import shapes
+from dynconv.data.frame import Frame
 from dynconv.inference import explain
 from dynconv.inference.predictor import Predictor, to_pixels
 from dynconv.serve.gate import Gate
@@ -40,7 +41,7 @@ def test_an_image_gets_the_classes_that_predict_gives(url: str, picture: Picture
         assert [one["class"] for one in found["top"]] == [name for name, _ in expected.top]
         assert [one["probability"] for one in found["top"]] == pytest.approx([value for _, value in expected.top])
         assert (found["class"], found["probability"]) == (found["top"][0]["class"], found["top"][0]["probability"])
-        routing = explain.routing_weights(predictor, to_pixels(io.BytesIO(file))[None])
+        routing = explain.routing_weights(predictor, to_pixels(io.BytesIO(file), Frame())[None])
         for a_K, a_NK in zip(found["routing"], routing, strict=True):
             assert a_K == pytest.approx(a_NK[0].tolist())
 
@@ -229,7 +230,7 @@ class FromAnotherAddress(requests.adapters.HTTPAdapter):
 
 
 def test_each_client_has_half_of_the_queue_for_bodies_that_arrive() -> None:
-    gate = Gate(20)
+    gate = Gate(20, lambda in_progress: None)
 
     with contextlib.ExitStack() as open_ones:
         for _ in range(10):

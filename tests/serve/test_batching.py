@@ -47,7 +47,7 @@ def run(
     in_progress: Callable[[], int] = lambda: 0,
 ) -> None:
     async def main() -> None:
-        batcher = Batcher(held, max_batch, max_delay, in_progress, lambda images, seconds: None)  # type: ignore[arg-type]
+        batcher = Batcher(max_batch, max_delay, in_progress, lambda images, seconds: None)
         batcher.start()
         try:
             async with asyncio.timeout(20):
@@ -61,10 +61,11 @@ def run(
 
 def test_what_gathers_while_the_network_is_busy_becomes_batches(held: Held) -> None:
     async def use(batcher: Batcher) -> None:
-        first = asyncio.create_task(batcher.predict([IMAGES[0]], routing=False))
+        first = asyncio.create_task(batcher.predict(held, [IMAGES[0]], routing=False))
         await asyncio.to_thread(held.began.wait, 10)
         others = [
-            asyncio.create_task(batcher.predict([image], routing=number % 2 > 0)) for number, image in enumerate(IMAGES)
+            asyncio.create_task(batcher.predict(held, [image], routing=number % 2 > 0))
+            for number, image in enumerate(IMAGES)
         ]
         await asyncio.sleep(0.05)
         held.go.set()
@@ -89,7 +90,7 @@ def test_a_lone_request_waits_for_nobody(held: Held) -> None:
 
     async def use(batcher: Batcher) -> None:
         async with asyncio.timeout(5):
-            await batcher.predict([IMAGES[0], IMAGES[1]], routing=False)
+            await batcher.predict(held, [IMAGES[0], IMAGES[1]], routing=False)
 
     run(held, use, max_delay=60, in_progress=lambda: 1)
 
@@ -103,9 +104,9 @@ def test_a_request_waits_for_one_that_is_being_read(held: Held, max_delay: float
     async def use(batcher: Batcher) -> None:
         async def read_slowly() -> None:
             await asyncio.sleep(0.1)
-            await batcher.predict([IMAGES[1]], routing=False)
+            await batcher.predict(held, [IMAGES[1]], routing=False)
 
-        await asyncio.gather(batcher.predict([IMAGES[0]], routing=False), read_slowly())
+        await asyncio.gather(batcher.predict(held, [IMAGES[0]], routing=False), read_slowly())
 
     run(held, use, max_delay=max_delay, in_progress=lambda: 2)
 
@@ -117,16 +118,18 @@ def test_a_failure_is_told_to_those_who_wait_and_the_next_batch_is_computed(held
 
     async def use(batcher: Batcher) -> None:
         with pytest.raises(RuntimeError):
-            await batcher.predict([torch.zeros(3, 0, 0, dtype=torch.uint8)], routing=False)
+            await batcher.predict(held, [torch.zeros(3, 0, 0, dtype=torch.uint8)], routing=False)
         assert batcher.running
-        assert len(await batcher.predict([IMAGES[0]], routing=False)) == 1
+        assert len(await batcher.predict(held, [IMAGES[0]], routing=False)) == 1
 
     run(held, use)
 
 
 def test_what_was_given_up_is_not_computed(held: Held) -> None:
     async def use(batcher: Batcher) -> None:
-        first, second, third = (asyncio.create_task(batcher.predict([image], routing=False)) for image in IMAGES[:3])
+        first, second, third = (
+            asyncio.create_task(batcher.predict(held, [image], routing=False)) for image in IMAGES[:3]
+        )
         await asyncio.sleep(0.05)
         second.cancel()
         await asyncio.sleep(0.05)
@@ -140,9 +143,9 @@ def test_what_was_given_up_is_not_computed(held: Held) -> None:
 
 def test_closing_answers_what_is_in_the_queue(held: Held) -> None:
     async def main() -> None:
-        batcher = Batcher(held, 2, 0, lambda: 0, lambda images, seconds: None)  # type: ignore[arg-type]
+        batcher = Batcher(2, 0, lambda: 0, lambda images, seconds: None)
         batcher.start()
-        waiting = [asyncio.create_task(batcher.predict([image], routing=False)) for image in IMAGES]
+        waiting = [asyncio.create_task(batcher.predict(held, [image], routing=False)) for image in IMAGES]
         await asyncio.sleep(0)
         held.go.set()
         await batcher.close()

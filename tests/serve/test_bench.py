@@ -1,6 +1,7 @@
 """`dynconv bench serve`, briefly."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,8 @@ def test_the_load_test_states_requests_and_latency_of_both_handlings(
         (n, how) for n in (1, 8) for how in ("batches", "one at a time")
     ]
     assert all(cell["requests_per_second"] > 0 and 0 < cell["p50_ms"] <= cell["p99_ms"] for cell in cells)
+    if sys.platform.startswith("linux"):
+        assert all(50 < cell["memory_mb"] < 5000 for cell in cells)
     assert capsys.readouterr().out.count("requests/s") == 4
 
 

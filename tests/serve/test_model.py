@@ -10,14 +10,14 @@ from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing
-from dynconv.serve import model, samples
+from dynconv.serve import model
 
 
 @pytest.fixture
 def file(weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> Path:
     monkeypatch.chdir(tmp_path)  # no data here
     caplog.set_level("INFO", "dynconv")
-    monkeypatch.setattr("dynconv.data.find.cache_folder", lambda: tmp_path / "cache")
+    monkeypatch.setattr("dynconv.data.places.cache_folder", lambda: tmp_path / "cache")
     save_weights(tmp_path / "tiny.safetensors", weights)
     return tmp_path / "tiny.safetensors"
 
@@ -61,10 +61,3 @@ def test_the_means_of_the_packaged_weights_come_with_them(
     assert served.name == "standard" and not caplog.messages
     for found, expected in zip(served.class_routing, means, strict=True):
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
-
-
-def test_drawings_are_those_of_classes_that_we_can_draw() -> None:
-    assert list(samples.draw(shapes.CLASSES)) == list(shapes.CLASSES)
-    assert list(samples.draw(("cat", "dog", "ship"))) == ["cat", "ship"]
-    assert samples.draw(("a", "b")) == {}
-    assert samples.draw(("cat",))["cat"] == samples.draw(("cat",))["cat"] != samples.draw(("frog",))["frog"]

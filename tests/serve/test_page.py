@@ -8,62 +8,24 @@ from typing import Any
 
 import pytest
 import torch
-from browser import chromium
+from browser import GIVE, Open, cards, launched, visiting
 
 from dynconv.serve.limits import Limits
 
-sync_api = pytest.importorskip("playwright.sync_api", reason="no playwright; not tested: the page in a browser")
-
 Serving = Callable[..., contextlib.AbstractContextManager[str]]
-Open = Callable[..., Any]
 MEANS = [torch.tensor([[0.5, 0.25, 0.25]]).repeat(10, 1), torch.tensor([[0.125, 0.125, 0.75]]).repeat(10, 1)]
-GIVE = """([how, bytes]) => {
-  const data = new DataTransfer();
-  data.items.add(new File([new Uint8Array(bytes)], "given.png", { type: "image/png" }));
-  const given = { clipboardData: data, dataTransfer: data };
-  document.dispatchEvent(how === "paste" ? new ClipboardEvent(how, given) : new DragEvent(how, given));
-}"""
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = chromium()
-    with sync_api.sync_playwright() as driver:
-        launched = driver.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield launched
-        launched.close()
+    with launched() as browser:
+        yield browser
 
 
 @pytest.fixture
 def visit(browser: Any) -> Iterator[Open]:
-    """Opens a URL; at the end nothing must have been said in the console or asked of another host."""
-    said: list[str] = []
-    opened: list[Any] = []
-
-    def open_page(url: str, **settings: Any) -> Any:
-        context = browser.new_context(**settings)
-        opened.append(context)
-        tab = context.new_page()
-        tab.set_default_timeout(10_000)
-        # Chromium notes every answer that is an error; the page is to show it.
-        tab.on("console", lambda message: message.text.startswith("Failed to load") or said.append(message.text))
-        tab.on("pageerror", lambda error: said.append(str(error)))
-        tab.on("request", lambda request: request.url.startswith((url, "blob:")) or said.append(request.url))
-        tab.goto(url)
-        return tab
-
-    yield open_page
-    for context in opened:
-        context.close()
-    assert said == []
-
-
-def cards(tab: Any, count: int) -> Any:
-    """The finished cards, of which there must be `count`."""
-    found = tab.locator(".card:not(.waiting)")
-    found.nth(count - 1).wait_for()
-    assert found.count() == count
-    return found
+    with visiting(browser) as open_page:
+        yield open_page
 
 
 def test_a_drawing_shows_classes_and_routing_beside_the_class_means(serving: Serving, visit: Open) -> None:

@@ -25,11 +25,12 @@ from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
 from dynconv.cli.settings import load_config
 from dynconv.data import archive, batch_pickle, cifar10, folder, numpy_file
+from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.image import read_image
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 from dynconv.model.net import Net
-from dynconv.report.runs import runs_table
+from dynconv.report.runs import as_json, read_runs
 from dynconv.training.launch import config_of
 from dynconv.training.learner import Learner
 
@@ -128,11 +129,13 @@ def data_targets(place: Path) -> dict[str, Target]:
 
     return {
         "pickle": Target(pickles, PICKLE, lambda data: batch_pickle.load("batch", data)),
-        "python batches": Target(pickles, PICKLE, at(python / PYTHON_FILES[2], lambda _: cifar10.read(python))),
+        "python batches": Target(
+            pickles, PICKLE, at(python / PYTHON_FILES[2], lambda _: cifar10.read(python, DataConfig()))
+        ),
         "binary batches": Target(
             [(binary / "test_batch.bin").read_bytes()],
             BINARY,
-            at(binary / "test_batch.bin", lambda _: cifar10.read(binary)),
+            at(binary / "test_batch.bin", lambda _: cifar10.read(binary, DataConfig())),
         ),
         "tar": Target(tars, BINARY, at(place / "x.tar", read_tar)),
         "tar.gz": Target(tars, BINARY, at(place / "x.tar.gz", read_tar, lambda d: gzip.compress(d, 1))),
@@ -140,9 +143,11 @@ def data_targets(place: Path) -> dict[str, Target]:
         "npy": Target(npy, (*WORDS, *BINARY), at(place / "x.npy", numpy_file.load)),
         "npz": Target([npz], BINARY, at(place / "x.npz", read_npz)),
         "array in npz": Target([npy_inside], WORDS, at(place / "y.npz", read_npz, pack_npz)),
-        "image": Target(pictures, BINARY, lambda data: read_image(io.BytesIO(data), max_pixels=25_000_000)),
+        "image": Target(
+            pictures, BINARY, lambda data: read_image(io.BytesIO(data), frame=Frame(), max_pixels=25_000_000)
+        ),
         "image in a folder": Target(
-            pictures, BINARY, at(place / "folders/test/b/x.png", lambda _: folder.read(place / "folders"))
+            pictures, BINARY, at(place / "folders/test/b/x.png", lambda _: folder.read(place / "folders", DataConfig()))
         ),
     }
 
@@ -171,7 +176,7 @@ def artifact_targets(place: Path, run: RunDir) -> dict[str, Target]:
         copy = Path(shutil.copytree(run.path, place / name / "run"))
 
         def read_and_list(_: Path) -> object:
-            runs_table(copy.parent)
+            as_json(read_runs(copy.parent, {}))
             return read(RunDir.open(copy))
 
         return Target([(run.path / name).read_bytes()], tokens, at(copy / name, read_and_list))

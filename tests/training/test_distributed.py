@@ -96,6 +96,23 @@ def test_any_number_of_processes_trains_the_same_network(tmp_path: Path, alone: 
     assert output.count("test accuracy on shapes") == output.count("epoch   4/4") == 1
 
 
+def test_balanced_classes_and_a_hold_out_that_ends_it(tmp_path: Path) -> None:
+    """are the same in two processes: the same images, losses and end, and the weights of the same epoch."""
+    words = [*TRAINING, "--epochs", "3", "--sampling", "balanced", "--holdout", "500", "--target", "0.05"]
+    words += ["--patience", "3", "--no-tta", "--run"]
+    assert main([*words, str(tmp_path / "one")]) == 0
+    with torchrun(2, *words, str(tmp_path / "two")) as process:
+        output = output_of(process)
+
+    assert process.returncode == 0, output
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), abs=2e-3)
+    one, two = (RunDir.open(tmp_path / name).summary() for name in ("one", "two"))
+    assert one and two and two.finished and (one.stopped_by, one.epochs) == ("target", 1)
+    assert (two.stopped_by, two.epochs, two.selected_epoch) == (one.stopped_by, one.epochs, one.selected_epoch)
+    assert two.validation_accuracy == pytest.approx(one.validation_accuracy, abs=0.02)
+    assert output.count("the weights are those of epoch 1, the best on the hold-out") == 1
+
+
 @pytest.mark.large
 def test_a_process_that_is_killed(tmp_path: Path) -> None:
     """ends the others; torchrun starts all again, and they end as if nothing had happened."""

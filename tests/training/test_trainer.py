@@ -387,7 +387,8 @@ def test_a_batch_larger_than_the_training_set_is_said(
     run, _ = train(tmp_path, dataset, batch_size=1000, micro_batch=1000, epochs=1, tta=False)
 
     assert len(run.metrics().steps) == 1
-    assert "the training set has 600 images, so each epoch is one step; lower --batch-size" in caplog.messages
+    said = "a batch of 1,000 is larger than the 600 training images: one step an epoch; lower --batch-size, for "
+    assert f"{said}example to 16" in caplog.messages
 
 
 def test_an_accuracy_at_chance_is_said(tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:
@@ -403,7 +404,9 @@ def test_an_accuracy_at_chance_is_said(tmp_path: Path, dataset: Dataset, caplog:
         patch.setattr(trainer, "Net", constant)
         _, summary = train(tmp_path, dataset, optim=optim, epochs=1, tta=False)
 
-    assert summary.test_accuracy < 0.2 and any("no better than chance" in text for text in caplog.messages)
+    assert summary.test_accuracy < 0.2
+    (said,) = (text for text in caplog.messages if "no better than chance" in text)
+    assert said.endswith("the network learned nothing; raise --epochs, or change --optim.lr (now 1e-30)")
 
 
 def test_bf16_trains(tmp_path: Path, dataset: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,10 +1,11 @@
-"""Atomic writes: a file is either complete or absent."""
+"""Atomic writes: a file or a folder is either complete or absent."""
 
 from __future__ import annotations
 
 import contextlib
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -36,6 +37,34 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Pat
     finally:
         with contextlib.suppress(OSError):  # what is wrong has been said; on a read-only disk this fails too
             temporary.unlink(missing_ok=True)
+
+
+def write_folder(path: Path, write: Callable[[Path], object]) -> None:
+    """Lets `write` fill a new folder beside `path`, then puts it in the place of the one that is there, if any.
+
+    Raises:
+        DynconvError: it cannot be written, or the disk is full; then an earlier folder is as it was.
+    """
+    whole = path.absolute()  # "." has no name
+    temporary, before = (whole.with_name(f".{whole.name}.{os.getpid()}.{kind}") for kind in ("partial", "before"))
+    try:
+        temporary.mkdir()
+        write(temporary)
+        if whole.exists():
+            whole.rename(before)
+        try:
+            temporary.rename(whole)
+        except OSError:
+            if before.exists():
+                before.rename(whole)
+            raise
+        shutil.rmtree(before, ignore_errors=True)
+    except OSError as error:
+        raise DynconvError(
+            f"{path}: cannot be written ({error.strerror or error}); free some space or choose another place"
+        ) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -23,7 +23,9 @@ def config(tree: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     found = dict(tree)
     launch = {name: found.pop(name) for name in _LAUNCH if name in found}
     data = found.pop("data", None)
-    if isinstance(data, dict):
+    if isinstance(data, dict) and not {"source", "holdout"} & data.keys():  # of the current format
+        found["data"] = data
+    elif isinstance(data, dict):
         if "holdout" in data:
             found["holdout"] = data["holdout"]
         launch["data"] = data.get("source")

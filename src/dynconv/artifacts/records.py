@@ -56,6 +56,7 @@ class Environment(Record):
     device: str = "auto"
     compile: bool = False
     deterministic: bool = False
+    log: list[str] = []
     started: str = ""
     command: str | None = None
     python: str = ""
@@ -73,6 +74,9 @@ class Summary(Record):
     """summary.json: the final figures.
 
     Accuracies are fractions. `train_seconds` covers only training steps, `total_seconds` everything.
+
+    Attributes:
+        selected_by, selected_epoch: by what the epoch was chosen whose weights were kept; None for the last weights.
     """
 
     preset: str
@@ -82,6 +86,8 @@ class Summary(Record):
     epochs_planned: Count
     finished: bool
     stopped_by: str | None
+    selected_by: str | None = None
+    selected_epoch: Count | None = None
     test_accuracy: Share
     test_accuracy_tta: Share | None
     test_loss: float

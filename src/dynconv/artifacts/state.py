@@ -124,6 +124,8 @@ def _is_state(state: dict[str, Any]) -> bool:
         return False
     if not isinstance(sums, dict) or not all(_is_sum(value) for value in sums.values()):
         return False
+    if not _is_best(state.get("best", {})):
+        return False
     optimizers = state.get("optimizers")
     return (
         _are_tensors(state.get("net"))
@@ -131,6 +133,15 @@ def _is_state(state: dict[str, Any]) -> bool:
         and isinstance(optimizers, list)
         and all(isinstance(each, dict) and isinstance(each.get("state"), dict) for each in optimizers)
     )
+
+
+def _is_best(best: object) -> bool:
+    """Whether this is what is kept of the epoch that was best on the hold-out; empty where nothing is."""
+    if not isinstance(best, dict):
+        return False
+    epoch, accuracy, weights = best.get("epoch", 0), best.get("accuracy", 0.0), best.get("weights")
+    numbers = type(epoch) is int and 0 <= epoch <= 2**53 and type(accuracy) is float and 0 <= accuracy <= 1
+    return numbers and (weights is None or (_are_tensors(weights) and epoch > 0))
 
 
 def _is_sum(value: object) -> bool:

@@ -6,6 +6,8 @@ A safetensors file with a JSON header under the key `dynconv`:
     model       the network (ModelConfig)
     classes     class names, in the order of the logits
     data        name of the data set that the network was trained on
+    frame       what pictures become before the network sees them: size, in pixels, and fit (crop, pad or stretch);
+                files of earlier versions have none, and mean 32 and crop
     precision   the precision to compute in: fp32, bf16, or auto, whichever is fast on the processor
     provenance  where the weights come from, as free text; never parsed
     version     version of dynconv that wrote the file
@@ -19,7 +21,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -32,6 +34,7 @@ from torch import Tensor
 
 from dynconv.artifacts import format_1
 from dynconv.artifacts.files import write_atomically
+from dynconv.data.frame import Frame
 from dynconv.errors import DynconvError, escaped
 from dynconv.model.config import ModelConfig
 from dynconv.validation import check_class_names
@@ -52,6 +55,7 @@ class Weights:
     data_name: str
     provenance: str = ""
     precision: Precision = "auto"
+    frame: Frame = field(default_factory=Frame)
 
 
 def save_weights(path: Path, weights: Weights) -> None:
@@ -61,6 +65,7 @@ def save_weights(path: Path, weights: Weights) -> None:
         "model": weights.model.model_dump(mode="json"),
         "classes": weights.classes,
         "data": weights.data_name,
+        "frame": asdict(weights.frame),
         "precision": weights.precision,
         "provenance": weights.provenance,
         "input": "RGB, [N, 3, H, W], uint8 or in [0, 1]; standardised and whitened by the network itself",
@@ -99,9 +104,9 @@ def load_weights(path: Path) -> Weights:
         return _READERS[header["format"]](header, state)
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(["model", *map(str, first["loc"])])[:100]
+        name = ".".join(["model", *map(str, first["loc"])])[:100]
         raise DynconvError(
-            f"{path}: describes a network that dynconv {version('dynconv')} does not know ({field}: {first['msg']}); "
+            f"{path}: describes a network that dynconv {version('dynconv')} does not know ({name}: {first['msg']}); "
             "a newer version may have written it"
         ) from error
     except (AttributeError, KeyError, TypeError, ValueError, OverflowError, RecursionError) as error:
@@ -141,7 +146,8 @@ def _read_1(header: dict[str, Any], state: dict[str, Tensor]) -> Weights:
 def _read_2(header: dict[str, Any], state: dict[str, Tensor]) -> Weights:
     model = ModelConfig.model_validate(header["model"])
     provenance = _text(header.get("provenance", ""))
-    return Weights(state, model, _classes(header), _text(header["data"]), provenance, _precision(header))
+    frame = Frame(**header["frame"]) if "frame" in header else Frame()
+    return Weights(state, model, _classes(header), _text(header["data"]), provenance, _precision(header), frame)
 
 
 def _classes(header: dict[str, Any]) -> tuple[str, ...]:

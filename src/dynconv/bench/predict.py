@@ -28,7 +28,7 @@ def measure_predict(predictor: Predictor, rounds: int) -> dict[str, Any]:
             Image.fromarray(image.permute(1, 2, 0).numpy()).save(source)
 
         def read() -> None:
-            with Reader() as reader:
+            with Reader(predictor.frame) as reader:
                 for image in [reader.submit(source) for source in sources]:
                     image.result()
 

@@ -148,6 +148,7 @@ def _serve(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType
         yield (
             f"{cell['clients']:3} clients, {cell['handling']:13s} {cell['requests_per_second']:7.0f} requests/s   "
             f"p50 {cell['p50_ms']:7.1f} ms   p99 {cell['p99_ms']:7.1f} ms"
+            + (f"   {cell['memory_mb']:.0f} MB" if cell["memory_mb"] else "")
         )
     yield from _write_figures(request, machine, {"model": str(request.model), "cells": cells})
 

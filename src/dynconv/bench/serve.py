@@ -1,4 +1,4 @@
-"""Requests per second and latency of `dynconv serve`, with batching and without."""
+"""Requests per second, latency and memory of `dynconv serve`, with batching and without."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import requests
 from PIL import Image
 
 from dynconv.data import shapes
@@ -33,8 +34,9 @@ def measure_serve(model: Path, rounds: int) -> list[dict[str, Any]]:
     Clients run in this process, on the same cores as the server.
 
     Returns:
-        One record per handling and number of clients: requests per second, the median over the rounds, and the 50th and
-        99th percentile of the latency in ms, over all requests.
+        One record per handling and number of clients: requests per second, the median over the rounds; the 50th and
+        99th percentile of the latency in ms, over all requests; and the server's memory in MB after the last of them,
+        None where the system does not say.
 
     Raises:
         DynconvError: a server does not start, or answers with a status other than 200.
@@ -43,11 +45,13 @@ def measure_serve(model: Path, rounds: int) -> list[dict[str, Any]]:
     with contextlib.ExitStack() as stack:
         urls = {name: stack.enter_context(_server(model, words)) for name, words in HANDLINGS.items()}
         taken: dict[tuple[str, int], list[list[float]]] = {(name, n): [] for n in CONCURRENCY for name in HANDLINGS}
+        memory: dict[tuple[str, int], float | None] = {}
         for turn in range(rounds + 1):
             for (name, clients), latencies in taken.items():
                 found = asyncio.run(_load(urls[name], request, clients, SECONDS if turn else SECONDS / 4))
                 if turn:  # the first round warms up
                     latencies.append(found)
+                memory[name, clients] = _memory(urls[name])
     return [
         {
             "handling": name,
@@ -55,6 +59,7 @@ def measure_serve(model: Path, rounds: int) -> list[dict[str, Any]]:
             "requests": sum(map(len, latencies)),
             "requests_per_second": statistics.median(len(one) / SECONDS for one in latencies),
             **{f"p{percent}_ms": 1000 * _percentile(latencies, percent) for percent in (50, 99)},
+            "memory_mb": memory[name, clients],
         }
         for (name, clients), latencies in taken.items()
     ]
@@ -63,6 +68,13 @@ def measure_serve(model: Path, rounds: int) -> list[dict[str, Any]]:
 def _percentile(latencies: list[list[float]], percent: int) -> float:
     ordered = sorted(value for one in latencies for value in one)
     return ordered[min(len(ordered) * percent // 100, len(ordered) - 1)]
+
+
+def _memory(url: str) -> float | None:
+    """The resident memory of a server in MB, as its metrics say."""
+    text = requests.get(f"{url}/metrics", timeout=60).text
+    found = re.search(r"^process_resident_memory_bytes (\S+)$", text, re.MULTILINE)
+    return float(found[1]) / 1e6 if found else None
 
 
 def _request() -> bytes:

@@ -29,8 +29,8 @@ class BenchArguments(Arguments):
     """`layer` compares every algorithm, a static convolution, a loop over K convolutions and the grouped form of other
     libraries: time, forward and with gradients, and memory. `step` times a training step, `predict` the way from PNG
     files to classes. `infer` runs a network in torch, eager and compiled, and in onnxruntime, in float32 and int8.
-    `serve` measures requests/s and latency with batches and with one image at a time, with 1, 8 and 64 clients. Do not
-    use the machine for anything else meanwhile.
+    `serve` measures requests/s, latency and memory with batches and with one image at a time, with 1, 8 and 64 clients.
+    Do not use the machine for anything else meanwhile.
     """
 
     what: Annotated[

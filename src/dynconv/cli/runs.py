@@ -13,7 +13,12 @@ from tyro.conf import Positional
 
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
-from dynconv.report.runs import runs_table
+from dynconv.data.frame import SIZE
+from dynconv.errors import DynconvError
+from dynconv.report.runs import as_csv, as_json, as_table, chosen, read_runs
+from dynconv.training.config import TrainConfig
+from dynconv.training.presets import PRESETS
+from dynconv.validation import flat
 
 
 class RunsArguments(Arguments):
@@ -21,12 +26,32 @@ class RunsArguments(Arguments):
 
     folder: Annotated[Positional[Path], tyro.conf.arg(metavar="[FOLDER]")] = Path("runs")
     """Folder that holds the run directories."""
+    sort: str | None = None
+    """Field to sort by: accuracy, accuracy_tta or validation_accuracy, the best first; another one, such as
+    train_seconds or optim.lr, the lowest first. Default: by name."""
+    filter: tuple[str, ...] = ()
+    """Show only runs with these values, as FIELD=VALUE: data=cifar10 state=finished optim.lr=0.1."""
+    csv: bool = False
+    """Print CSV with a header, for pandas.read_csv or a spreadsheet. Accuracies are fractions."""
+    json_: Annotated[bool, tyro.conf.arg(name="json")] = False
+    """Print a JSON list, with all hyper-parameters of each run."""
 
 
 def run(words: Sequence[str]) -> int:
-    """Prints the table of the runs in a folder."""
+    """Prints the runs in a folder: a table, CSV or JSON."""
     arguments = parse(RunsArguments, words, "runs")
     show_messages()
-    # One line per run for whatever reads this through a pipe.
-    Console(width=None if sys.stdout.isatty() else 200).print(runs_table(arguments.folder))
+    if arguments.csv and arguments.json_:
+        raise DynconvError("--csv goes without --json; choose one")
+    # A run names the size of its images; for CIFAR-10 it is what the presets' `auto` means.
+    presets = {name: flat(make().model_dump(mode="json")) | {"data.size": SIZE} for name, make in PRESETS.items()}
+    presets["custom"] = flat(TrainConfig().model_dump(mode="json"))
+    rows = chosen(read_runs(arguments.folder, presets), arguments.filter, arguments.sort)
+    if arguments.csv:
+        print(as_csv(rows), end="")
+    elif arguments.json_:
+        print(as_json(rows))
+    else:
+        # One line per run for whatever reads this through a pipe.
+        Console(width=None if sys.stdout.isatty() else 200).print(as_table(rows))
     return 0

@@ -20,7 +20,7 @@ from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, config_of
 from dynconv.training.presets import PRESETS, override
 from dynconv.training.seeds import seed_numbers
-from dynconv.validation import validate
+from dynconv.validation import field_names, flat, validate
 
 DEFAULT_PRESET = "quick"
 
@@ -60,7 +60,7 @@ class TrainArguments(DescribeArguments):
 
     resume: Path | None = None
     """Run to continue where it stopped, with its own hyper-parameters; you may add only --data, --device,
-    --compile, --deterministic, --checkpoint-minutes and --no-report."""
+    --compile, --deterministic, --checkpoint-minutes, --log and --no-report."""
     time: Annotated[str | None, _checked(seconds_of)] = None
     """How long a run may take, as 90s, 30m or 2h: as many epochs as fit, by a short measurement on this machine."""
     seeds: Annotated[str | None, _checked(seed_numbers)] = None
@@ -100,16 +100,23 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(
             "--resume takes its hyper-parameters from the run; you may add only --data, --device, "
-            "--compile, --deterministic, --checkpoint-minutes and --no-report"
+            "--compile, --deterministic, --checkpoint-minutes, --log and --no-report"
         )
     return validate(model, {**tree, "settings": config})
+
+
+def chosen_fields(words: Sequence[str], file: Path | None) -> frozenset[str]:
+    """The dotted names of the hyper-parameters that the words or the file set, even to what they would be anyway."""
+    flags = {word[2:].partition("=")[0].replace("-", "_") for word in words if word.startswith("--")}
+    named = flat(read_yaml(file)) if file else {}
+    return frozenset(name for name in (*flags, *named) if name in field_names(TrainConfig))
 
 
 def _of_run(path: Path) -> tuple[TrainConfig, Launch]:
     run = RunDir.open(path)
     about = run.environment
-    launch = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
-    launch["deterministic"] = about.deterministic
+    launch: dict[str, Any] = {"data": about.data_source or about.data, "device": about.device, "compile": about.compile}
+    launch |= {"deterministic": about.deterministic, "log": about.log}
     return config_of(run), validate(Launch, launch, f"{path / 'environment.json'}: ")
 
 

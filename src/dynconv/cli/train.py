@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dynconv.artifacts.records import Summary
 from dynconv.cli.messages import show_messages
-from dynconv.cli.settings import TrainArguments, parse_training, seconds_of
+from dynconv.cli.settings import TrainArguments, chosen_fields, parse_training, seconds_of
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.report.write import write_curves, write_report
@@ -33,13 +33,14 @@ def run(words: Sequence[str]) -> int:
     Of several processes that torchrun has started, one prints.
     """
     arguments = parse_training(TrainArguments, words, "train")
+    chosen = chosen_fields(words, arguments.config)
     try:
         with joined(arguments.launch.device) as group:
             console = show_messages(quiet=not group.leads)
             if arguments.seeds:
-                return _train_seeds(arguments, group, console)
+                return _train_seeds(arguments, chosen, group, console)
             with Progress(console) as progress:
-                outcome = _train(arguments, group, progress)
+                outcome = _train(arguments, chosen, group, progress)
     except ToldError as error:
         return error.exit_code
     except NoticeError as error:
@@ -52,17 +53,17 @@ def run(words: Sequence[str]) -> int:
     return _exit_code(outcome.summary)
 
 
-def _train_seeds(arguments: TrainArguments, group: Group, console: Console) -> int:
+def _train_seeds(arguments: TrainArguments, chosen: frozenset[str], group: Group, console: Console) -> int:
     """One run after another, then the comparison."""
     launch, wanted = arguments.launch, seed_numbers(arguments.seeds)
     folder = launch.run or Path("runs") / f"{arguments.settings.preset}-{Path(launch.data).name}"
     summaries = []
-    for summary in train_seeds(arguments.settings, launch, folder, wanted, console, group):
+    for summary in train_seeds(arguments.settings, launch, folder, wanted, console, group, chosen):
         if group.leads:
             print(f"seed {summary.seed}: ", end="")
             _print_result(summary)
         summaries.append(summary)
-    if summaries[-1].stopped_by:
+    if not summaries[-1].finished:
         return _exit_code(summaries[-1])
     if group.leads:
         runs = [run_of(folder, seed) for seed in wanted]
@@ -86,10 +87,10 @@ def _print_comparison(summaries: list[Summary]) -> None:
 
 
 def _exit_code(summary: Summary) -> int:
-    return {None: 0, INTERRUPT: 130}.get(summary.stopped_by, 1)
+    return 0 if summary.finished else 130 if summary.stopped_by == INTERRUPT else 1
 
 
-def _train(arguments: TrainArguments, group: Group, progress: Progress) -> Outcome:
+def _train(arguments: TrainArguments, chosen: frozenset[str], group: Group, progress: Progress) -> Outcome:
     launch, path = arguments.launch, arguments.resume
     if path is None and restarts_allowed() and launch.run is None:
         raise DynconvError("torchrun --max-restarts needs --run PATH here, where a restarted training finds its state")
@@ -97,7 +98,8 @@ def _train(arguments: TrainArguments, group: Group, progress: Progress) -> Outco
         path, launch = launch.run, launch.model_copy(update={"run": None})
     if path:
         return resume(path, launch, progress, group=group)
-    return start(arguments.settings, launch, progress, group=group, seconds=seconds_of(arguments.time))
+    seconds = seconds_of(arguments.time)
+    return start(arguments.settings, launch, progress, group=group, seconds=seconds, chosen=chosen)
 
 
 def _print_result(summary: Summary) -> None:
@@ -109,6 +111,9 @@ def _print_result(summary: Summary) -> None:
     )
     if summary.stopped_by:
         print(f"stopped by {summary.stopped_by} after {summary.epochs} of {summary.epochs_planned} whole epochs")
+    if summary.selected_epoch:
+        print(f"the weights are those of epoch {summary.selected_epoch}, the best on the hold-out", end="")
+        print("" if summary.validation_accuracy is None else f": {summary.validation_accuracy:.2%}")
 
 
 def _print_next(outcome: Outcome, report: bool) -> None:

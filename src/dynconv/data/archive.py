@@ -1,8 +1,8 @@
-"""Reads named members of a tar archive, plain or gzipped, with bounded memory.
+"""Reads the members of a tar archive, plain or gzipped, with bounded memory.
 
 This module parses headers itself because `tarfile` reads long names and pax records whole, whatever size they claim or
-have, and remembers every member. Memory holds at most the wanted members, `LARGEST_MEMBER` each, and a few megabytes.
-Nothing is unpacked to disk, so a member named `../x` could do no harm; it is refused all the same.
+have, and remembers every member. Memory holds at most one member, and a few megabytes. Nothing is unpacked to disk, so
+a member named `../x` could do no harm; it is refused all the same.
 """
 
 from __future__ import annotations
@@ -10,49 +10,107 @@ from __future__ import annotations
 import gzip
 import tarfile
 import zlib
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, cast
 
 from dynconv.data.dataset import DataError
 from dynconv.errors import escaped
 
-LARGEST_MEMBER = 40 << 20
-"""Maximum bytes of a member; an official batch has 31 million."""
+LARGEST_BATCH = 40 << 20
+"""Maximum bytes of a batch file; an official one has 31 million."""
 LARGEST_ARCHIVE = 1 << 30
-"""Maximum bytes once unpacked; the official archive has 186 million."""
+"""Maximum bytes of an archive of batches once unpacked; the official one has 186 million."""
+LARGEST_IMAGES = 1 << 38
+"""The same for an archive of images."""
+ENDINGS = (".tar.gz", ".tgz", ".tar")
+"""How the names of such archives end."""
 _LARGEST_RECORD = 64 << 10  # bytes of a long name or of pax records; paths are shorter than 4 KiB
+LARGEST_FILE = 256 << 20
+"""Maximum bytes of a member whose content is taken."""
 _PIECE = 1 << 20
 _LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _PAX_SOLARIS = b"L", b"K", b"x", b"g", b"X"
 
 
-def read(path: Path, wanted: Collection[str]) -> dict[str, bytes]:
+def read(
+    path: Path, wanted: Collection[str], largest: int = LARGEST_BATCH, largest_archive: int = LARGEST_ARCHIVE
+) -> dict[str, bytes]:
     """The contents of the members whose base names are in `wanted`, by base name.
+
+    Args:
+        largest: maximum bytes of a wanted member.
+        largest_archive: maximum bytes of the archive once unpacked.
 
     Raises:
         DataError: the file is damaged, not an archive, too large, unsafe, or has none of the wanted members.
     """
     where, found = escaped(str(path)), dict[str, bytes]()
-    try:
-        with path.open("rb") as file:
-            packed = file.read(2) == b"\x1f\x8b"
-            file.seek(0)
-            stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
-            _walk(_Tar(where, stream), wanted, found)
-    except (tarfile.TarError, EOFError, zlib.error, ValueError, OSError) as error:
-        reason = getattr(error, "strerror", None) or escaped(str(error)) or type(error).__name__
-        raise DataError(f"{where}: truncated or not an archive ({reason}); download it again") from error
+    for member in members(path, largest_archive):
+        name = member.path.name
+        if not member.is_file or name not in wanted:
+            continue
+        if name in found:
+            raise _refused(where, f"contains {name} twice")
+        if member.size > largest:
+            raise _refused(where, f"{name} has {member.size:,} bytes")
+        found[name] = member.content()
     if not found:
         raise DataError(f"{where}: contains none of the expected files ({', '.join(list(wanted)[:2])}, ...)")
     return found
 
 
+@dataclass
+class Member:
+    """A file or a folder in an archive; its content can be taken until the next one is asked for."""
+
+    path: PurePosixPath
+    size: int
+    is_file: bool
+    _tar: _Tar
+    _left: int
+
+    def content(self) -> bytes:
+        """Its bytes. Raises DataError where it has so many that they could exhaust the memory."""
+        if self.size > LARGEST_FILE:
+            raise _refused(self._tar.where, f"{escaped(str(self.path))} has {self.size:,} bytes")
+        self._left -= self.size
+        try:
+            return self._tar.take(self.size)
+        except _DAMAGE as error:
+            raise _damaged(self._tar.where, error) from error
+
+    def skip(self) -> None:
+        self._tar.skip(self._left)
+
+
+def members(path: Path, largest: int = LARGEST_ARCHIVE) -> Iterator[Member]:
+    """Every file and folder, in the order of the archive.
+
+    Args:
+        largest: maximum bytes of the archive once unpacked.
+
+    Raises:
+        DataError: the file is damaged, not an archive, too large, or unsafe.
+    """
+    where = escaped(str(path))
+    try:
+        with path.open("rb") as file:
+            packed = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            stream = cast(BinaryIO, gzip.GzipFile(fileobj=file)) if packed else file
+            yield from _walk(_Tar(where, stream, largest))
+    except _DAMAGE as error:
+        raise _damaged(where, error) from error
+
+
 class _Tar:
     """The unpacked bytes of an archive, counted."""
 
-    def __init__(self, where: str, stream: BinaryIO) -> None:
+    def __init__(self, where: str, stream: BinaryIO, largest: int) -> None:
         self.where = where
         self._stream = stream
+        self._largest = largest
         self._total = 0
 
     def take(self, size: int) -> bytes:
@@ -79,51 +137,56 @@ class _Tar:
         while self._some(_PIECE):
             pass
 
+    def claim(self, size: int) -> None:
+        """Refuses a member that claims more bytes than an archive may have."""
+        if not 0 <= size <= self._largest:
+            raise _refused(self.where, f"a member claims {size:,} bytes")
+
     def _some(self, size: int) -> bytes:
         piece = self._stream.read(min(size, _PIECE))
         self._total += len(piece)
-        if self._total > LARGEST_ARCHIVE:
-            raise self.refused(f"unpacks to more than {LARGEST_ARCHIVE:,} bytes")
+        if self._total > self._largest:
+            raise _refused(self.where, f"unpacks to more than {self._largest:,} bytes")
         return piece
 
-    def refused(self, what: str) -> DataError:
-        """The error for an archive that is not the official one."""
-        return DataError(f"{self.where}: {what}; use the official archive")
+
+_DAMAGE = (tarfile.TarError, EOFError, zlib.error, ValueError, OSError)
 
 
-def _walk(tar: _Tar, wanted: Collection[str], found: dict[str, bytes]) -> None:
+def _damaged(where: str, error: Exception) -> DataError:
+    reason = getattr(error, "strerror", None) or escaped(str(error)) or type(error).__name__
+    return DataError(f"{where}: truncated or not an archive ({reason}); download it again")
+
+
+def _refused(where: str, what: str) -> DataError:
+    return DataError(f"{where}: {what}; use the official archive")
+
+
+def _walk(tar: _Tar) -> Iterator[Member]:
     long_name: str | None = None
     while any(header := tar.take(tarfile.BLOCKSIZE)):
-        member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
-        if not 0 <= member.size <= LARGEST_ARCHIVE:
-            raise tar.refused(f"a member claims {member.size:,} bytes")
-        padding = -member.size % tarfile.BLOCKSIZE
-        if member.type in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _PAX_SOLARIS):
-            if member.size > _LARGEST_RECORD:
-                raise tar.refused(f"an extended header has {member.size:,} bytes")
-            record = tar.take(member.size)
+        info = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape")
+        tar.claim(info.size)
+        padding = -info.size % tarfile.BLOCKSIZE
+        if info.type in (_LONG_NAME, _LONG_LINK, _PAX, _PAX_GLOBAL, _PAX_SOLARIS):
+            if info.size > _LARGEST_RECORD:
+                raise _refused(tar.where, f"an extended header has {info.size:,} bytes")
+            record = tar.take(info.size)
             tar.skip(padding)
-            if member.type == _LONG_NAME:
+            if info.type == _LONG_NAME:
                 long_name = record.split(b"\0", 1)[0].decode("utf-8", "surrogateescape")
-            elif member.type in (_PAX, _PAX_SOLARIS):
+            elif info.type in (_PAX, _PAX_SOLARIS):
                 long_name = _pax_path(tar, record) or long_name
             continue
-        name = PurePosixPath(long_name or member.name)
+        name = PurePosixPath(long_name or info.name)
         long_name = None
-        if name.is_absolute() or ".." in name.parts or not (member.isfile() or member.isdir()):
+        if name.is_absolute() or ".." in name.parts or not (info.isfile() or info.isdir()):
             shown = escaped(str(name))[:200]
             raise DataError(f"{tar.where}: holds '{shown}', a link or a path that leads outside; refused as unsafe")
-        if member.isdir():  # has no content, whatever size its header claims
-            continue
-        if name.name not in wanted:
-            tar.skip(member.size + padding)
-            continue
-        if name.name in found:
-            raise tar.refused(f"contains {name.name} twice")
-        if member.size > LARGEST_MEMBER:
-            raise tar.refused(f"{name.name} has {member.size:,} bytes")
-        found[name.name] = tar.take(member.size)
-        tar.skip(padding)
+        left = 0 if info.isdir() else info.size + padding  # a folder has no content, whatever its header claims
+        member = Member(name, info.size, not info.isdir(), tar, left)
+        yield member
+        member.skip()
     tar.drain()
 
 
@@ -140,5 +203,5 @@ def _pax_path(tar: _Tar, record: bytes) -> str | None:
         if key == b"path":
             path = value.decode("utf-8", "surrogateescape")
         elif key == b"size" or key.startswith(b"GNU.sparse"):
-            raise tar.refused("contains a sparse or very large member")
+            raise _refused(tar.where, "contains a sparse or very large member")
     return path

@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 
 from dynconv.data import numpy_file
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, Split
-from dynconv.data.image import SIZE, from_pil
+from dynconv.data.frame import DataConfig
 from dynconv.data.registry import form
 from dynconv.errors import escaped
-
-logger = logging.getLogger(__name__)
 
 _SPELLINGS = (
     ("train-images", "train-labels", "test-images", "test-labels"),
@@ -33,12 +29,10 @@ def find(path: Path) -> Path | None:
 
 
 @form("train-images.npy and its three companions, or an .npz", find)
-def read(path: Path) -> Dataset:
+def read(path: Path, _: DataConfig) -> Dataset:
     """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], and labels, whole numbers [N] or [N,1].
 
     Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are assumed to be CIFAR-10.
-    Images of another size are resized and cropped as described in `data.image`.
-
     Raises:
         DataError: an array is missing, damaged or of another shape; the error names it.
     """
@@ -75,13 +69,6 @@ def _images(where: str, array: np.ndarray) -> torch.Tensor:
         raise DataError(f"{where}: has the shape {list(array.shape)} and contains no images")
     if array.shape[3] != 3:
         array = array.transpose(0, 2, 3, 1)
-    count, height, width, _ = array.shape
-    if (height, width) != (SIZE, SIZE):
-        numpy_file.check_expansion(where, count * SIZE * SIZE * 3, array.nbytes)
-        logger.warning(
-            "%s: the images are %dx%d pixels; each is scaled and cropped to %dx%d", where, width, height, SIZE, SIZE
-        )
-        array = np.stack([from_pil(Image.fromarray(np.ascontiguousarray(image))) for image in array])
     return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
 
 

@@ -6,7 +6,8 @@ image depends neither on its batch nor on the batches before, and an epoch can b
 depends on the order of the factories, so a new augmentation goes to the end of its stage and draws nothing while it is
 off.
 
-To add one, write a field of `AugmentConfig` whose default is off, a factory here, and a test.
+To add one, write a field of `AugmentConfig` whose default is off, a factory here, and a test. What they do to pixels
+is in `geometry`, `colour` and `policies`; docs/augmentations.md lists them all.
 
 Shape suffixes: N images, C channels, H x W spatial, K classes.
 """
@@ -15,14 +16,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynconv.validation import Frozen
+from dynconv.data import colour
+from dynconv.data.geometry import box_in, boxes, cropped, draw_boxes, inside, mirror, shifted
+from dynconv.data.policies import RAND_AUGMENT, STRONGEST, TRIVIAL_AUGMENT_WIDE, draw_values, operated
+from dynconv.validation import Fraction, Frozen
+
+Share = Annotated[float, Field(gt=0, le=1)]
+Ratio = Annotated[float, Field(ge=0.01, le=100)]
 
 
 class AugmentConfig(Frozen):
@@ -38,6 +45,38 @@ class AugmentConfig(Frozen):
     """Parameter alpha of mixup's Beta distribution; 0 for none."""
     cutmix: float = Field(0.0, ge=0)
     """Parameter alpha of cutmix's Beta distribution; 0 for none."""
+    crop_scale: tuple[Share, Share] = (1.0, 1.0)
+    """Random resized crop: least and greatest share of the image's area, such as 0.3 1; 1 1 for none."""
+    crop_ratio: tuple[Ratio, Ratio] = (0.75, 1.3333)
+    """Least and greatest width over height of the crop."""
+    brightness: Fraction = 0.0
+    """Colour jitter: greatest relative change of the brightness; 0 for none."""
+    contrast: Fraction = 0.0
+    """Colour jitter: greatest relative change of the contrast; 0 for none."""
+    saturation: Fraction = 0.0
+    """Colour jitter: greatest relative change of the saturation; 0 for none."""
+    hue: float = Field(0.0, ge=0, le=0.5)
+    """Colour jitter: greatest turn of the hue, as a share of the colour circle; 0 for none."""
+    policy: Literal["none", "trivialaugment", "randaugment"] = "none"
+    """trivialaugment: one random operation at a random level (TrivialAugment Wide). randaugment: several random
+    operations at one level."""
+    randaugment_operations: int = Field(2, ge=1, le=14)
+    """Operations per image, with randaugment."""
+    randaugment_magnitude: int = Field(9, ge=0, le=STRONGEST)
+    """Level of the operations, with randaugment."""
+    erase: Fraction = 0.0
+    """Random erasing: probability that a box of the image becomes noise; 0 for none."""
+    erase_scale: tuple[Share, Share] = (0.02, 0.4)
+    """Least and greatest share of the image's area that is erased."""
+    erase_ratio: tuple[Ratio, Ratio] = (0.3, 3.3333)
+    """Least and greatest width over height of the erased box."""
+
+    @field_validator("crop_scale", "crop_ratio", "erase_scale", "erase_ratio")
+    @classmethod
+    def _in_order(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if value[0] > value[1]:
+            raise ValueError(f"must be the lesser number first, then the greater, not {value[0]:g} {value[1]:g}")
+        return value
 
     @property
     def needs_whole_batch(self) -> bool:
@@ -52,7 +91,8 @@ class Batch:
     Attributes:
         images: uint8 [N,C,H,W] at the stage "pixels", then float32 in [0, 1].
         target: int64 [N], or float32 [N,K] after mixing.
-        index: positions of the images in the split, int64 [N], in main memory.
+        index: which of the epoch's draws are those of these images, int64 [N], in main memory: the position of an image
+            in the split, or, where an image may come several times, its position in the epoch.
         number: number of the batch in its epoch, from 0.
     """
 
@@ -87,6 +127,9 @@ Stage = Literal["pixels", "image", "batch"]
 
 Augmentation = Callable[[Batch], Batch]
 Factory = Callable[[AugmentConfig, Epoch], Augmentation | None]
+
+NOISE = 2**18
+"""Random numbers that all erased boxes of an epoch share; each image's noise begins at its own place among them."""
 
 FACTORIES: list[tuple[Stage, Factory]] = []
 """The registered augmentations, in the order of their calls and application."""
@@ -140,6 +183,59 @@ def translate(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
     )
 
 
+@augmentation("pixels")
+def crop(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
+    """Enlarges a random box of each image to the image's size. Szegedy et al. 2014, arXiv 1409.4842."""
+    if config.crop_scale == (1, 1):
+        return None
+    drawn = draw_boxes(epoch.images, config.crop_scale, config.crop_ratio, epoch.generator)
+
+    def augment(batch: Batch) -> Batch:
+        box = box_in(drawn[batch.index], *batch.images.shape[2:])
+        return replace(batch, images=cropped(batch.images, box.to(batch.images.device)))
+
+    return augment
+
+
+@augmentation("pixels")
+def colour_jitter(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
+    """Changes brightness, contrast, saturation, then hue of each image. Howard 2013, arXiv 1312.5402."""
+    strengths = torch.tensor([config.brightness, config.contrast, config.saturation, config.hue])
+    if not strengths.any():
+        return None
+    changes = strengths * (2 * torch.rand(epoch.images, 4, generator=epoch.generator) - 1)
+
+    def augment(batch: Batch) -> Batch:
+        images, change_4N = batch.images, changes[batch.index].T.to(batch.images.device)
+        enhancements = (colour.brightness, colour.contrast, colour.saturation)
+        for enhance, change_N, strength in zip(enhancements, change_4N[:3], strengths[:3].tolist(), strict=True):
+            if strength:
+                images = enhance(images, 1 + change_N)
+        return replace(batch, images=colour.hue(images, change_4N[3]) if config.hue else images)
+
+    return augment
+
+
+@augmentation("pixels")
+def policy(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
+    """TrivialAugment Wide (Mueller and Hutter 2021, arXiv 2103.10158) or RandAugment (Cubuk 2019, arXiv 1909.13719)."""
+    if config.policy == "none":
+        return None
+    trivial = config.policy == "trivialaugment"
+    space = TRIVIAL_AUGMENT_WIDE if trivial else RAND_AUGMENT
+    shape = (epoch.images, 1 if trivial else config.randaugment_operations)
+    operations = torch.randint(len(space), shape, generator=epoch.generator)
+    negative = torch.rand(shape, generator=epoch.generator) < 0.5
+    if trivial:
+        levels = torch.randint(STRONGEST + 1, shape, generator=epoch.generator)
+    else:
+        levels = torch.full(shape, config.randaugment_magnitude)
+    values = draw_values(space, operations, levels, negative)
+    return lambda batch: replace(
+        batch, images=operated(batch.images, space, operations[batch.index], values[batch.index])
+    )
+
+
 @augmentation("image")
 def cutout(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
     """Blanks a square of each image with the batch's mean colour. DeVries and Taylor 2017, arXiv 1708.04552."""
@@ -148,8 +244,32 @@ def cutout(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
     centres = torch.rand(epoch.images, 2, generator=epoch.generator)
 
     def augment(batch: Batch) -> Batch:
-        centre = (centres[batch.index] * batch.images.shape[2]).long()
+        centre = (centres[batch.index] * torch.tensor(batch.images.shape[2:])).long()
         return replace(batch, images=blanked(batch.images, centre.to(batch.images.device), config.cutout))
+
+    return augment
+
+
+@augmentation("image")
+def erase(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
+    """Fills a random box of some images with noise, uniform in [0, 1]. Zhong et al. 2017, arXiv 1708.04896."""
+    if not config.erase:
+        return None
+    erased = torch.rand(epoch.images, generator=epoch.generator) < config.erase
+    drawn = draw_boxes(epoch.images, config.erase_scale, config.erase_ratio, epoch.generator)
+    noise = torch.rand(NOISE, generator=epoch.generator)
+    starts = torch.randint(NOISE, (epoch.images,), generator=epoch.generator)
+
+    def augment(batch: Batch) -> Batch:
+        chosen = erased[batch.index].nonzero()[:, 0]
+        which, there, device = batch.index[chosen], chosen.to(batch.images.device), batch.images.device
+        before, images = batch.images[there], batch.images.clone()
+        values = before.shape[1:].numel()
+        around = noise.repeat(1 + -(-values // NOISE))  # the end is followed by the beginning
+        noise_NCHW = around.unfold(0, values, 1)[starts[which]].view_as(before).to(device)
+        box = inside(box_in(drawn[which], *before.shape[2:]).to(device), *before.shape[2:])
+        images[there] = torch.where(box, noise_NCHW, before)
+        return replace(batch, images=images)
 
     return augment
 
@@ -176,29 +296,6 @@ def mix(config: AugmentConfig, epoch: Epoch) -> Augmentation | None:
         return replace(batch, images=images, target=target)
 
     return augment
-
-
-def mirror(x_NCHW: Tensor, which_N: Tensor) -> Tensor:
-    """Mirrors, left to right, the images for which which_N is true."""
-    return torch.where(which_N[:, None, None, None], x_NCHW.flip(3), x_NCHW)
-
-
-def shifted(x_NCHW: Tensor, shift_N2: Tensor, reach: int) -> Tensor:
-    """Shifts each image by its own (down, right) pixels, within +-reach; reflects at the border."""
-    n, _, h, w = x_NCHW.shape
-    padded_NHWC = F.pad(x_NCHW.float(), (reach,) * 4, mode="reflect").to(x_NCHW.dtype).permute(0, 2, 3, 1)
-    rows_NH = torch.arange(h, device=x_NCHW.device) + reach - shift_N2[:, :1]
-    cols_NW = torch.arange(w, device=x_NCHW.device) + reach - shift_N2[:, 1:]
-    image_N = torch.arange(n, device=x_NCHW.device)
-    return padded_NHWC[image_N[:, None, None], rows_NH[:, :, None], cols_NW[:, None, :]].permute(0, 3, 1, 2)
-
-
-def boxes(centre_N2: Tensor, height: int, width: int, box_height: int, box_width: int) -> Tensor:
-    """Boolean [N,1,H,W], true inside the box around each centre (row, column), clipped at the border."""
-    rows_NH = torch.arange(height, device=centre_N2.device) - centre_N2[:, :1] + box_height // 2
-    cols_NW = torch.arange(width, device=centre_N2.device) - centre_N2[:, 1:] + box_width // 2
-    inside_NH, inside_NW = (rows_NH >= 0) & (rows_NH < box_height), (cols_NW >= 0) & (cols_NW < box_width)
-    return (inside_NH[:, :, None] & inside_NW[:, None, :])[:, None]
 
 
 def blanked(x_NCHW: Tensor, centre_N2: Tensor, size: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Reads the pickles of CIFAR-10's python version without trusting them.
+"""Reads the pickles of the python versions of CIFAR-10 and CIFAR-100 without trusting them.
 
 An ordinary unpickler runs whatever code a file asks for, and even NumPy's own objects can crash the process when they
 are given a file's state. Here, a file can access neither: in place of NumPy's functions it gets stand-ins that accept
@@ -14,39 +14,41 @@ import numpy as np
 from dynconv.data.bounded_pickle import BoundedUnpickler, RefusedError, StandIn
 from dynconv.data.dataset import DataError
 
-_MOST_OPERATIONS = 400_000
-"""Maximum number of operations; an official batch takes about 75,000."""
-_MOST_ENCODED = 64 << 20  # bytes that a file may have encoded from its strings; an official batch has 31 MB
+_MOST_OPERATIONS = 40
+"""Maximum number of operations for each image; an official batch takes about 7.5."""
+_MOST_ENCODED = 6400  # bytes that a file may have encoded from its strings for each image; an official batch has 3100
 
 _DTYPE_STATE = (3, "|", None, None, None, -1, -1, 0)
 """What NumPy writes for uint8: version, no byte order, no fields, no flags."""
 
 
-def load(where: str, data: bytes) -> tuple[np.ndarray, list[int]]:
+def load(where: str, data: bytes, key: str = "labels", images: int = 10_000) -> tuple[np.ndarray, list[int]]:
     """The images, uint8 [N, P], and the labels of one batch.
 
     Args:
         where: the file's name in messages.
         data: the file's content.
+        key: the name of the labels in it.
+        images: how many images an official file has; others take as many resources at most.
 
     Raises:
         DataError: the file is damaged, is not a batch, or asks for anything that no batch needs.
     """
     try:
-        batch = _Unpickler(data).load()
+        batch = _Unpickler(data, images).load()
     except RefusedError as error:
-        raise DataError(f"{where}: {error}, which no CIFAR-10 file does; refused as unsafe") from error
+        raise DataError(f"{where}: {error}, which no CIFAR file does; refused as unsafe") from error
     except Exception as error:  # a damaged pickle can fail in any way
         raise DataError(f"{where}: truncated or damaged ({type(error).__name__}); copy the file again") from error
-    if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
-        raise DataError(f"{where}: has no 'data' and 'labels'; this is not a CIFAR-10 batch")
-    images, labels = batch["data"], batch["labels"]
-    if not isinstance(images, _Array) or images.value is None:
-        found = "an empty array" if isinstance(images, _Array) else type(images).__name__
+    if not isinstance(batch, dict) or not {"data", key} <= batch.keys():
+        raise DataError(f"{where}: has no 'data' and '{key}'; this is not a CIFAR batch")
+    pixels, labels = batch["data"], batch[key]
+    if not isinstance(pixels, _Array) or pixels.value is None:
+        found = "an empty array" if isinstance(pixels, _Array) else type(pixels).__name__
         raise DataError(f"{where}: images are {found}, must be an array of uint8")
     if not isinstance(labels, list) or not all(type(label) is int for label in labels):
         raise DataError(f"{where}: labels are not a list of whole numbers")
-    return images.value, labels
+    return pixels.value, labels
 
 
 class _Type:
@@ -98,8 +100,9 @@ class _Unpickler(BoundedUnpickler):
 
     with_state = (_Type, _Array)
 
-    def __init__(self, data: bytes) -> None:
-        super().__init__(data, _MOST_OPERATIONS)
+    def __init__(self, data: bytes, images: int) -> None:
+        super().__init__(data, _MOST_OPERATIONS * images)
+        self._most_encoded = _MOST_ENCODED * images
         self._encoded = self._arrays = 0
         array_class = StandIn(_refuse)
 
@@ -121,6 +124,6 @@ class _Unpickler(BoundedUnpickler):
         if not isinstance(text, str) or encoding != "latin1":
             raise ValueError("not bytes")
         self._encoded += len(text)
-        if self._encoded > _MOST_ENCODED:
+        if self._encoded > self._most_encoded:
             raise ValueError("more bytes than a batch has")
         return text.encode("latin1")

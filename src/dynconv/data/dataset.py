@@ -5,11 +5,12 @@ Shape suffixes: N images, H x W spatial.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from dynconv.data.frame import Frame
 from dynconv.data.room import taken
 from dynconv.errors import DynconvError
 from dynconv.validation import check_class_names
@@ -52,7 +53,8 @@ class Dataset:
         name: name of a registered data set, or of the folder or file that it was read from.
         classes: unique, printable names; a label is an index into them.
         origin: the absolute path that it was read from, or a short description if it was not read from disk.
-        validation: the hold-out set of training images, if any.
+        validation: images for validation, if any: of the data set itself, or held out of its training images.
+        frame: how pictures became these images.
     """
 
     name: str
@@ -61,11 +63,15 @@ class Dataset:
     test: Split
     origin: str
     validation: Split | None = None
+    frame: Frame = field(default_factory=Frame)
 
     def __post_init__(self) -> None:
         require_class_names(self.classes, self.origin)
-        for split_name in ("train", "test"):
-            labels: Tensor = getattr(self, split_name).labels
+        for split_name in ("train", "test", "validation"):
+            split: Split | None = getattr(self, split_name)
+            if split is None:
+                continue
+            labels = split.labels
             if len(labels) == 0:
                 raise DataError(f"{self.origin}: the {split_name} split is empty")
             if int(labels.min()) < 0 or int(labels.max()) >= len(self.classes):
@@ -87,8 +93,11 @@ def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Moves `count` random training images into `validation`: the same number of each class, to within one.
 
     Raises:
-        DataError: a class has too few training images.
+        DataError: a class has too few training images, or the data set has images for validation of its own.
     """
+    if dataset.validation:
+        own = len(dataset.validation.labels)
+        raise DataError(f"{dataset.origin}: has {own:,} images for validation of its own; leave out holdout")
     labels, generator = dataset.train.labels, torch.Generator().manual_seed(seed)
     share, extra = divmod(count, len(dataset.classes))
     lucky = set(torch.randperm(len(dataset.classes), generator=generator)[:extra].tolist())

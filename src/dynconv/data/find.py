@@ -7,21 +7,17 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from platformdirs import user_cache_path
-
+from dynconv.data import places
 from dynconv.data.dataset import DataError, Dataset
+from dynconv.data.frame import DataConfig
+from dynconv.data.framing import in_frame
+from dynconv.data.listing import Listing
 from dynconv.data.registry import FORMS, NAMED, Form, Named
 from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 
-VARIABLE = "DYNCONV_DATA"
 AUTO = "auto"
-
-
-def cache_folder() -> Path:
-    """The folder for downloaded archives: the platform's cache directory for dynconv."""
-    return user_cache_path("dynconv")
 
 
 def expand(path: str) -> Path:
@@ -32,7 +28,7 @@ def expand(path: str) -> Path:
         raise DataError(f"{escaped(path)}: there is no such home directory; write the path in full") from error
 
 
-def load(source: str, *, seed: int = 0) -> Dataset:
+def load(source: str, *, seed: int = 0, wanted: DataConfig | None = None) -> Dataset:
     """The data set that `source` names.
 
     Args:
@@ -40,11 +36,17 @@ def load(source: str, *, seed: int = 0) -> Dataset:
             downloaded is read from $DYNCONV_DATA, else ./data, else the cache, else it is downloaded. `auto` reads any
             data set in these places, else downloads the first registered one, else generates one.
         seed: seed of a generated data set.
+        wanted: how images of other sizes and shapes are read; by default as `DataConfig` has it.
 
     Raises:
         DataError: nothing was found, or the data found is damaged or not the named data set. Damaged data is never
             skipped in favour of the next place.
     """
+    wanted = wanted or DataConfig()
+    return in_frame(_found(source, seed, wanted), wanted)
+
+
+def _found(source: str, seed: int, wanted: DataConfig) -> Dataset:
     if source not in (AUTO, *NAMED):
         path = expand(source)
         if not os.path.exists(path):  # noqa: PTH110 - Path.exists() raises where a folder cannot be searched
@@ -52,35 +54,41 @@ def load(source: str, *, seed: int = 0) -> Dataset:
             raise DataError(
                 f"{escaped(source)}: does not exist; give a path to a folder or an archive, or one of {names}"
             )
-        return read(path)
-    wanted = NAMED[source] if source != AUTO else next(iter(NAMED.values()))
-    if not wanted.archive:
-        return wanted.get(seed)
-    if named := os.environ.get(VARIABLE):
-        return _accepted(read(expand(named)), wanted, source, f"${VARIABLE}, {named},")
-    for place in _places():
+        return read(path, wanted)
+    asked = NAMED[source] if source != AUTO else next(iter(NAMED.values()))
+    if not asked.archive:
+        return asked.get(seed)
+    if named := os.environ.get(places.VARIABLE):
+        return _accepted(read(expand(named), wanted), asked, source, f"${places.VARIABLE}, {named},")
+    for place in places.usual_places(asked.name):
         if found_at(place):
-            return _accepted(read(place), wanted, source, str(place))
+            dataset = read(place, wanted)
+            if dataset.name != asked.name and dataset.name in NAMED and source != AUTO:
+                logger.info("%s holds %s, not %s", place, NAMED[dataset.name].title, asked.title)
+                continue
+            return _accepted(dataset, asked, source, str(place))
     try:
-        return wanted.get(seed)
+        return asked.get(seed)
     except DataError as error:
         substitute = next(each for each in NAMED.values() if not each.archive)
         if source == AUTO:
-            logger.warning(_banner(wanted, substitute, error))
+            logger.warning(_banner(asked, substitute, error))
             return substitute.get(seed)
-        cache = cache_folder()
+        cache = places.cache_folder()
         raise DataError(
-            f"{wanted.title} is not in ${VARIABLE} (not set), ./data or {cache}, and {error}. You can use --data PATH, "
-            f"put {wanted.archive} into {cache}, set {VARIABLE}, or use --data {substitute.name} ({substitute.title})"
+            f"{asked.title} is not in ${places.VARIABLE} (not set), ./data or {cache}, and {error}. You can use "
+            f"--data PATH, put {asked.archive} into {cache}, set {places.VARIABLE}, or use --data {substitute.name} "
+            f"({substitute.title})"
         ) from error
 
 
 def at_hand(source: str) -> bool:
     """Whether `load` needs no download for `source`."""
     generated = source in NAMED and not NAMED[source].archive
-    if generated or source not in (AUTO, *NAMED) or os.environ.get(VARIABLE):
+    if generated or source not in (AUTO, *NAMED) or os.environ.get(places.VARIABLE):
         return True
-    return any(found_at(place) for place in _places())
+    name = next(iter(NAMED)) if source == AUTO else source
+    return any(found_at(place) for place in places.usual_places(name))
 
 
 def found_at(path: Path) -> bool:
@@ -91,8 +99,8 @@ def found_at(path: Path) -> bool:
         return True  # possibly the user's data, so it is not skipped; `read` reports the error
 
 
-def read(path: Path) -> Dataset:
-    """Reads the data set at `path`, in any registered format. Its `origin` is an absolute path.
+def read(path: Path, wanted: DataConfig | None = None) -> Dataset:
+    """Reads the data set at `path`, in any registered format, as `load` does. Its `origin` is an absolute path.
 
     Raises:
         DataError: there is no data set, or it is damaged.
@@ -100,7 +108,7 @@ def read(path: Path) -> Dataset:
     path = path.absolute()
     try:
         found = _form_of(path)
-        dataset = found[0].read(found[1]) if found else None
+        dataset = found[0].read(found[1], wanted or DataConfig()) if found else None
         missing = None if found else next(filter(None, (form.missing(path) for form in FORMS)), None)
     except OSError as error:
         where = escaped(str(error.filename or path))
@@ -114,8 +122,14 @@ def read(path: Path) -> Dataset:
         raise DataError(f"{escaped(str(path))}: holds none of the supported data formats: {forms}")
     named = NAMED.get(dataset.name)
     if named and named.classes != dataset.classes:  # a folder that happens to have this name
-        return replace(dataset, name=f"{dataset.name}-folder")
-    return dataset
+        dataset = replace(dataset, name=f"{dataset.name}-folder")
+    return in_frame(dataset, wanted or DataConfig())
+
+
+def image_files(path: Path) -> Listing | None:
+    """The image files of the data set at `path`; None where its form has none. Raises DataError as `read` does."""
+    found = _form_of(path)
+    return found[0].list_images(found[1]) if found and found[0].list_images else None
 
 
 def _form_of(path: Path) -> tuple[Form, Path] | None:
@@ -123,10 +137,6 @@ def _form_of(path: Path) -> tuple[Form, Path] | None:
     if not os.path.exists(path):  # noqa: PTH110
         return None
     return next(((form, found) for form in FORMS if (found := form.find(path)) is not None), None)
-
-
-def _places() -> tuple[Path, Path]:
-    return Path("data"), cache_folder()
 
 
 def _accepted(dataset: Dataset, wanted: Named, source: str, place: str) -> Dataset:
@@ -143,10 +153,10 @@ def _accepted(dataset: Dataset, wanted: Named, source: str, place: str) -> Datas
 
 def _banner(wanted: Named, substitute: Named, error: DataError) -> str:
     line = "=" * 78
-    looked = ", ".join(str(place) for place in _places())
+    looked = ", ".join(str(place) for place in places.usual_places(wanted.name))
     return (
         f"NO {wanted.title}: using `{substitute.name}`, {substitute.title}, instead.\n{line}\n"
-        f"Looked in ${VARIABLE} (not set), {looked}; {error}.\n"
+        f"Looked in ${places.VARIABLE} (not set), {looked}; {error}.\n"
         f"Accuracy on `{substitute.name}` says nothing about {wanted.title}. "
         f"To use {wanted.title}, give --data PATH.\n{line}"
     )

@@ -1,174 +1,239 @@
-"""Class folders of images: `train/CLASS/` and `test/CLASS/`, at any depth; `val/` if there is no `test/`.
+"""Class folders of images, in a folder or in a zip or tar archive.
+
+    train/CLASS/, test/CLASS/                   with val/CLASS/ beside them, its images are for validation
+    train/CLASS/, val/CLASS/                    without test/, those of val/ are the test images
+    CLASS/                                      a fifth of each class is set aside for testing, see `data.copies`
 
 Classes are the sorted names of the folders. An image belongs to the class whose folder contains it, at any depth. Files
 with extensions other than `data.image.ENDINGS`, and names that begin with a dot, are skipped; a message counts them.
-`data.image` describes how images of other sizes and transparent or grey images are converted.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-import math
-import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePath
 
-import torch
-
+from dynconv.data import archive
 from dynconv.data.cifar10 import CLASSES
-from dynconv.data.dataset import DataError, Dataset, Split, require_class_names
-from dynconv.data.image import ENDINGS, SIZE, read_with_size
+from dynconv.data.dataset import DataError, Dataset, require_class_names
+from dynconv.data.frame import DataConfig
+from dynconv.data.image import ENDINGS
+from dynconv.data.listing import TEST, TRAIN, VALIDATION, Listing, listed
+from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
-from dynconv.data.room import room_for
+from dynconv.data.tree import Entry, Parts, Tree, is_archive, is_hidden, tree_at
 from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 
-_MOST_NAMED = 5  # classes or extensions that a message lists
-_READ_AT_ONCE = 10_000  # images that wait in memory to be stored
+_VALIDATION = ("val", "valid", "validation")
+"""Usual names of the folder of validation images."""
+_SPLITS = (TRAIN, TEST, *_VALIDATION)
+IMAGENETTE = {
+    "n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player", "n03000684": "chain saw",
+    "n03028079": "church", "n03394916": "French horn", "n03417042": "garbage truck", "n03425413": "gas pump",
+    "n03445777": "golf ball", "n03888257": "parachute",
+}  # fmt: skip
+"""The folders of Imagenette and its classes."""
+_LOOKED_AT = 1000  # files of a folder or archive by which it is recognised
+_MOST_NAMED = 5  # kinds of files that a message names
 
 
 def find(path: Path) -> Path | None:
-    """`path` if it contains a folder `train` and a folder `test` or `val`; else None."""
-    splits = (path / "test").is_dir() or (path / "val").is_dir()
-    return path if (path / "train").is_dir() and splits else None
+    """`path` if it holds class folders, with or without folders of splits around them; else None."""
+    if is_archive(path):
+        return path if _holds_images(path) else None
+    if not path.is_dir():
+        return None
+    if (path / TRAIN).is_dir():
+        return path if any((path / name).is_dir() for name in (TEST, *_VALIDATION)) else None
+    if any((path / name).is_dir() for name in _SPLITS):
+        return None
+    return path if len([name for name in _folders(path) if _has_image(path / name)]) > 1 else None
 
 
 def missing(path: Path) -> str | None:
     """If `path` holds part of this format: what is missing, and what to do. Else None."""
     if not path.is_dir():
         return None
-    splits = [name for name in ("train", "test", "val") if (path / name).is_dir()]
-    if splits == ["train"]:
-        return "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/"
+    splits = [name for name in _SPLITS if (path / name).is_dir()]
+    if splits == [TRAIN]:
+        return (
+            "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/, or give train/ "
+            "itself, of which a fifth is set aside"
+        )
     if splits:
         return f"has {'/ and '.join(splits)}/, but no train/; put the training images into train/CLASS/"
     classes = [name for name in _folders(path) if _has_image(path / name)]
-    if len(classes) < 2:
-        return None
-    return (
-        f"has class folders ({_listed(classes)}), but no train/ and test/ around them; move the class folders into "
-        "train/, and some images of each class to test/CLASS/"
-    )
+    if len(classes) == 1:
+        return f"has images of one class only ({escaped(classes[0])}); add a folder with those of another"
+    return None
 
 
-@form("train/ and test/ with a folder for each class", find, missing)
-def read(path: Path) -> Dataset:
-    """Reads both splits.
+def list_images(path: Path) -> Listing:
+    """The images below `path`. Raises DataError as `read` does, but for damaged images."""
+    tree = tree_at(path)
+    entries = list(tree.entries())
+    root = _root(entries) if is_archive(path) else ()
+    entries = [Entry(each.parts[len(root) :], each.kind) for each in entries if each.parts[: len(root)] == root]
+    top = {each.parts[0] for each in entries if len(each.parts) == 1 and each.kind == "folder"}
+    top |= {each.parts[0] for each in entries if len(each.parts) > 1}
+    folders = _split_folders(path, top)
+    left_out = Counter[tuple[str, str]]()
+    found: list[tuple[Parts, str, str]] = []  # file, split, class
+    classes: dict[str, set[str]] = {split: set() for split in folders.values()}
+    for each in entries:
+        inside = _place(each.parts, folders)
+        if inside is None:
+            continue
+        split, below = inside
+        if len(below) == 1 and each.kind == "folder" and not is_hidden(below[0]):
+            classes[split].add(below[0])
+        elif kind := _not_an_image(each, below):
+            left_out[split, kind] += 1
+        elif each.kind == "file":
+            classes[split].add(below[0])
+            found.append(((*root, *each.parts), split, below[0]))
+    names = _same_classes(tree, folders, classes, {(split, name) for _, split, name in found})
+    _say_what_is_left_out(path, {split: folder for folder, split in folders.items()}, left_out)
+    numbers = {name: number for number, name in enumerate(names)}
+    order = {TRAIN: 0, VALIDATION: 1, TEST: 2, "": 0}
+    found.sort(key=lambda each: (order[each[1]], numbers[each[2]], each[0]))
+    splits = [split for _, split, _ in found] if "" not in folders else []
+    name = path.resolve().name if path.is_dir() else _without_ending(path)
+    if names == CLASSES:
+        name = "cifar10"
+    elif names == tuple(IMAGENETTE):
+        name, names = "imagenette", tuple(IMAGENETTE.values())
+    files, labels = [file for file, _, _ in found], [numbers[name] for _, _, name in found]
+    return Listing(name, str(path), tree, names, files, labels, splits)
+
+
+@form("folders of images, one for each class, or an archive of them", find, missing, list_images)
+def read(path: Path, wanted: DataConfig) -> Dataset:
+    """Reads all splits.
 
     Raises:
-        DataError: a class is missing from one split, has no images or an unprintable name, or an image is damaged; the
-            error names it.
+        DataError: a class is missing from one split, has no images or an unprintable name, or images are damaged; the
+            error names them.
     """
-    train = path / "train"
-    test = path / "test" if (path / "test").is_dir() else path / "val"
-    if all((path / split).is_dir() for split in ("test", "val")):
-        logger.info(
-            "%s: val/ is left out because there is test/; --holdout takes validation images from train/",
-            escaped(str(path)),
-        )
-    classes = _folders(train)
-    if len(classes) < 2:
-        raise DataError(f"{escaped(str(train))}: has {len(classes)} class folders, needs two or more")
-    require_class_names(classes, str(train))
-    for here, there in ((train, test), (test, train)):
-        if lacking := sorted(set(_folders(there)) - set(_folders(here))):
-            raise DataError(
-                f"{escaped(str(here))}: class {_listed(lacking)} missing, but {there.name}/ has it; make them agree"
-            )
-    found = {split: _images(split, classes) for split in (train, test)}
-    _say_what_is_left_out(path, {split.name: left_out for split, (_, left_out) in found.items()})
-    name = "cifar10" if classes == CLASSES else path.resolve().name
-    splits = [_read_split(split, files) for split, (files, _) in found.items()]
-    return Dataset(name, classes, splits[0], splits[1], str(path))
+    return read_listing(list_images(path), wanted)
 
 
 def _folders(path: Path) -> tuple[str, ...]:
-    return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir() and entry.name[0] != "."))
+    return tuple(sorted(entry.name for entry in path.iterdir() if entry.is_dir() and not is_hidden(entry.name)))
 
 
 def _has_image(folder: Path) -> bool:
     """Whether one of the first 1,000 entries is an image; a folder may hold millions."""
-    return any(entry.suffix.lower() in ENDINGS for entry in itertools.islice(folder.iterdir(), 1000))
+    return any(_is_image(entry) for entry in itertools.islice(folder.iterdir(), _LOOKED_AT))
 
 
-def _images(split: Path, classes: tuple[str, ...]) -> tuple[list[list[Path]], Counter[str]]:
-    """The images of each class, sorted, and how many files were left out, by kind."""
-    left_out = Counter(
-        "hidden" if entry.name[0] == "." else "outside the class folders"
-        for entry in split.iterdir()
-        if entry.name[0] == "." or not entry.is_dir()
+def _holds_images(path: Path) -> bool:
+    """Whether one of the first 1,000 members of an archive is an image. If it is damaged, its name decides."""
+    try:
+        return any(_is_image(PurePath(*each.parts)) for each in itertools.islice(tree_at(path).entries(), _LOOKED_AT))
+    except DataError:
+        return path.suffix.lower() == ".zip"
+
+
+def _is_image(path: PurePath) -> bool:
+    return path.suffix.lower() in ENDINGS and not is_hidden(path.name)
+
+
+def _root(entries: Iterable[Entry]) -> Parts:
+    """The single folder around everything in an archive, unless it is one of a split."""
+    tops = {each.parts[0] for each in entries if not is_hidden(each.parts[0])}
+    files = any(len(each.parts) == 1 and each.kind == "file" and not is_hidden(each.parts[0]) for each in entries)
+    return (tops.pop(),) if len(tops) == 1 and not files and not tops & set(_SPLITS) else ()
+
+
+def _split_folders(path: Path, top: set[str]) -> dict[str, str]:
+    """The split of each folder at the top; "" for the whole tree where there are none."""
+    validation = next((name for name in _VALIDATION if name in top), None)
+    if TRAIN not in top:
+        if any(name in top for name in _SPLITS):
+            raise DataError(f"{escaped(str(path))}: has test or validation images, but no train/; add train/CLASS/")
+        return {"": ""}
+    if TEST in top:
+        return {TRAIN: TRAIN, TEST: TEST} | ({validation: VALIDATION} if validation else {})
+    if validation:
+        return {TRAIN: TRAIN, validation: TEST}
+    raise DataError(
+        f"{escaped(str(path))}: {missing(path) or 'has train/, but neither test/ nor val/; add test/CLASS/'}"
     )
-    found = [_images_of_class(split / name, left_out) for name in classes]
-    for name, files in zip(classes, found, strict=True):
-        if not files:
-            raise DataError(f"{escaped(str(split / name))}: holds no image, such as a .png or .jpg file")
-    return found, left_out
 
 
-def _images_of_class(folder: Path, left_out: Counter[str]) -> list[Path]:
-    """The images below `folder`, following links but visiting each folder once; adds to `left_out`."""
-
-    def refuse(error: OSError) -> None:
-        raise error
-
-    images: list[Path] = []
-    seen: set[tuple[int, int]] = set()
-    for where, folders, files in os.walk(folder, onerror=refuse, followlinks=True):
-        status = Path(where).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link to a folder above it
-            folders.clear()
-            continue
-        seen.add((status.st_dev, status.st_ino))
-        hidden = [name for name in (*folders, *files) if name[0] == "."]
-        left_out["hidden"] += len(hidden)
-        folders[:] = [name for name in folders if name[0] != "."]
-        for path in (Path(where, name) for name in files if name[0] != "."):
-            ending = path.suffix.lower()
-            if ending not in ENDINGS:
-                left_out[ending or "without an ending"] += 1
-            elif not path.is_file():
-                left_out["broken"] += 1  # a link to nothing, or a socket
-            else:
-                images.append(path)
-    return sorted(images)
+def _place(parts: Parts, folders: dict[str, str]) -> tuple[str, Parts] | None:
+    """The split of a path, and the path in its folder; None outside of all."""
+    if "" in folders:
+        return "", parts
+    return (folders[parts[0]], parts[1:]) if len(parts) > 1 and parts[0] in folders else None
 
 
-def _say_what_is_left_out(path: Path, left_out: dict[str, Counter[str]]) -> None:
+def _not_an_image(entry: Entry, below: Parts) -> str:
+    """Why a file is left out; empty for images, and for folders that users see."""
+    if is_hidden(below[-1]):
+        return "hidden"
+    if entry.kind == "folder":
+        return ""
+    if len(below) == 1:
+        return "outside the class folders"
+    if entry.kind == "broken":
+        return "broken"
+    ending = PurePath(below[-1]).suffix.lower()
+    return "" if ending in ENDINGS else ending or "without an ending"
+
+
+def _same_classes(
+    tree: Tree, folders: dict[str, str], classes: dict[str, set[str]], filled: set[tuple[str, str]]
+) -> tuple[str, ...]:
+    """The class names, sorted. Raises DataError where a class is missing from a split, or has no images there."""
+    by_split = {split: folder for folder, split in folders.items()}
+
+    def where(split: str, *names: str) -> str:
+        return tree.name_of((by_split[split], *names) if by_split[split] else names)
+
+    first = TRAIN if TRAIN in classes else ""
+    if len(classes[first]) < 2:
+        raise DataError(f"{where(first)}: has {len(classes[first])} class folders, needs two or more")
+    require_class_names(sorted(classes[first]), where(first))
+    for split in classes.keys() - {first}:
+        for here, there in ((split, first), (first, split)):
+            lacking = sorted(classes[there] - classes[here])
+            if lacking and not (here == VALIDATION and there == first):  # which need not have every class
+                raise DataError(
+                    f"{where(here)}: class {listed(lacking)} missing, but {by_split[there]}/ has it; make them agree"
+                )
+    for split, name in _each(classes):
+        if (split, name) not in filled and split != VALIDATION:
+            raise DataError(f"{where(split, name)}: holds no image, such as a .png or .jpg file")
+    return tuple(sorted(classes[first]))
+
+
+def _each(classes: dict[str, set[str]]) -> Iterator[tuple[str, str]]:
+    for split, names in classes.items():
+        yield from ((split, name) for name in sorted(names))
+
+
+def _say_what_is_left_out(path: Path, folders: dict[str, str], left_out: Counter[tuple[str, str]]) -> None:
     """Logs one line about the skipped files, or nothing if there are none."""
     parts = []
-    for split, kinds in left_out.items():
-        named = [f"{count} {escaped(kind)}" for kind, count in kinds.most_common(_MOST_NAMED) if count]
+    for split, folder in folders.items():
+        kinds = Counter({kind: count for (where, kind), count in left_out.items() if where == split})
+        named = [f"{count} {escaped(kind)}" for kind, count in kinds.most_common(_MOST_NAMED)]
         rest = kinds.total() - sum(count for _, count in kinds.most_common(_MOST_NAMED))
         if named:
-            parts.append(f"{split}/: {', '.join(named + ([f'{rest} others'] if rest else []))}")
-    total = sum(kinds.total() for kinds in left_out.values())
-    if total:
+            prefix = f"{folder}/: " if folder else ""
+            parts.append(prefix + ", ".join(named + ([f"{rest} others"] if rest else [])))
+    if total := left_out.total():
         files = "1 file" if total == 1 else f"{total:,} files"
         logger.warning("%s: %s left out (%s)", escaped(str(path)), files, "; ".join(parts))
 
 
-def _read_split(path: Path, files: list[list[Path]]) -> Split:
-    labels = torch.arange(len(files)).repeat_interleave(torch.tensor([len(of_class) for of_class in files]))
-    images, others, largest = room_for(len(labels), SIZE), 0, (0, 0)
-    paths = itertools.chain(*files)
-    with ThreadPoolExecutor() as pool:
-        for part in images.permute(0, 2, 3, 1).split(_READ_AT_ONCE):
-            read = pool.map(read_with_size, itertools.islice(paths, len(part)))
-            for place, (image, size) in zip(part.numpy(), read, strict=True):
-                place[:] = image
-                if size != (SIZE, SIZE):
-                    others, largest = others + 1, max(largest, size, key=math.prod)
-    if others:
-        logger.warning(
-            "%s: %s of %s images are not %dx%d pixels (the largest: %dx%d); each is scaled and cropped to that size",
-            escaped(str(path)), f"{others:,}", f"{len(labels):,}", SIZE, SIZE, *largest,
-        )  # fmt: skip
-    return Split(images, labels)
-
-
-def _listed(names: list[str]) -> str:
-    more = ", ..." if len(names) > _MOST_NAMED else ""
-    return ", ".join(map(escaped, names[:_MOST_NAMED])) + more
+def _without_ending(path: Path) -> str:
+    ending = next(ending for ending in (*archive.ENDINGS, ".zip") if path.name.lower().endswith(ending))
+    return path.name[: -len(ending)]

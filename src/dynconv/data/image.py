@@ -2,8 +2,7 @@
 
 - EXIF orientation is applied. Only the first frame of an animation is used.
 - Transparent parts become white; grey, palette and CMYK images become RGB; 16 bits are scaled to 8.
-- An image that is not 32x32 is resized so that its shorter side has 32 pixels (bilinear, anti-aliased), and cropped at
-  the centre.
+- An image of another size or shape becomes the square that a `Frame` describes.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
 from dynconv.data.dataset import DataError
+from dynconv.data.frame import Frame
 from dynconv.errors import escaped
 
-SIZE = 32
 _ORDINARY = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """Formats of still images, as Pillow names them. Pillow also reads videos, documents and scientific data."""
 
@@ -31,31 +30,34 @@ def read_image(
     source: Path | BinaryIO,
     name: str | None = None,
     *,
+    frame: Frame,
     formats: tuple[str, ...] | None = None,
     max_pixels: int | None = None,
 ) -> np.ndarray:
-    """Reads one image file as uint8 [32, 32, 3].
+    """Reads one image file as uint8 [size, size, 3].
 
     Args:
         source: a path, or an open file.
         name: the name in error messages; by default the path.
+        frame: what becomes of other sizes and shapes.
         formats: the accepted formats, as Pillow names them; by default all that it knows.
         max_pixels: refuses an image whose header claims more pixels; by default Pillow's limit.
 
     Raises:
         DataError: not an image, damaged, or so large that decoding it could exhaust the memory.
     """
-    return read_with_size(source, name, formats=formats, max_pixels=max_pixels)[0]
+    image = read_picture(source, name, formats=formats, max_pixels=max_pixels)
+    return np.asarray(frame.of(image))
 
 
-def read_with_size(
+def read_picture(
     source: Path | BinaryIO,
     name: str | None = None,
     *,
     formats: tuple[str, ...] | None = None,
     max_pixels: int | None = None,
-) -> tuple[np.ndarray, tuple[int, int]]:
-    """Reads as `read_image` does; also returns the width and height of the image in the file."""
+) -> Image.Image:
+    """Reads as `read_image` does, as a PIL image in RGB of its own size, upright."""
     name = escaped(name or str(source))
     try:
         with _open(source, formats) as file:
@@ -66,7 +68,7 @@ def read_with_size(
             if max_pixels and file.width * file.height > max_pixels:
                 size = f"{file.width}x{file.height}"
                 raise DataError(f"{name}: has {size} pixels, more than {max_pixels:,}; scale it down")
-            return from_pil(file), file.size
+            return in_rgb(file)
     except (Image.DecompressionBombWarning, Image.DecompressionBombError) as error:
         raise DataError(f"{name}: too large to decode safely ({error}); scale it down") from error
     except DataError:
@@ -87,8 +89,22 @@ def _open(source: Path | BinaryIO, formats: tuple[str, ...] | None) -> Image.Ima
         return Image.open(source, formats=formats)
 
 
-def from_pil(image: Image.Image) -> np.ndarray:
-    """A PIL image as uint8 [32, 32, 3]."""
+def size_of(source: Path | BinaryIO) -> tuple[int, int] | None:
+    """Width and height by the header of an image file; None where it cannot be read."""
+    try:
+        with _open(source, None) as file:
+            return file.size
+    except Exception:  # as for `read_picture`, which will say what is wrong
+        return None
+
+
+def from_pil(image: Image.Image, frame: Frame) -> np.ndarray:
+    """A PIL image of any mode as uint8 [size, size, 3]."""
+    return np.asarray(frame.of(in_rgb(image)))
+
+
+def in_rgb(image: Image.Image) -> Image.Image:
+    """A PIL image of any mode in RGB, upright."""
     stored = _stored_mode(image)
     image.load()  # a PNG's EXIF may come after its pixels
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # exif_transpose() copies an upright image
@@ -101,9 +117,7 @@ def from_pil(image: Image.Image) -> np.ndarray:
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
     if image.mode != "RGB":
         image = image.convert("RGB")
-    if image.size != (SIZE, SIZE):
-        image = ImageOps.fit(image, (SIZE, SIZE), Image.Resampling.BILINEAR)
-    return np.asarray(image)
+    return image
 
 
 def _stored_mode(image: Image.Image) -> str:

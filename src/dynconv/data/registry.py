@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from dynconv.data.dataset import Dataset
+from dynconv.data.frame import DataConfig
+from dynconv.data.listing import Listing
 
 Get = TypeVar("Get", bound=Callable[[int], Dataset])
-Read = TypeVar("Read", bound=Callable[[Path], Dataset])
+Read = TypeVar("Read", bound=Callable[[Path, DataConfig], Dataset])
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Named:
         name: the value of `--data`.
         title: the name in messages.
         classes: class names, in the order of the labels.
-        archive: name of the file that `get` downloads; empty if `get` generates the images.
+        archive: names of the files that `get` downloads; empty if `get` generates the images.
+        mirrored: whether a mirrored image is still one of its class; false for digits.
         get: downloads or generates the images; takes a seed. Raises DataError.
     """
 
@@ -33,6 +36,7 @@ class Named:
     title: str
     classes: tuple[str, ...]
     archive: str
+    mirrored: bool
     get: Callable[[int], Dataset]
 
 
@@ -43,14 +47,17 @@ class Form:
     Attributes:
         description: the files by which users recognise it.
         find: returns where under a path this format is, or None; looks only at names.
-        read: reads what `find` found. Raises DataError.
+        read: reads what `find` found. How images of other sizes are to be read is its second argument; a reader may as
+            well return them as they are, all of one size. Raises DataError.
         missing: if `find` returns None but a path holds part of this format: what is missing, and what to do.
+        list_images: lists the image files of what `find` found, where a form has such. Raises DataError.
     """
 
     description: str
     find: Callable[[Path], Path | None]
-    read: Callable[[Path], Dataset]
+    read: Callable[[Path, DataConfig], Dataset]
     missing: Callable[[Path], str | None] = lambda _: None
+    list_images: Callable[[Path], Listing] | None = None
 
 
 NAMED: dict[str, Named] = {}
@@ -60,11 +67,13 @@ FORMS: list[Form] = []
 """The registered formats. A path that holds several is read as the first of them."""
 
 
-def data_set(name: str, title: str, classes: tuple[str, ...], archive: str = "") -> Callable[[Get], Get]:
+def data_set(
+    name: str, title: str, classes: tuple[str, ...], archive: str = "", *, mirrored: bool = True
+) -> Callable[[Get], Get]:
     """Registers the decorated function, which takes a seed, as the data set `name`."""
 
     def register(get: Get) -> Get:
-        NAMED[name] = Named(name, title, classes, archive, get)
+        NAMED[name] = Named(name, title, classes, archive, mirrored, get)
         return get
 
     return register
@@ -74,11 +83,12 @@ def form(
     description: str,
     find: Callable[[Path], Path | None],
     missing: Callable[[Path], str | None] = lambda _: None,
+    list_images: Callable[[Path], Listing] | None = None,
 ) -> Callable[[Read], Read]:
     """Registers the decorated function as the reader of what `find` finds."""
 
     def register(read: Read) -> Read:
-        FORMS.append(Form(description, find, read, missing))
+        FORMS.append(Form(description, find, read, missing, list_images))
         return read
 
     return register

@@ -17,6 +17,7 @@ except ImportError as error:
 from dynconv.artifacts.files import write_atomically
 from dynconv.artifacts.found_weights import DEFAULT
 from dynconv.artifacts.weights import Weights, save_weights
+from dynconv.data.framing import HOW
 from dynconv.inference.predictor import Predictor
 from dynconv.model.describe import headline
 
@@ -36,7 +37,7 @@ Each layer has K convolutions, the experts, and mixes them for each image. Train
 | | |
 |---|---|
 | architecture | {architecture} |
-| input | RGB, 32x32 pixels, 0 to 255; the preprocessing is part of the network |
+| input | RGB, {size}x{size} pixels ({fit}), 0 to 255; the normalisation is part of the network |
 | classes | {classes} |
 | provenance | {provenance}; the network is described in `config.json` |
 {results}
@@ -101,7 +102,9 @@ class HubPredictor(Predictor, ModelHubMixin):
         text = CARD.format(
             metadata=metadata.to_yaml(),
             data=self.data_name,
-            architecture=headline(self.model, len(self.classes)),
+            architecture=headline(self.model, len(self.classes), self.frame.size),
+            size=self.frame.size,
+            fit=HOW[self.frame.fit],
             classes=", ".join(self.classes).replace("|", "\\|"),
             provenance=self.provenance.replace("|", "\\|") or "unknown",
             results="".join(f"| {RESULTS[name]} | {value:.2%} |\n" for name, value in self.results.items()),
@@ -113,8 +116,9 @@ class HubPredictor(Predictor, ModelHubMixin):
 
     def _save_pretrained(self, save_directory: Path) -> None:
         weights = Weights(
-            self.net.state_dict(), self.model, self.classes, self.data_name, self.provenance, self.configured_precision
-        )
+            self.net.state_dict(), self.model, self.classes, self.data_name, self.provenance, self.configured_precision,
+            self.frame,
+        )  # fmt: skip
         save_weights(save_directory / WEIGHTS, weights)
         about = {
             "classes": self.classes,

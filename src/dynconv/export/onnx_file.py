@@ -34,13 +34,17 @@ def need() -> None:
 
 
 def convert(program: torch.export.ExportedProgram) -> bytes:
-    """Converts a program with the input `images` and the outputs logits and probabilities to ONNX."""
+    """Converts a program with the input `images` to ONNX.
+
+    Its outputs become logits, probabilities and, if it has more, routing_1, routing_2, ..., one for each block.
+    """
     need()
+    blocks = len(program.graph_signature.user_outputs) - 2
     with _quiet():
         exported = torch.onnx.export(
             program,
             input_names=["images"],
-            output_names=["logits", "probabilities"],
+            output_names=["logits", "probabilities", *(f"routing_{block}" for block in range(1, blocks + 1))],
             dynamic_shapes={"images": {0: "batch"}},  # names the axis, which is already free
             opset_version=OPSET,
             dynamo=True,
@@ -65,8 +69,8 @@ def describe(content: bytes, about: dict[str, Any]) -> bytes:
     return described
 
 
-def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
-    """A function images -> logits, probabilities; runs onnxruntime on the CPU with as many threads as torch."""
+def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, ...]]:
+    """A function images -> the file's outputs; runs onnxruntime on the CPU with as many threads as torch."""
     need()
     import onnxruntime
 
@@ -75,9 +79,8 @@ def runner(content: bytes) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
     options.log_severity_level = 3  # errors only
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 
-    def run(images: Tensor) -> tuple[Tensor, Tensor]:
-        logits, probabilities = session.run(["logits", "probabilities"], {"images": images.numpy()})
-        return torch.from_numpy(logits), torch.from_numpy(probabilities)
+    def run(images: Tensor) -> tuple[Tensor, ...]:
+        return tuple(torch.from_numpy(output) for output in session.run(None, {"images": images.numpy()}))
 
     return run
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from dynconv.inference.predictor import Predictor
 from dynconv.machine import autocast
 from dynconv.model.net import Net, to_unit_range
-from dynconv.model.tta import EVAL_BATCH
+from dynconv.model.tta import evaluation_batch
 
 _NORMAL_95 = 1.96
 
@@ -25,7 +25,8 @@ _NORMAL_95 = 1.96
 def routing_weights(predictor: Predictor, images_NCHW: Tensor) -> list[Tensor]:
     """The routing weights a of each block, float32 [N, K] on the CPU, for uint8 images [N, 3, H, W]."""
     with autocast(predictor.device, predictor.precision):
-        parts = [predictor.net.routing_weights(batch.to(predictor.device)) for batch in images_NCHW.split(EVAL_BATCH)]
+        batches = images_NCHW.split(evaluation_batch(images_NCHW.shape[-1]))
+        parts = [predictor.net.routing_weights(batch.to(predictor.device)) for batch in batches]
     return [torch.cat(blocks).float().cpu() for blocks in zip(*parts, strict=True)]
 
 

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dynconv.artifacts.files import write_atomically
 from dynconv.data.dataset import DataError
+from dynconv.data.frame import Frame
 from dynconv.data.image import ENDINGS
 from dynconv.errors import DynconvError, escaped
 from dynconv.inference.predictor import to_pixels
@@ -69,9 +70,16 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 class Reader:
     """Reads images in the background. Small files go to a single thread: decoding one takes less time than handing the
-    interpreter's lock from thread to thread. Photographs are read several at once."""
+    interpreter's lock from thread to thread. Photographs are read several at once.
+
+    Args:
+        frame: what becomes of other sizes and shapes.
+    """
 
     SMALL = 16 << 10  # bytes of a file
+
+    def __init__(self, frame: Frame) -> None:
+        self._frame = frame
 
     def __enter__(self) -> Self:
         self._one, self._many = ThreadPoolExecutor(1), ThreadPoolExecutor()
@@ -87,15 +95,15 @@ class Reader:
             small = source == STANDARD_INPUT or Path(source).stat().st_size <= self.SMALL
         except (OSError, ValueError):  # reading the file will tell what is wrong with it
             small = True
-        return (self._one if small else self._many).submit(_read, source)
+        return (self._one if small else self._many).submit(_read, source, self._frame)
 
 
-def _read(source: str) -> Tensor | str:
+def _read(source: str, frame: Frame) -> Tensor | str:
     """The pixels, or why there are none."""
     try:
         if source == STANDARD_INPUT:
-            return to_pixels(io.BytesIO(sys.stdin.buffer.read()), "standard input")
-        return to_pixels(Path(source), escaped(source))
+            return to_pixels(io.BytesIO(sys.stdin.buffer.read()), frame, "standard input")
+        return to_pixels(Path(source), frame, escaped(source))
     except DataError as error:
         return str(error)
 

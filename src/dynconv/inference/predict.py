@@ -10,7 +10,8 @@ from torch import Tensor
 
 from dynconv.inference.files import Reader
 from dynconv.inference.predictor import Prediction, Predictor
-from dynconv.model.tta import EVAL_BATCH
+
+_AT_ONCE = 250  # images that are read while the network computes as many
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class Outcome:
 
 def predict(predictor: Predictor, sources: Sequence[str], *, top: int, tta: bool) -> Iterator[Outcome]:
     """The outcomes in the order of the sources. Threads read the next batch while the network computes this one."""
-    with Reader() as reader:
-        reading = [reader.submit(source) for source in sources[:EVAL_BATCH]]
-        for start in range(0, len(sources), EVAL_BATCH):
-            middle, end = start + EVAL_BATCH, start + 2 * EVAL_BATCH
+    with Reader(predictor.frame) as reader:
+        reading = [reader.submit(source) for source in sources[:_AT_ONCE]]
+        for start in range(0, len(sources), _AT_ONCE):
+            middle, end = start + _AT_ONCE, start + 2 * _AT_ONCE
             read = [future.result() for future in reading]
             reading = [reader.submit(source) for source in sources[middle:end]]
             pixels = [image for image in read if isinstance(image, Tensor)]

@@ -19,7 +19,8 @@ from torch import Tensor
 from dynconv.artifacts.found_weights import DEFAULT, find_weights
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights, load_weights
-from dynconv.data.image import SIZE, from_pil, read_image
+from dynconv.data.frame import Frame
+from dynconv.data.image import from_pil, read_image
 from dynconv.errors import DynconvError
 from dynconv.machine import Precision, autocast, pick_device, pick_precision
 from dynconv.model.cost import multiply_adds
@@ -55,6 +56,7 @@ class Predictor:
         model: its description.
         classes: their names, in the order of the logits.
         data_name: the data set that it was trained on.
+        frame: what pictures become before the network sees them.
         provenance: where the weights come from, for people.
         run: the run directory that it was loaded from; None of a weights file.
         device, precision: where and how it computes.
@@ -68,6 +70,7 @@ class Predictor:
         self.model = weights.model
         self.classes = weights.classes
         self.data_name = weights.data_name
+        self.frame = weights.frame
         self.provenance = weights.provenance
         self.run = run
         self.device = device
@@ -128,7 +131,7 @@ class Predictor:
         """The most probable classes of an image, or of each of several.
 
         Args:
-            images: one, or a list; see `Picture`. What becomes of other sizes is said in `dynconv.data.image`.
+            images: one, or a list; see `Picture`. Those of other sizes become what `frame` says.
             top: how many classes.
             tta: see `logits`.
 
@@ -140,7 +143,7 @@ class Predictor:
             return self.predict([images], top=top, tta=tta)[0]
         if not images:
             return []
-        pixels = torch.stack([to_pixels(image) for image in images])
+        pixels = torch.stack([to_pixels(image, self.frame) for image in images])
         return self.ranked(self.probabilities(pixels, tta=tta), top)
 
     def ranked(self, probabilities_NC: Tensor, top: int) -> list[Prediction]:
@@ -152,8 +155,11 @@ class Predictor:
         ]
 
 
-def to_pixels(image: Picture, name: str | None = None) -> Tensor:
-    """uint8 [3, 32, 32] of what `Picture` names; errors call a file `name`. Raises as `Predictor.predict` does."""
+def to_pixels(image: Picture, frame: Frame, name: str | None = None) -> Tensor:
+    """uint8 [3, size, size] of what `Picture` names, as `frame` says; errors call a file `name`.
+
+    Raises as `Predictor.predict` does.
+    """
     if isinstance(image, Tensor):
         if image.dtype != torch.uint8 or image.dim() != 3 or image.shape[0] != 3:
             found = f"{str(image.dtype).removeprefix('torch.')} {list(image.shape)}"
@@ -166,9 +172,9 @@ def to_pixels(image: Picture, name: str | None = None) -> Tensor:
             )
         image = Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
-        pixels = from_pil(image)
+        pixels = from_pil(image, frame)
     else:
-        pixels = read_image(Path(image) if isinstance(image, str) else image, name)
+        pixels = read_image(Path(image) if isinstance(image, str) else image, name, frame=frame)
     return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
@@ -196,10 +202,11 @@ def _network(path: Path, weights: Weights) -> Net:
     }:
         raise DynconvError(misfit)
     _check_values(path, weights, expected)
+    size = weights.frame.size
     try:
-        multiply_adds(planned, SIZE)
+        multiply_adds(planned, size)
     except ValueError as error:
-        raise DynconvError(f"{path}: this network cannot take images of {SIZE}x{SIZE} pixels ({error})") from error
+        raise DynconvError(f"{path}: this network cannot take images of {size}x{size} pixels ({error})") from error
     net = Net(weights.model, len(weights.classes))
     net.load_state_dict(weights.state)
     if not net.input.fitted or not (net.input.std > 0).all():

@@ -13,10 +13,15 @@ from torch.nn import functional as F
 from dynconv.model.net import to_unit_range
 
 EVAL_BATCH = 250
-"""Images per forward pass. Larger batches would not stay in a CPU's cache between layers. Fixed, because the batch size
-can change the last bits of a logit."""
+"""Images of 32x32 per forward pass. Larger batches would not stay in a CPU's cache between layers. Fixed, because the
+batch size can change the last bits of a logit."""
 TTA_VIEWS = 6
 """Views of each image that test-time augmentation averages over."""
+
+
+def evaluation_batch(side: int) -> int:
+    """Images of side x side pixels per forward pass: as many pixels as in `EVAL_BATCH` images of 32x32."""
+    return min(EVAL_BATCH, max(1, EVAL_BATCH * 32 * 32 // max(side, 1) ** 2))
 
 
 @torch.no_grad()
@@ -29,7 +34,7 @@ def batched_logits(net: nn.Module, images_NCHW: Tensor, *, tta: bool = False) ->
     net.eval()
     try:
         parts = []
-        for batch in images_NCHW.split(EVAL_BATCH):
+        for batch in images_NCHW.split(evaluation_batch(images_NCHW.shape[-1])):
             parts.append((tta_logits(net, batch) if tta else net(batch)).float())
     finally:
         net.train(was_training)

@@ -91,6 +91,8 @@ def _test(first: Group, second: Group) -> str | None:
         found = _seed_by_seed(pairs)
     elif len(first.records) == len(second.records) == 1:
         found = _image_by_image(first.records[0].predictions, second.records[0].predictions)
+    else:
+        found = f"{len(pairs) or 'no'} seed{'' if len(pairs) == 1 else 's'} in common; n is too small for an interval."
     return f"{second.name} against {first.name}: {found}" if found else None
 
 

@@ -131,7 +131,7 @@ class Explainer:
 
     def explain(self, path: Path) -> Explanation:
         """Explains one image file. Raises DynconvError if `path` cannot be read as an image."""
-        image = to_pixels(path)
+        image = to_pixels(path, self._predictor.frame)
         probabilities = self._predictor.probabilities(image[None])[0]
         label = int(probabilities.argmax())
         return Explanation(

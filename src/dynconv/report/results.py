@@ -1,23 +1,14 @@
-"""Figures from a run's predictions: accuracy, confusion, and precision, recall and F1 of each class.
-
-Shape suffixes: N images, C classes.
-"""
+"""Figures from a run's predictions: accuracy with its interval, and the metrics of each class."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from scipy.stats import binomtest
-from torch import Tensor
-from torchmetrics.functional.classification import (
-    multiclass_confusion_matrix,
-    multiclass_f1_score,
-    multiclass_precision,
-    multiclass_recall,
-)
+from torch.nn import functional as F
 
 from dynconv.artifacts.predictions import Predictions
+from dynconv.inference.metrics import Metrics
 
 
 def interval(right: int, count: int) -> tuple[float, float]:
@@ -28,7 +19,7 @@ def interval(right: int, count: int) -> tuple[float, float]:
 
 @dataclass(frozen=True)
 class ClassRow:
-    """The figures of one class: number of images, and precision, recall and F1, 0..1."""
+    """The figures of one class: number of images, and precision, recall and F1, 0..1; NaN without images."""
 
     name: str
     images: int
@@ -39,35 +30,26 @@ class ClassRow:
 
 @dataclass(frozen=True)
 class Results:
-    """The figures of all predictions.
+    """The figures of all predictions, and the names of the classes."""
 
-    Attributes:
-        accuracy, interval: the accuracy and its 95 % interval, 0..1.
-        confusion: int64 [C, C], row = true class, column = predicted class.
-    """
+    metrics: Metrics
+    classes: tuple[str, ...]
 
-    images: int
-    accuracy: float
-    interval: tuple[float, float]
-    confusion: Tensor
-    rows: list[ClassRow]
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the accuracy, 0..1."""
+        return interval(int(self.metrics.right.sum()), len(self.metrics.labels))
+
+    @property
+    def rows(self) -> list[ClassRow]:
+        """The figures of each class."""
+        metrics = self.metrics
+        each = (self.classes, metrics.images, metrics.precision, metrics.recall, metrics.f1)
+        return [ClassRow(*row) for row in zip(*each, strict=True)]
 
 
 def results(predictions: Predictions) -> Results:
-    """Computes the classification figures with torchmetrics."""
+    """The figures of a run's predictions."""
     probabilities_NC, labels_N = predictions.probabilities, predictions.labels
-    count, classes = len(labels_N), len(predictions.classes)
-    predicted_N = probabilities_NC.argmax(1)
-    right = int((predicted_N == labels_N).sum())
-    each = [
-        metric(predicted_N, labels_N, classes, average="none").tolist()
-        for metric in (multiclass_precision, multiclass_recall, multiclass_f1_score)
-    ]
-    images = torch.bincount(labels_N, minlength=classes).tolist()
-    return Results(
-        images=count,
-        accuracy=right / count,
-        interval=interval(right, count),
-        confusion=multiclass_confusion_matrix(predicted_N, labels_N, classes),
-        rows=[ClassRow(*row) for row in zip(predictions.classes, images, *each, strict=True)],
-    )
+    loss = float(F.nll_loss(probabilities_NC.clamp_min(1e-12).log(), labels_N))
+    return Results(Metrics(labels_N, probabilities_NC.argmax(1), probabilities_NC, loss), predictions.classes)

@@ -48,18 +48,21 @@ class Fact:
 def facts(subject: Subject) -> list[Fact]:
     """The entries of the headline."""
     summary, results = subject.record.summary, subject.results
-    return (_accuracies(summary, results.images if results else None) if summary else []) + conditions(subject)
+    images = len(results.metrics.labels) if results else None
+    return (_accuracies(summary, images) if summary else []) + conditions(subject)
 
 
 def conditions(subject: Subject) -> list[Fact]:
     """What the accuracies depend on: the data, the size of the network, the time, the machine."""
     record, summary, dataset = subject.record, subject.record.summary, subject.dataset
-    images = subject.results.images if subject.results else None
+    images = len(subject.results.metrics.labels) if subject.results else None
     found = []
     if summary and summary.stopped_by:
         found.append(
             Fact("stopped by", summary.stopped_by, f"after {summary.epochs} of {summary.epochs_planned} epochs")
         )
+    if summary and summary.selected_epoch:
+        found.append(Fact("weights", f"of epoch {summary.selected_epoch}", f"chosen by {summary.selected_by}"))
     found.append(Fact("data set", record.data_name, f"{images:,} test images" if images else ""))
     if record.epochs:
         sizes = dict.fromkeys(line.image_size for line in record.epochs)  # in order: the last epoch's is last
@@ -83,7 +86,8 @@ def _accuracies(summary: Summary, images: int | None) -> list[Fact]:
         note = interval_text(summary.test_accuracy_tta, images)
         found.append(Fact("with test-time augmentation", f"{summary.test_accuracy_tta:.2%}", note))
     if summary.validation_accuracy is not None:
-        found.append(Fact("validation accuracy", f"{summary.validation_accuracy:.2%}", "images held out of training"))
+        note = "images held out of training" + (", by which the epoch was chosen" if summary.selected_epoch else "")
+        found.append(Fact("validation accuracy", f"{summary.validation_accuracy:.2%}", note))
     return found
 
 

@@ -1,9 +1,15 @@
-"""The runs of a folder in a table."""
+"""The runs of a folder: sorted, filtered, and written as a table, as CSV or as JSON."""
 
 from __future__ import annotations
 
+import csv
+import io
+import json
 import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from rich import box
 from rich.table import Table
@@ -11,14 +17,49 @@ from rich.text import Text
 
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError, escaped
-from dynconv.report.compare import differing_fields
-from dynconv.validation import flat, shown
+from dynconv.validation import did_you_mean, flat, shown
 
-_COLUMNS = ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time")
+FIGURES = (
+    "preset", "data", "seed", "epochs", "epochs_planned", "accuracy", "accuracy_tta", "validation_accuracy",
+    "test_loss", "train_seconds", "total_seconds", "parameters", "multiply_adds", "device", "precision", "version",
+)  # fmt: skip
+"""The fields of a row besides its run and its state, as CSV and JSON name them; accuracies are fractions."""
+
+_BEST_FIRST = {"accuracy", "accuracy_tta", "validation_accuracy"}
+_NOT_COMPARED = {"preset", "seed"}
+
+Presets = Mapping[str, Mapping[str, Any]]
+"""The hyper-parameters of each preset, by dotted names."""
 
 
-def runs_table(folder: Path) -> Table:
-    """One row per run, sorted by name; damaged runs are listed as damaged.
+@dataclass(frozen=True)
+class Row:
+    """One run.
+
+    Attributes:
+        state: finished, stopped, unfinished or damaged.
+        note: why it is so, if there is anything to say.
+        figures: values of `FIGURES`; None where unknown.
+        config: hyper-parameters by dotted names; empty if they cannot be read.
+        differs: those of them that are not as in the run's preset.
+    """
+
+    path: Path
+    state: str
+    note: str = ""
+    figures: dict[str, Any] = field(default_factory=lambda: dict.fromkeys(FIGURES))
+    config: dict[str, Any] = field(default_factory=dict)
+    differs: dict[str, Any] = field(default_factory=dict)
+
+    def get(self, name: str) -> Any:
+        """The value of a field: run, state, one of `FIGURES`, or a hyper-parameter. None where unknown."""
+        if name in ("run", "state"):
+            return self.path.name if name == "run" else self.state
+        return self.figures[name] if name in FIGURES else self.config.get(name)
+
+
+def read_runs(folder: Path, presets: Presets) -> list[Row]:
+    """The runs of a folder, by name; damaged ones as damaged.
 
     Raises:
         DynconvError: `folder` does not exist or cannot be read.
@@ -31,27 +72,102 @@ def runs_table(folder: Path) -> Table:
         raise DynconvError(
             f"{folder}: cannot be read ({error.strerror}); name the folder that holds the runs"
         ) from error
+    return [_read(path, presets) for path in paths]
+
+
+def chosen(rows: list[Row], filters: Sequence[str] = (), sort: str | None = None) -> list[Row]:
+    """The rows that fit all `filters`, as FIELD=VALUE, by the field `sort`: the best accuracy first, else the lowest.
+
+    Rows without a value for that field come last.
+
+    Raises:
+        DynconvError: a filter that is not FIELD=VALUE, or a field that no run has.
+    """
+    for text in filters:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise DynconvError(f"filter: must be FIELD=VALUE, as in data=cifar10, not {text}")
+        name = _field(name, rows, "filter")
+        rows = [row for row in rows if row.get(name) is not None and shown(row.get(name)) == value]
+    if sort is None:
+        return rows
+    name = _field(sort, rows, "sort")
+    known = [row for row in rows if row.get(name) is not None]
+    numbers = all(isinstance(row.get(name), int | float) for row in known)
+    key: Callable[[Row], Any] = (lambda row: row.get(name)) if numbers else (lambda row: shown(row.get(name)))
+    return [
+        *sorted(known, key=key, reverse=name in _BEST_FIRST),
+        *(row for row in rows if row.get(name) is None),
+    ]
+
+
+def _field(name: str, rows: list[Row], option: str) -> str:
+    names = dict.fromkeys(["run", "state", *FIGURES, *(each for row in rows for each in row.config)])
+    found = name.replace("-", "_")
+    if rows and found not in names:
+        raise DynconvError(f"{option}: no field {name}{did_you_mean(found, names)}")
+    return found
+
+
+def as_table(rows: list[Row]) -> Table:
+    """The runs for people, one row each."""
     table = Table(
         box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
         caption="accuracy: on the test set; TTA: with test-time augmentation; time: of training; "
-        "differs: hyper-parameters in which runs of one preset differ",
+        "differs: hyper-parameters that are not the preset's",
     )  # fmt: skip
     table.add_column("run", overflow="fold")
-    for name in _COLUMNS:
+    for name in ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time"):
         table.add_column(name, justify="left" if name in ("preset", "data") else "right", no_wrap=True)
     table.add_column("differs", overflow="fold")
     table.add_column("state", overflow="fold", min_width=8)
-    runs = {path: _open(path) for path in paths}
-    differs = _differences({path: run for path, run in runs.items() if isinstance(run, RunDir)})
-    for path, run in runs.items():
-        *cells, state = _cells(run) if isinstance(run, RunDir) else ["-"] * len(_COLUMNS) + [run]
-        texts = (path.name, *cells, differs.get(path, ""), state)
-        table.add_row(*(Text(escaped(text)) for text in texts))  # a name is not markup
+    for row in rows:
+        table.add_row(*(Text(escaped(text)) for text in _cells(row)))  # a name is not markup
     return table
 
 
+def _cells(row: Row) -> list[str]:
+    get = row.figures.get
+    accuracies = ["-" if get(name) is None else f"{get(name):.2%}" for name in ("accuracy", "accuracy_tta")]
+    return [
+        row.path.name,
+        *("-" if get(name) is None else str(get(name)) for name in ("preset", "data", "seed")),
+        "-" if get("epochs") is None else f"{get('epochs')}/{get('epochs_planned')}",
+        *accuracies,
+        "-" if get("train_seconds") is None else f"{get('train_seconds'):.0f} s",
+        _differences(row),
+        f"{row.state}: {row.note}" if row.note else row.state,
+    ]
+
+
+def _differences(row: Row) -> str:
+    return "; ".join(f"{name} {shown(value)}" for name, value in row.differs.items())
+
+
+def as_csv(rows: list[Row]) -> str:
+    """The runs as CSV with a header: figures, what differs, and each hyper-parameter in which any run differs."""
+    fields = list(dict.fromkeys(name for row in rows for name in row.differs))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["run", "state", "note", *FIGURES, "differs", *fields])
+    for row in rows:
+        settings = [row.config.get(name) for name in fields]
+        found = [row.path.name, row.state, row.note, *row.figures.values(), _differences(row), *settings]
+        writer.writerow(["" if value is None else shown(value) for value in found])
+    return text.getvalue()
+
+
+def as_json(rows: list[Row]) -> str:
+    """The runs as a JSON list of objects, with all their hyper-parameters."""
+    return json.dumps([
+        {"run": row.path.name, "path": str(row.path.resolve()), "state": row.state, "note": row.note, **row.figures,
+         "differs": row.differs, "config": row.config}
+        for row in rows
+    ])  # fmt: skip
+
+
 def _may_be_run(path: Path) -> bool:
-    """Whether the folder holds a run, or cannot be searched, which `_open` says."""
+    """Whether the folder holds a run, or cannot be searched, which `_read` says."""
     try:
         return stat.S_ISREG((path / "config.yaml").stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
@@ -60,42 +176,32 @@ def _may_be_run(path: Path) -> bool:
         return True
 
 
-def _open(path: Path) -> RunDir | str:
-    """The run, or a description of the damage."""
+def _read(path: Path, presets: Presets) -> Row:
     try:
-        return RunDir.open(path)
+        run = RunDir.open(path)
     except DynconvError as error:
-        return f"damaged: {error}"
-
-
-def _differences(runs: dict[Path, RunDir]) -> dict[Path, str]:
-    """The fields that distinguish each run from others of its preset."""
-    found = {}
-    for preset in {run.config.preset for run in runs.values()}:
-        fields = {path: flat(run.config.tree()) for path, run in runs.items() if run.config.preset == preset}
-        names = differing_fields(list(fields.values()))
-        for path, own in fields.items():
-            found[path] = "; ".join(f"{name} {shown(own[name])}" for name in names if name in own)
-    return found
-
-
-def _cells(run: RunDir) -> list[str]:
+        return Row(path, "damaged", str(error))
     try:
-        summary = run.summary()
-        if summary is None:
-            ended = run.metrics().epochs
-            done, data = len(ended), ended[-1].data if ended else "-"
-            counted = f"{done}/{run.config.epochs}"
-            return [run.config.preset, data, str(run.config.seed), counted, "-", "-", "-", "unfinished"]
-        return [
-            summary.preset,
-            summary.data,
-            str(summary.seed),
-            f"{summary.epochs}/{summary.epochs_planned}",
-            f"{summary.test_accuracy:.2%}",
-            "-" if summary.test_accuracy_tta is None else f"{summary.test_accuracy_tta:.2%}",
-            f"{summary.train_seconds:.0f} s",
-            "finished" if summary.finished else f"stopped: {summary.stopped_by}",
-        ]
+        state, note, figures = _figures(run)
     except DynconvError as error:
-        return ["-"] * len(_COLUMNS) + [f"damaged: {error}"]
+        state, note, figures = "damaged", str(error), {}
+    config = flat(run.config.tree())
+    base = presets.get(run.config.preset, {})
+    differs = {
+        name: value
+        for name, value in config.items()
+        if name not in _NOT_COMPARED and name in base and shown(value) != shown(base[name])
+    }
+    return Row(path, state, note, dict.fromkeys(FIGURES) | figures, config, differs)
+
+
+def _figures(run: RunDir) -> tuple[str, str, dict[str, Any]]:
+    """State, note and figures. Raises DynconvError if they are damaged."""
+    summary = run.summary()
+    known = {"preset": run.config.preset, "seed": run.config.seed, "epochs_planned": run.config.epochs}
+    if summary is None:
+        ended = run.metrics().epochs
+        return "unfinished", "", known | {"epochs": len(ended), "data": ended[-1].data if ended else None}
+    found = {name: getattr(summary, name) for name in FIGURES if hasattr(summary, name)}
+    found |= {"accuracy": summary.test_accuracy, "accuracy_tta": summary.test_accuracy_tta}
+    return "finished" if summary.finished else "stopped", summary.stopped_by or "", found

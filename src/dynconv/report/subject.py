@@ -64,7 +64,7 @@ class Subject:
     @cached_property
     def rows(self) -> list[Row]:
         """The layers of the network, with shapes and costs."""
-        side = self.dataset.test.images.shape[-1] if self.dataset else 32
+        side = self.predictor.frame.size if self.predictor else 32
         return describe.rows(self.record.config.model, len(self.classes) or 10, side)
 
     @cached_property

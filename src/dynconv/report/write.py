@@ -1,4 +1,4 @@
-"""Run directories -> one self-contained HTML page and its plots, or a report to hand in."""
+"""Run directories -> a self-contained HTML page, plots and a run's epochs as CSV, or a report to hand in."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import torch
 from dynconv.artifacts.files import write_atomically
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
-from dynconv.report import curves
+from dynconv.report import curves, history
 from dynconv.report.handin import formats
 from dynconv.report.handin.assemble import assemble
 from dynconv.report.plot import Plot
@@ -23,6 +23,7 @@ from dynconv.report.runs_page import runs_page
 from dynconv.report.subject import Subject, read_subject
 
 PAGE = "report.html"
+HISTORY = "metrics.csv"
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def write_report(
     meanings: Mapping[str, str] | None = None,
     format: str = "html",
 ) -> Path:
-    """Writes the report on one run or on several. Logs what is missing or damaged.
+    """Writes the report on one run, with metrics.csv, or on several. Logs what is missing or damaged.
 
     Args:
         runs: run directories.
@@ -66,7 +67,9 @@ def write_report(
             page, plots = run_page(read_subject(records[0], data, dataset, meanings or {}))
         else:
             page, plots = runs_page(records, folder)
-        path = _save(plots, folder, page)
+        files = {PAGE: page} | ({HISTORY: history.as_csv(records[0].epochs)} if len(records) == 1 else {})
+        _save(plots, folder, files)
+        path = folder / PAGE
     for problem in (problem for record in records for problem in record.problems):
         logger.warning(problem)
     return path
@@ -78,13 +81,13 @@ def handin_figures(runs: Sequence[Path], data: str | None = None) -> dict[str, P
 
 
 def write_curves(run: Path) -> None:
-    """Writes only the plots over epochs and time, into report/ in the run; none if no epoch has ended.
+    """Writes only metrics.csv and the plots over epochs and time, into report/ in the run; no plots without epochs.
 
     Raises:
         DynconvError: `run` is not a run, or cannot be written.
     """
     record = read_record(run)
-    _save(curves.curves(record.epochs, record.title), run / "report")
+    _save(curves.curves(record.epochs, record.title), run / "report", {HISTORY: history.as_csv(record.epochs)})
 
 
 def _read(runs: Sequence[Path]) -> list[RunRecord]:
@@ -125,10 +128,13 @@ def _make(folder: Path) -> None:
         raise DynconvError(f"{folder}: cannot be written ({error.strerror}); choose another --output") from error
 
 
-def _save(plots: list[Plot], folder: Path, page: str | None = None) -> Path:
+def _save(plots: list[Plot], folder: Path, files: Mapping[str, str]) -> None:
     _make(folder)
     for plot in plots:
         plot.save(folder)
-    if page is not None:
-        write_atomically(folder / PAGE, lambda file: file.write_text(page, encoding="utf-8"))
-    return folder / PAGE
+    for name, text in files.items():
+
+        def write(file: Path, text: str = text) -> None:
+            file.write_text(text, encoding="utf-8")
+
+        write_atomically(folder / name, write)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import hmac
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 from fastapi import Depends, FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -19,13 +19,16 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp
 
-from dynconv.serve import pages, samples, schemas, upload
+from dynconv.serve import pages, schemas, upload
 from dynconv.serve.batching import Answer, Batcher
+from dynconv.serve.current import Current
 from dynconv.serve.envelope import Envelope
 from dynconv.serve.gate import Gate, overloaded
+from dynconv.serve.keys import Keys
 from dynconv.serve.limits import Limits
 from dynconv.serve.metrics import Metrics
 from dynconv.serve.model import Served
+from dynconv.serve.rate import Rate
 
 _DESCRIPTION = "Image classification with dynamic convolutions."
 _READERS = min(4, os.cpu_count() or 1)
@@ -33,17 +36,16 @@ _READERS = min(4, os.cpu_count() or 1)
 _BEARER = HTTPBearer(auto_error=False, description="The server's key, if it was started with one.")
 
 
-def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp, Metrics]:
+def create_app(current: Current, limits: Limits, keys: Keys) -> tuple[ASGIApp, Metrics]:
     """The application, and its metrics.
 
     Args:
-        key: the key that clients must send to /v1 and /metrics as `Authorization: Bearer KEY`; None for no key.
+        current: the network, which may be replaced while the application runs.
+        keys: what clients must send to /v1 and /metrics as `Authorization: Bearer KEY`, if there are any.
     """
-    gate = Gate(limits.queue)
-    metrics = Metrics(lambda: gate.in_progress)
-    batcher = Batcher(
-        served.predictor, limits.max_batch, limits.max_delay, lambda: gate.in_progress, metrics.count_batch
-    )
+    metrics = Metrics(lambda: current.since)
+    gate = Gate(limits.queue, metrics.show_in_progress)
+    batcher = Batcher(limits.max_batch, limits.max_delay, lambda: gate.in_progress, metrics.count_batch)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,12 +58,12 @@ def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp
         title="dynconv", version=version("dynconv"), description=_DESCRIPTION, docs_url=None, redoc_url=None,
         lifespan=lifespan,
     )  # fmt: skip
-    guarded = [Depends(_key_check(key))]
-    _add_predict(app, served, limits, gate, batcher, guarded)
-    drawings = samples.draw(served.predictor.classes)
-    _add_model(app, served, limits, list(drawings), guarded)
-    _add_state(app, batcher, metrics, guarded)
-    pages.add_pages(app, drawings)
+    key_check = Depends(_key_check(keys))
+    limited = [Depends(_rate_check(Rate(limits.rate))), key_check]  # in this order: guessing a key is limited, too
+    _add_predict(app, current, limits, gate, batcher, limited)
+    _add_model(app, current, limits, limited)
+    _add_state(app, batcher, metrics, [key_check])
+    pages.add_pages(app, current)
     for kind, handler in ((StarletteHTTPException, _refuse), (RequestValidationError, _refuse_value)):
         app.add_exception_handler(kind, handler)
     app.add_exception_handler(Exception, _apologise)
@@ -69,7 +71,7 @@ def create_app(served: Served, limits: Limits, key: str | None) -> tuple[ASGIApp
 
 
 def _add_predict(
-    app: FastAPI, served: Served, limits: Limits, gate: Gate, batcher: Batcher, guarded: list[Dependency]
+    app: FastAPI, current: Current, limits: Limits, gate: Gate, batcher: Batcher, guarded: list[Dependency]
 ) -> None:
     readers = ThreadPoolExecutor(_READERS, "reader")
 
@@ -82,8 +84,9 @@ def _add_predict(
     )
     async def predict(request: Request, asked: Annotated[schemas.PredictParameters, Query()]) -> schemas.PredictAnswer:
         """Classify images: send one as the body, or several as files of a form, all called "image"."""
+        served = current.served
         with gate.entered():
-            client = request.client.host if request.client else ""
+            client = _client(request)
             try:
                 with gate.arriving(client):
                     async with asyncio.timeout(limits.seconds):
@@ -93,8 +96,9 @@ def _add_predict(
             try:
                 async with asyncio.timeout(limits.seconds):
                     loop = asyncio.get_running_loop()
-                    images = await loop.run_in_executor(readers, upload.read_pixels, files, limits)
-                    answers = await batcher.predict(images, asked.routing)
+                    predictor = served.predictor
+                    images = await loop.run_in_executor(readers, upload.read_pixels, files, predictor.frame, limits)
+                    answers = await batcher.predict(predictor, images, asked.routing)
             except TimeoutError as error:
                 raise overloaded(f"not done in {limits.seconds} seconds") from error
         return schemas.PredictAnswer(images=[_answer(served, answer, asked.top) for answer in answers])
@@ -107,11 +111,22 @@ def _answer(served: Served, answer: Answer, top: int) -> schemas.ImageAnswer:
     return schemas.ImageAnswer(class_=ranked[0].class_, probability=ranked[0].probability, top=ranked, routing=routing)
 
 
-def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str], guarded: list[Dependency]) -> None:
+def _add_model(app: FastAPI, current: Current, limits: Limits, guarded: list[Dependency]) -> None:
+    refused: dict[int | str, dict[str, Any]] = {status: schemas.PREDICT_ERRORS[status] for status in (401, 429)}
+
+    @app.get("/v1/model", dependencies=guarded, responses=refused)
+    async def model_() -> schemas.ModelAnswer:
+        """Return the network's classes and size, the request limits, and the mean routing weights of each class."""
+        return _about(current, limits)
+
+
+def _about(current: Current, limits: Limits) -> schemas.ModelAnswer:
+    served = current.served
     model = served.predictor.model
-    about = schemas.ModelAnswer(
+    return schemas.ModelAnswer(
         name=served.name,
         version=version("dynconv"),
+        loaded=datetime.fromtimestamp(int(current.since), UTC),
         data=served.predictor.data_name,
         classes=list(served.predictor.classes),
         blocks=len(model.widths),
@@ -120,14 +135,9 @@ def _add_model(app: FastAPI, served: Served, limits: Limits, drawings: list[str]
             [[None if value != value else value for value in row] for row in mean_CK.tolist()]
             for mean_CK in served.class_routing
         ],
-        samples=drawings,
+        samples=list(current.drawings),
         limits=schemas.LimitsAnswer(body=limits.body, images=limits.images, pixels=limits.pixels),
     )
-
-    @app.get("/v1/model", dependencies=guarded, responses={401: schemas.PREDICT_ERRORS[401]})
-    async def model_() -> schemas.ModelAnswer:
-        """Return the network's classes and size, the request limits, and the mean routing weights of each class."""
-        return about
 
 
 def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[Dependency]) -> None:
@@ -154,16 +164,25 @@ def _add_state(app: FastAPI, batcher: Batcher, metrics: Metrics, guarded: list[D
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
 
-def _key_check(key: str | None) -> Callable[..., None]:
-    def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
-        if key is None:
-            return
-        if given is None or not hmac.compare_digest(given.credentials.encode(), key.encode()):
+def _key_check(keys: Keys) -> Callable[..., Awaitable[None]]:
+    async def check(given: Annotated[HTTPAuthorizationCredentials | None, Depends(_BEARER)]) -> None:
+        if keys and (given is None or not keys.admit(given.credentials)):
             raise HTTPException(
                 401, "the key is missing or wrong; send Authorization: Bearer KEY", {"WWW-Authenticate": "Bearer"}
             )
 
     return check
+
+
+def _rate_check(rate: Rate) -> Callable[..., Awaitable[None]]:
+    async def check(request: Request) -> None:
+        rate.admit(_client(request))
+
+    return check
+
+
+def _client(request: Request) -> str:
+    return request.client.host if request.client else ""
 
 
 async def _refuse(_: Request, error: Exception) -> JSONResponse:

@@ -29,13 +29,14 @@ class Answer:
 
 @dataclass(frozen=True)
 class _Waiting:
+    predictor: Predictor
     image: Tensor
     routing: bool
     answer: asyncio.Future[Answer]
 
 
 class Batcher:
-    """The queue in front of the network, and the task that empties it.
+    """The queue in front of the network, and the task that empties it. Each image names the network that classifies it.
 
     Args:
         max_batch: maximum number of images in a batch.
@@ -46,13 +47,11 @@ class Batcher:
 
     def __init__(
         self,
-        predictor: Predictor,
         max_batch: int,
         max_delay: float,
         in_progress: Callable[[], int],
         computed: Callable[[int, float], None],
     ) -> None:
-        self._predictor = predictor
         self._max_batch = max_batch
         self._max_delay = max_delay
         self._in_progress = in_progress
@@ -77,10 +76,10 @@ class Batcher:
             await self._task
         self._thread.shutdown()
 
-    async def predict(self, images: list[Tensor], routing: bool) -> list[Answer]:
-        """The answers for uint8 images [3, 32, 32], in order."""
+    async def predict(self, predictor: Predictor, images: list[Tensor], routing: bool) -> list[Answer]:
+        """The answers for uint8 images [3, size, size], in order."""
         loop = asyncio.get_running_loop()
-        waiting = [_Waiting(image, routing, loop.create_future()) for image in images]
+        waiting = [_Waiting(predictor, image, routing, loop.create_future()) for image in images]
         self._inside += 1
         try:
             for one in waiting:
@@ -130,11 +129,20 @@ class Batcher:
         return batch, False
 
     def _compute(self, batch: list[_Waiting]) -> list[Answer]:
-        images_NCHW = torch.stack([one.image for one in batch])
-        probabilities_NC = self._predictor.probabilities(images_NCHW)
-        asked = [number for number, one in enumerate(batch) if one.routing]
-        routing = dict[int, list[Tensor]]()
-        if asked:
-            blocks = explain.routing_weights(self._predictor, images_NCHW[asked])
-            routing = {number: [a_NK[row] for a_NK in blocks] for row, number in enumerate(asked)}
-        return [Answer(row, routing.get(number)) for number, row in enumerate(probabilities_NC)]
+        """The answers, in order. While the network is being replaced, a batch may hold images for two of them."""
+        answers = dict[int, Answer]()
+        for predictor in {id(one.predictor): one.predictor for one in batch}.values():
+            numbers = [number for number, one in enumerate(batch) if one.predictor is predictor]
+            answers |= zip(numbers, _classify(predictor, [batch[number] for number in numbers]), strict=True)
+        return [answers[number] for number in range(len(batch))]
+
+
+def _classify(predictor: Predictor, batch: list[_Waiting]) -> list[Answer]:
+    images_NCHW = torch.stack([one.image for one in batch])
+    probabilities_NC = predictor.probabilities(images_NCHW)
+    asked = [number for number, one in enumerate(batch) if one.routing]
+    routing = dict[int, list[Tensor]]()
+    if asked:
+        blocks = explain.routing_weights(predictor, images_NCHW[asked])
+        routing = {number: [a_NK[row] for a_NK in blocks] for row, number in enumerate(asked)}
+    return [Answer(row, routing.get(number)) for number, row in enumerate(probabilities_NC)]

@@ -1,4 +1,4 @@
-"""Adds security headers to every answer, and counts it in the metrics."""
+"""Adds security headers and the request's id to every answer, logs it, and counts it in the metrics."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import time
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
-from starlette.datastructures import MutableHeaders
+from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Receive, Scope, Send
 
+from dynconv.serve import logs
 from dynconv.serve.metrics import Metrics
 
 HEADERS = {
@@ -23,6 +24,8 @@ HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_PROBES = ("/healthz", "/readyz", "/metrics")
+"""Asked every few seconds; logged only if something is wrong."""
 
 
 class Envelope:
@@ -38,15 +41,20 @@ class Envelope:
             await self._app(scope, receive, send)
             return
         began, status = time.perf_counter(), 0
+        identity = logs.new_request_id(Headers(scope=scope).get(logs.REQUEST_ID))
+        logs.request_id.set(identity)
 
         async def sent(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(HEADERS)
+                MutableHeaders(scope=message).update(HEADERS | {logs.REQUEST_ID: identity})
             await send(message)
             if message["type"] == "http.response.body" and not message.get("more_body"):
-                path = scope["path"] if scope["path"] in self._paths else "other"
-                self._metrics.count_answer(path, status, time.perf_counter() - began)
+                path, seconds = scope["path"], time.perf_counter() - began
+                self._metrics.count_answer(path if path in self._paths else "other", status, seconds)
+                if path not in _PROBES or status >= 400:
+                    client = scope["client"][0] if scope["client"] else ""
+                    logs.log_answer(client, scope["method"], path, status, seconds)
 
         await self._app(scope, receive, sent)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from fastapi import HTTPException
@@ -18,11 +18,13 @@ class Gate:
     """Counts requests in progress and rejects those above `size`. Used in one event loop only, so it needs no lock.
 
     `arriving` allows each client at most half of it, so that no client can fill it with bodies that never arrive.
+    `changed` is called with the number of requests in progress whenever it changes.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, changed: Callable[[int], None]) -> None:
         self.size = size
         self.in_progress = 0
+        self._changed = changed
         self._arriving: Counter[str] = Counter()
         self._share = max(size // 2, _LEAST_SHARE)
 
@@ -31,11 +33,15 @@ class Gate:
         """Counts a request while it is in progress. Raises HTTPException 503 if the gate is full."""
         if self.in_progress >= self.size:
             raise overloaded("the queue is full")
-        self.in_progress += 1
+        self._count(1)
         try:
             yield
         finally:
-            self.in_progress -= 1
+            self._count(-1)
+
+    def _count(self, more: int) -> None:
+        self.in_progress += more
+        self._changed(self.in_progress)
 
     @contextmanager
     def arriving(self, client: str) -> Iterator[None]:

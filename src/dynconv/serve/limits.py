@@ -17,6 +17,7 @@ class Limits:
         images: maximum number of images in a request.
         pixels: maximum number of pixels in an image.
         seconds: time allowed for a request to arrive, and again for it to be answered.
+        rate: maximum number of requests per second of one client, on average; 0 for any number.
     """
 
     max_batch: int = 64
@@ -26,3 +27,4 @@ class Limits:
     images: int = 16
     pixels: int = 25_000_000
     seconds: int = 30
+    rate: float = 0.0

@@ -2,19 +2,42 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest, values
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 _SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30)
 _SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+
+
+def share(folder: Path) -> None:
+    """From now on, the processes that are forked add up their metrics, through files in `folder`.
+
+    Call it before any `Metrics` is made. The library decides this when it is imported, which is too early for us.
+    """
+    os.environ[_FOLDER_VARIABLE] = str(folder)
+    values.ValueClass = values.MultiProcessValue()
+
+
+def forget(process: int) -> None:
+    """Drops a process that has ended from what counts only while it lives. Its counters remain."""
+    mark_process_dead(process)
 
 
 class Metrics:
-    """The metrics of one server; `in_progress` returns the number of predictions in progress."""
+    """The metrics of one server.
 
-    def __init__(self, in_progress: Callable[[], int]) -> None:
+    Args:
+        since: returns when the network was put there, in seconds since 1970.
+    """
+
+    def __init__(self, since: Callable[[], float]) -> None:
         self._registry = CollectorRegistry()
+        self._since = since
         self._answers = Counter(
             "dynconv_answers", "Requests answered", ["path", "status"], registry=self._registry
         )  # the client adds _total
@@ -29,10 +52,21 @@ class Metrics:
         self._batches = Histogram(
             "dynconv_batch_seconds", "Seconds the network takes for a batch", buckets=_SECONDS, registry=self._registry
         )
-        gauge = Gauge(
-            "dynconv_predictions_in_progress", "Predictions accepted but not yet answered", registry=self._registry
-        )
-        gauge.set_function(in_progress)
+        self._in_progress = Gauge(
+            "dynconv_predictions_in_progress", "Predictions accepted but not yet answered",
+            registry=self._registry, multiprocess_mode="livesum",
+        )  # fmt: skip
+        self._loaded = Gauge(
+            "dynconv_weights_loaded_timestamp_seconds", "When the weights were loaded, in seconds since 1970",
+            registry=self._registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+        self._loaded.set(since())
+        self._all = self._registry
+        if os.environ.get(_FOLDER_VARIABLE):
+            self._all = CollectorRegistry()
+            MultiProcessCollector(self._all)
+        else:
+            ProcessCollector(registry=self._registry)  # memory, processor time, open files; on Linux
         self.answered = 0
 
     def count_answer(self, path: str, status: int, seconds: float) -> None:
@@ -46,6 +80,11 @@ class Metrics:
         self._sizes.observe(images)
         self._batches.observe(seconds)
 
+    def show_in_progress(self, predictions: int) -> None:
+        """Sets the number of predictions that were accepted but not yet answered."""
+        self._in_progress.set(predictions)
+
     def text(self) -> bytes:
-        """The metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """The metrics in Prometheus' text format, of all processes that share theirs."""
+        self._loaded.set(self._since())
+        return generate_latest(self._all)

@@ -6,14 +6,15 @@ import contextlib
 import logging
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from dynconv import data
 from dynconv.artifacts.found_weights import is_packaged, packaged_weights
-from dynconv.data.image import SIZE
 from dynconv.errors import DynconvError
+from dynconv.export.onnx_predictor import OnnxPredictor
 from dynconv.inference import class_routing, explain
 from dynconv.inference.evaluate import load_dataset, trained_on
 from dynconv.inference.predictor import Predictor
@@ -35,7 +36,10 @@ class Served:
     class_routing: list[Tensor]
 
 
-def load(path: Path, source: str | None) -> Served:
+Backend = Literal["torch", "onnxruntime"]
+
+
+def load(path: Path, source: str | None, backend: Backend = "torch") -> Served:
     """Loads a run or weights and runs the network once, so that everything is compiled before the first request.
 
     The packaged weights come with their class means. For other networks, the means are measured on the data set if it
@@ -43,11 +47,12 @@ def load(path: Path, source: str | None) -> Served:
 
     Args:
         source: where the data set is; by default the run's own source.
+        backend: what computes the probabilities; routing weights are always torch's.
 
     Raises:
-        DynconvError: there is no network at `path`, or no data at a given `source`.
+        DynconvError: there is no network at `path`, no data at a given `source`, or onnxruntime is missing.
     """
-    predictor = Predictor.load(path)
+    predictor = OnnxPredictor.load(path) if backend == "onnxruntime" else Predictor.load(path)
     _warm_up(predictor)
     packaged = is_packaged(path)
     means: list[Tensor] = []
@@ -69,6 +74,7 @@ def load(path: Path, source: str | None) -> Served:
 
 
 def _warm_up(predictor: Predictor) -> None:
-    images = torch.zeros(1, 3, SIZE, SIZE, dtype=torch.uint8)
+    size = predictor.frame.size
+    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
     predictor.probabilities(images)
     explain.routing_weights(predictor, images)

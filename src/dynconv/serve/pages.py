@@ -4,34 +4,29 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import jinja2
 from fastapi import FastAPI, HTTPException, Response
 
+from dynconv.page import files
+from dynconv.serve.current import Current
+
 _FOLDER = Path(__file__).parent / "page"
-_FILES = {
-    "/": ("index.html", "text/html"),
-    "/page.css": ("page.css", "text/css"),
-    "/page.js": ("page.js", "text/javascript"),
-    "/routing.js": ("routing.js", "text/javascript"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
-}
+_TYPES = {".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 
 
-def add_pages(app: FastAPI, drawings: dict[str, bytes]) -> None:
-    """Adds the pages to `app`. /docs describes the other routes of `app`; `drawings` are PNG files by class."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_FOLDER), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    docs = environment.get_template("docs.html").render(api=app.openapi())
-    answers = {path: ((_FOLDER / name).read_text(encoding="utf-8"), kind) for path, (name, kind) in _FILES.items()}
-    for path, (text, kind) in {**answers, "/docs": (docs, "text/html")}.items():
-        _add(app, path, text, kind)
+def add_pages(app: FastAPI, current: Current) -> None:
+    """Adds the pages to `app`. /docs describes the other routes of `app`."""
+    templates = files.templates(_FOLDER)
+    docs = templates.get_template("docs.html").render(api=app.openapi())
+    _add(app, "/", templates.get_template("index.html").render(), "text/html")
+    _add(app, "/docs", docs, "text/html")
+    for name, text in {**files.shared(), "page.js": (_FOLDER / "page.js").read_text(encoding="utf-8")}.items():
+        _add(app, f"/{name}", text, _TYPES[Path(name).suffix])
 
     @app.get("/samples/{name}.png", include_in_schema=False)
     async def sample(name: str) -> Response:
-        if name not in drawings:
+        if name not in current.drawings:
             raise HTTPException(404, "no such drawing")
-        return Response(drawings[name], media_type="image/png")
+        return Response(current.drawings[name], media_type="image/png")
 
 
 def _add(app: FastAPI, path: str, text: str, kind: str) -> None:

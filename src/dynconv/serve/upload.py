@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 
+import torch
 from fastapi import HTTPException, Request
 from starlette.datastructures import FormData, UploadFile
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -13,8 +14,8 @@ from starlette.types import Message, Receive
 from torch import Tensor
 
 from dynconv.data import DataError
+from dynconv.data.frame import Frame
 from dynconv.data.image import read_image
-from dynconv.inference.predictor import to_pixels
 from dynconv.serve.limits import Limits
 
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP")
@@ -73,18 +74,22 @@ def _is_image(body: bytes) -> bool:
     return body.startswith(_SIGNATURES) or (body.startswith(b"RIFF") and body[8:12] == b"WEBP")
 
 
-def read_pixels(images: Sequence[bytes], limits: Limits) -> list[Tensor]:
-    """Decodes each image to uint8 [3, 32, 32]. Raises HTTPException 422 with the number of the first unreadable one."""
+def read_pixels(images: Sequence[bytes], frame: Frame, limits: Limits) -> list[Tensor]:
+    """Decodes each image to uint8 [3, size, size], as `frame` says.
+
+    Raises HTTPException 422 with the number of the first unreadable one.
+    """
     try:
-        return [_read(image, f"image {number}", limits) for number, image in enumerate(images, 1)]
+        return [_read(image, f"image {number}", frame, limits) for number, image in enumerate(images, 1)]
     except DataError as error:
         raise HTTPException(422, str(error)) from error
 
 
-def _read(image: bytes, name: str, limits: Limits) -> Tensor:
+def _read(image: bytes, name: str, frame: Frame, limits: Limits) -> Tensor:
     if image.startswith(b"\xff\xd8") and image.count(b"\xff\xda") > _JPEG_SCANS:
         raise DataError(f"{name}: a JPEG with more than {_JPEG_SCANS} scans; save it again")
-    return to_pixels(read_image(io.BytesIO(image), name, formats=FORMATS, max_pixels=limits.pixels))
+    pixels = read_image(io.BytesIO(image), name, frame=frame, formats=FORMATS, max_pixels=limits.pixels)
+    return torch.from_numpy(pixels.copy()).permute(2, 0, 1).contiguous()
 
 
 async def _files(form: FormData) -> list[bytes]:

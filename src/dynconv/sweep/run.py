@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -23,7 +23,8 @@ from dynconv.sweep.space import sampler_for
 from dynconv.sweep.storage import open_study, place, storage_errors
 from dynconv.sweep.trial import Bench, Interrupted
 from dynconv.sweep.worker import Worker
-from dynconv.training.launch import Launch, load
+from dynconv.training.launch import Launch, fitted, load
+from dynconv.validation import flat
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def run_sweep(sweep: Sweep, folder: Path, url: str | None, launch: Launch, conso
         return load(sweep.base.model_copy(update={"seed": seed}), launch.data)
 
     images = dataset(0)
+    chosen = [*flat(sweep.config.fields), *(axis.field for axis in sweep.axes)]
+    sweep = replace(sweep, base=fitted(sweep.base, images, chosen))
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -80,7 +80,7 @@ class Bench:
             config = self._configure(claim, values)
             ended = [self._train(claim, config.model_copy(update={"seed": 0}), judge=True)]
             for seed in range(1, self._sweep.config.seeds):
-                if ended[-1][1].stopped_by:
+                if not ended[-1][1].finished:
                     break
                 ended.append(self._train(claim, config.model_copy(update={"seed": seed}), judge=False))
         except (_MisfitError, OutOfMemoryError) as error:
@@ -149,7 +149,7 @@ class Bench:
         dataset, trial = self._dataset(0), claim.trial
         images, classes = len(dataset.train.labels), len(dataset.classes)
         flop = [training_flop(config, images, classes, summary.epochs) for _, summary in ended]
-        scores = [self._score(run.metrics().epochs) for run, _ in ended]
+        scores = [self._score(run.metrics().epochs, summary.selected_epoch) for run, summary in ended]
         about = {
             "runs": [run.path.name for run, _ in ended],
             "scores": scores,
@@ -161,13 +161,15 @@ class Bench:
         }
         for name, value in about.items():
             trial.set_user_attr(name, value)
-        if ended[-1][1].stopped_by:
+        if not ended[-1][1].finished:
             self._study.tell(trial, state=TrialState.PRUNED)
         else:
             self._study.tell(trial, statistics.mean(score for score in scores if score is not None))
 
-    def _score(self, epochs: list[EpochLine]) -> float | None:
-        return _score(self._sweep, epochs[-1]) if epochs else None
+    def _score(self, epochs: list[EpochLine], selected: int | None) -> float | None:
+        """Of the epoch whose weights were kept."""
+        kept = [line for line in epochs if selected is None or line.epoch == selected]
+        return _score(self._sweep, kept[-1]) if kept else None
 
 
 class _MisfitError(Exception):

@@ -2,10 +2,51 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from dynconv.model.routing_statistics import BlockRouting
 from dynconv.training.config import TrainConfig
+
+FEWEST_STEPS = 100
+"""Optimizer steps below which a network of any size has hardly begun to learn."""
+UNEVEN = 5
+"""How many times the images of the smallest class the largest one may have before it is said."""
+
+
+def on_data(config: TrainConfig, labels_N: Tensor, classes: Sequence[str]) -> list[str]:
+    """Before training: too few steps, or classes of very different sizes."""
+    return [*_on_steps(config, len(labels_N)), *_on_classes(config, labels_N, classes)]
+
+
+def _on_steps(config: TrainConfig, images: int) -> list[str]:
+    per_epoch = images // min(config.batch_size, images)
+    steps = config.epochs * per_epoch
+    smaller = 2 ** max(3, int(math.log2(max(images // 20, 1))))  # some 20 steps an epoch, but not for 8 images each
+    lower = f"lower --batch-size, for example to {smaller}" if smaller < min(config.batch_size, images) else ""
+    if per_epoch == 1:
+        what = "is larger than" if config.batch_size > images else "takes"
+        advice = lower or "add images"
+        return [f"a batch of {config.batch_size:,} {what} the {images:,} training images: one step an epoch; {advice}"]
+    if steps >= FEWEST_STEPS:
+        return []
+    advice = f"{lower}, or raise --epochs" if lower else "raise --epochs"
+    return [f"only {steps} steps in all, {per_epoch} an epoch: too few to learn much; {advice}"]
+
+
+def _on_classes(config: TrainConfig, labels_N: Tensor, classes: Sequence[str]) -> list[str]:
+    if "balanced" in (config.class_weights, config.sampling):
+        return []
+    count_K = labels_N.bincount(minlength=len(classes))
+    most, fewest = int(count_K.argmax()), int(count_K.masked_fill(count_K == 0, len(labels_N) + 1).argmin())
+    if count_K[most] < UNEVEN * count_K[fewest]:
+        return []
+    return [
+        f"uneven classes, from {count_K[fewest]:,} images ({classes[fewest]}) to {count_K[most]:,} ({classes[most]}): "
+        "rare ones will be recognised less often; try --sampling balanced or --class-weights balanced"
+    ]
 
 
 def on_routing(routing: list[BlockRouting], config: TrainConfig, *, at_end: bool) -> list[str]:
@@ -23,9 +64,14 @@ def on_routing(routing: list[BlockRouting], config: TrainConfig, *, at_end: bool
     return found
 
 
-def on_accuracy(accuracy: float, labels_N: Tensor) -> list[str]:
+def on_accuracy(accuracy: float, labels_N: Tensor, config: TrainConfig) -> list[str]:
     """Where an accuracy on these labels is no better than naming the commonest class."""
-    commonest = float(labels_N.bincount().max()) / len(labels_N)
+    count_K = labels_N.bincount()
+    commonest = float(count_K.max()) / len(labels_N)
     if accuracy > commonest:
         return []
-    return [f"the accuracy is no better than chance ({commonest:.2%}): the network learned nothing"]
+    chance = f"the accuracy is no better than chance ({commonest:.2%}): the network learned nothing"
+    uneven = int(count_K.max()) >= UNEVEN * int(count_K[count_K > 0].min())
+    if uneven and "balanced" not in (config.class_weights, config.sampling):
+        return [f"{chance} but the commonest class; try --sampling balanced"]
+    return [f"{chance}; raise --epochs, or change --optim.lr (now {config.optim.lr:g})"]

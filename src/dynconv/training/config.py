@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from dynconv.data.augment import AugmentConfig
+from dynconv.data.frame import LARGEST_SIZE, DataConfig
 from dynconv.model.config import ModelConfig
 from dynconv.validation import Fraction, Frozen
 
@@ -80,7 +81,7 @@ class TrainConfig(Frozen):
     """Images per step of the optimizer."""
     micro_batch: int = Field(500, ge=1, le=1_000_000_000)
     """Images per forward and backward pass; gradients accumulate over a batch. Also what batch norm averages over."""
-    image_sizes: tuple[Annotated[int, Field(ge=8, le=256)], ...] = (24, 24, 24, 28, 32)
+    image_sizes: tuple[Annotated[int, Field(ge=8, le=LARGEST_SIZE)], ...] = (24, 24, 24, 28, 32)
     """Side of the training images in pixels; several sizes share the epochs evenly, in this order, up to the last."""
     holdout: int = Field(0, ge=0, le=1_000_000_000)
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
@@ -96,6 +97,20 @@ class TrainConfig(Frozen):
     on_nan: Literal["stop", "restart"] = "stop"
     """Where a loss or a weight is not finite. stop: end, with the weights of the last saved state. restart: go on from
     that state with half the learning rates, five times at most."""
+    data: DataConfig = DataConfig()
+    class_weights: Literal["none", "balanced"] = "none"
+    """Weights of the training images in the loss. balanced: N / (K n) for the images of a class that has n of the N,
+    with K classes, so that all classes weigh alike and the mean weight is 1."""
+    sampling: Literal["shuffled", "balanced"] = "shuffled"
+    """What an epoch shows. shuffled: each training image once. balanced: as many images, drawn so that all classes come
+    equally often; those of rare classes are repeated."""
+    patience: int = Field(0, ge=0, le=1_000_000)
+    """Epochs without a better accuracy on the hold-out after which training ends; 0 for no such end. Keeps the weights
+    of the epoch that was best on the hold-out. Learning rates still decay over all epochs, so a run that ends early
+    misses the low ones, which help most: lowering epochs is often better."""
+    target: Fraction = 0.0
+    """Accuracy on the hold-out, 0 to 1, at which training ends, with the weights that reach it; 0 for none. Learning
+    rates decay over all epochs, as with patience."""
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
@@ -106,6 +121,12 @@ class TrainConfig(Frozen):
             raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
         if not self.image_sizes:
             raise ValueError("image_sizes: needs at least one size")
+        return self
+
+    @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> Self:
+        if self.class_weights == self.sampling == "balanced":
+            raise ValueError("sampling: balanced classes need no class_weights, which would count rare ones twice")
         return self
 
     @model_validator(mode="after")

@@ -9,15 +9,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dynconv.artifacts.records import EpochLine, Line, StepLine, WarningLine
+from dynconv.artifacts.records import Line, Summary, WarningLine
+from dynconv.training.logs import scalars
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 logger = logging.getLogger(__name__)
-
-_NOT_SCALARS = {"kind", "data", "step", "lr", "routing"}
-"""Fields of a line that have curves of their own, or none."""
 
 
 class EventLog:
@@ -35,28 +33,16 @@ class EventLog:
             self._writer = SummaryWriter(str(folder))
 
     def record(self, line: Line) -> None:
-        """A line of metrics.jsonl: step/loss, epoch/test_accuracy, lr/experts, routing/block1/entropy, ..."""
+        """A line of metrics: its numbers as scalars, a warning as text."""
         with self._writing():
-            if self._writer:
-                self._add(self._writer, line)
+            if self._writer and isinstance(line, WarningLine):
+                self._writer.add_text("warning", line.text, line.step)
+            elif self._writer:
+                for name, value in scalars(line).items():
+                    self._writer.add_scalar(name, value, line.step)
 
-    def _add(self, writer: SummaryWriter, line: Line) -> None:
-        if isinstance(line, WarningLine):
-            writer.add_text("warning", line.text, line.step)
-            return
-        for name, value in line:
-            if name not in _NOT_SCALARS and value is not None:
-                writer.add_scalar(f"{line.kind}/{name}", value, line.step)
-        if isinstance(line, StepLine):
-            for name, rate in line.lr.items():
-                writer.add_scalar(f"lr/{name}", rate, line.step)
-        if isinstance(line, EpochLine):
-            for block in line.routing:
-                for name, value in (("entropy", block.entropy), ("std", block.std)):
-                    writer.add_scalar(f"routing/block{block.block}/{name}", value, line.step)
-
-    def close(self) -> None:
-        """Flushes and closes the files."""
+    def close(self, summary: Summary | None) -> None:
+        """Flushes and closes the files. The last epoch has the figures of the summary already."""
         with self._writing():
             if self._writer:
                 self._writer.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights
 from dynconv.data import Dataset
+from dynconv.data.frame import SIZE
 from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
 from dynconv.model.describe import headline, rows
@@ -27,9 +28,12 @@ from dynconv.model.net import InputTransform
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
 from dynconv.training.initial import initial_weights
+from dynconv.training.logs import LogName, require_logs
 from dynconv.training.memory import require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
+from dynconv.training.stopping import require_held_out
+from dynconv.training.suited import suited
 from dynconv.training.timing import epochs_within
 from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
 from dynconv.validation import Frozen, validate
@@ -54,6 +58,8 @@ class Launch(Frozen):
     anyway, for one number of threads."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes after which the state is saved within an epoch; it also is at the end of each."""
+    log: tuple[LogName, ...] = ()
+    """Where metrics go besides TensorBoard's event files: wandb (Weights & Biases), mlflow, or both."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +74,13 @@ class Outcome:
 def start(
     config: TrainConfig, launch: Launch, progress: Progress,
     *, dataset: Dataset | None = None, hopeless: Hopeless | None = None, group: Group = ALONE, seconds: float = 0.0,
+    chosen: Collection[str] | None = None,
 ) -> Outcome:  # fmt: skip
     """A new run.
 
     Args:
+        chosen: dotted names of the fields that a person has set; the others are fitted to the images, see `suited`.
+            None keeps them all.
         seconds: if above 0, as many epochs as fit into them in place of the configuration's.
         dataset: what `load` returned, if it is already in memory.
         hopeless: may end the run early, see `Trainer.fit`.
@@ -82,11 +91,13 @@ def start(
             of one colour, too little time, or a directory that cannot be written.
     """
     device = pick_device(launch.device)  # before there is a directory
+    group.share(lambda: require_logs(launch.log))
     initial = group.each(lambda: initial_weights(config))
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
+    config = fitted(config, dataset, chosen)
     group.each(lambda: require_trainable(config, dataset, device, group))
     if seconds:
-        config = group.share(partial(_fitted, config, launch, dataset, seconds))
+        config = group.share(partial(_within, config, launch, dataset, seconds))
     if initial:
         logger.info("starting from %s (%s)", config.init, initial.provenance)
     about = environment(
@@ -95,6 +106,7 @@ def start(
         device=launch.device,
         compile=launch.compile,
         deterministic=launch.deterministic,
+        log=list(launch.log),
     )
     run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
     with _held(run, group):
@@ -113,6 +125,7 @@ def resume(
     run = group.share(lambda: RunDir.reopen(path))
     config = config_of(run)
     device = pick_device(launch.device)
+    group.share(lambda: require_logs(launch.log))
     with _held(run, group):
         dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
         group.each(lambda: require_trainable(config, dataset, device, group))
@@ -121,27 +134,42 @@ def resume(
 
 def config_of(run: RunDir) -> TrainConfig:
     """The hyper-parameters of a run. Raises DynconvError where they are of another version."""
-    return validate(TrainConfig, run.config.tree(), f"{run.path / 'config.yaml'}: ")
+    before_frames = {"data": {"size": SIZE, "fit": "crop"}}  # of runs of earlier versions, which name none
+    return validate(TrainConfig, before_frames | run.config.tree(), f"{run.path / 'config.yaml'}: ")
 
 
 def load(config: TrainConfig, source: str) -> Dataset:
     """The data set that a run trains on, its hold-out taken out of the training images.
 
     Raises:
-        DynconvError: no such data, too few of them, or a network that cannot be.
+        DynconvError: no such data, or too few of them.
     """
-    dataset = data.load(source, seed=config.seed)
-    if config.holdout:
-        dataset = data.hold_out(dataset, config.holdout, config.seed)
-    classes, side = len(dataset.classes), dataset.test.images.shape[-1]
-    logger.info("network: %s", headline(config.model, classes, side, config.image_sizes))
-    return dataset
+    dataset = data.load(source, seed=config.seed, wanted=config.data)
+    return data.hold_out(dataset, config.holdout, config.seed) if config.holdout else dataset
+
+
+def fitted(config: TrainConfig, dataset: Dataset, chosen: Collection[str] | None) -> TrainConfig:
+    """The configuration fitted to its images, see `suited`; with no `chosen`, the size of the images alone. Says so.
+
+    Raises:
+        DynconvError: a network that cannot be.
+    """
+    if chosen is None:
+        config = config.model_copy(update={"data": config.data.model_copy(update={"size": dataset.frame.size})})
+    else:
+        found = suited(config, dataset, chosen)
+        config = found.config
+        for change in found.changes:
+            logger.info("%s", change)
+    logger.info("network: %s", headline(config.model, len(dataset.classes), dataset.frame.size, config.image_sizes))
+    return config
 
 
 def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device, group: Group = ALONE) -> None:
-    """Raises DynconvError where the network does not fit into memory, all images are of one colour, or there are more
-    processes than images of a micro-batch.
+    """Raises DynconvError where the network does not fit into memory, all images are of one colour, there are more
+    processes than images of a micro-batch, or nothing is held out that a hold-out is to decide.
     """
+    require_held_out(config, dataset)
     micro_batch = min(config.micro_batch, config.batch_size, len(dataset.train.labels))
     if micro_batch < group.size:
         raise DynconvError(f"{group.size} processes cannot share a micro_batch of {micro_batch} images; start fewer")
@@ -153,7 +181,7 @@ def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.devic
         raise data.DataError(f"{dataset.origin}: training {error}") from error
 
 
-def _fitted(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: float) -> TrainConfig:
+def _within(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: float) -> TrainConfig:
     """The configuration with as many epochs as fit into the time."""
     epochs, whole = epochs_within(config, dataset, seconds, device=launch.device, compile=launch.compile)
     logger.info("time: %d epochs, about %d s of %d", epochs, whole, seconds)
@@ -184,6 +212,6 @@ def _train(
         trainer = Trainer(
             config, dataset, run, progress,
             device=launch.device, compile=launch.compile, checkpoint_minutes=launch.checkpoint_minutes, group=group,
-            initial=initial,
+            initial=initial, log=launch.log,
         )  # fmt: skip
         return Outcome(run, dataset, trainer.fit(resume, hopeless))

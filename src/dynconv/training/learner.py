@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -20,10 +19,10 @@ from dynconv.data.dataset import Split
 from dynconv.machine import Precision, autocast
 from dynconv.model.net import Net
 from dynconv.model.routing_statistics import BlockRouting, routing_statistics
-from dynconv.model.tta import EVAL_BATCH, batched_logits
+from dynconv.model.tta import batched_logits, evaluation_batch
 from dynconv.training.config import OptimConfig
 from dynconv.training.distributed import ALONE, Group, synchronise_batch_norm
-from dynconv.training.figures import count_correct
+from dynconv.training.figures import count_correct, loss_of_batch
 from dynconv.training.initial import freeze
 from dynconv.training.optim import build_optimizers, load_buffers
 
@@ -34,7 +33,8 @@ class Learner:
     In a group of processes each has the whole network, which all its steps keep the same, and a part of the images.
 
     Attributes:
-        net: the network, on its device. `frozen` names parts of it as `TrainConfig.freeze` does.
+        net: the network, on its device. `frozen` names parts of it as `TrainConfig.freeze` does; `class_weights` are
+            those of the loss, float32 [K].
         optimizers: of its parameters.
         evaluated: the network that is evaluated and saved: the average of its weights if there is one, else `net`.
         device, precision: where and in what it computes, precision fp32 or bf16.
@@ -42,10 +42,11 @@ class Learner:
 
     def __init__(
         self, net: Net, config: OptimConfig, device: torch.device, precision: Precision,
-        *, compile: bool = False, group: Group = ALONE, frozen: Sequence[str] = (),
+        *, compile: bool = False, group: Group = ALONE, frozen: Sequence[str] = (), class_weights: Tensor | None = None,
     ) -> None:  # fmt: skip
         self.net, self.config, self.device, self.precision = net.to(device), config, device, precision
         self._group = group
+        self._class_weights = None if class_weights is None else class_weights.to(device)
         self._still = freeze(self.net, frozen)
         if group.size > 1:
             synchronise_batch_norm(self.net, device)
@@ -87,7 +88,7 @@ class Learner:
                 with autocast(self.device, self.precision):
                     logits = self._forward(x)
                 logits = logits.float()
-                loss = F.cross_entropy(logits, y, label_smoothing=self.config.label_smoothing)
+                loss = loss_of_batch(logits, y, self.config.label_smoothing, self._class_weights)
                 (loss * (len(x) * self._group.size / batch)).backward()
             sums += torch.stack((loss.detach() * len(x), count_correct(logits.detach(), y)))
         loss_sum, correct = self._group.sum(sums).tolist()
@@ -109,7 +110,7 @@ class Learner:
         with autocast(self.device, self.precision):
             parts = [
                 batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
-                for images in split.images[mine].split(EVAL_BATCH)
+                for images in split.images[mine].split(evaluation_batch(split.images.shape[-1]))
             ]
         logits_NK = torch.cat(parts)
         if self._group.size == 1:
@@ -122,6 +123,18 @@ class Learner:
         """The routing of each block, computed by the operators that training uses."""
         with autocast(self.device, self.precision):
             return routing_statistics(self.evaluated, images_NCHW.to(self.device))
+
+    def snapshot(self) -> dict[str, Tensor]:
+        """A copy, in main memory, of the weights that are evaluated."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in self.evaluated.state_dict().items()}
+
+    def evaluate_with(self, weights: Mapping[str, Tensor]) -> None:
+        """Makes what `snapshot` returned the weights that are evaluated and saved. No step must follow.
+
+        Raises:
+            RuntimeError, ValueError: they do not fit.
+        """
+        _load(self.evaluated, weights)
 
     def is_finite(self) -> bool:
         """Whether every weight and every statistic is."""
@@ -146,7 +159,7 @@ class Learner:
             _load(self._average, state["average"] or {})
 
 
-def _load(module: nn.Module, tensors: dict[str, Tensor]) -> None:
+def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """`load_state_dict`, which by itself takes whole numbers for fractions, and NaN."""
     expected = module.state_dict()
     for name, tensor in tensors.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
-from dynconv.training.launch import Launch, config_of, resume, start
+from dynconv.training.launch import Launch, config_of, fitted, load, resume, start
 from dynconv.training.progress import Progress
 from dynconv.validation import flat, shown
 
@@ -37,13 +37,18 @@ def run_of(folder: Path, seed: int) -> Path:
 
 
 def train_seeds(
-    config: TrainConfig, launch: Launch, folder: Path, seeds: Sequence[int], console: Console, group: Group = ALONE
-) -> Iterator[Summary]:
+    config: TrainConfig, launch: Launch, folder: Path, seeds: Sequence[int], console: Console,
+    group: Group = ALONE, chosen: Collection[str] | None = None,
+) -> Iterator[Summary]:  # fmt: skip
     """Yields the summary of each seed's run, in turn, once it has ended; ends after one that was stopped.
+
+    Args:
+        chosen: as for `launch.start`.
 
     Raises:
         DynconvError: a run in `folder` is of another configuration, or anything that training raises.
     """
+    config = fitted(config, group.first_on_each_machine(lambda: load(config, launch.data)), chosen)
     for seed in seeds:
         path, own = run_of(folder, seed), config.model_copy(update={"seed": seed})
         begun, summary = group.share(partial(_found, path, own))
@@ -55,7 +60,7 @@ def train_seeds(
                 else:
                     summary = start(own, where, progress, group=group).summary
         yield summary
-        if summary.stopped_by:
+        if not summary.finished:
             return
 
 

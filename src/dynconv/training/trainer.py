@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -41,14 +41,15 @@ from dynconv.model.net import Net
 from dynconv.training import advice
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
-from dynconv.training.events import EventLog
-from dynconv.training.figures import accuracy_of, loss_of
+from dynconv.training.figures import accuracy_of, balanced_class_weights, loss_of
 from dynconv.training.initial import take_over
 from dynconv.training.learner import Learner
+from dynconv.training.logs import LogName, Logs
 from dynconv.training.memory import OutOfMemoryError, ran_out
 from dynconv.training.optim import lr_factor, set_learning_rates
 from dynconv.training.process import NoticeError, Signals, heard_signals, keep_freed_memory, peak_memory, place
 from dynconv.training.progress import Progress
+from dynconv.training.stopping import PATIENCE, TARGET, Stopping
 
 ROUTING_IMAGES = 500
 """Test images, drawn at random, over which the routing of an epoch is recorded."""
@@ -57,7 +58,7 @@ MOST_RESTARTS = 5
 """How often training goes on from the last state with half the learning rates, with `on_nan: restart`."""
 
 INTERRUPT, NON_FINITE, PRUNED = "interrupt", "non-finite loss", "pruned"
-"""What can stop a run before its last epoch, as its summary names it."""
+"""What can stop a run before its last epoch, as its summary names it, besides the hold-out (`stopping.py`)."""
 
 Hopeless = Callable[[EpochLine], bool]
 """Asked with the record of each whole epoch but the last; true ends the run there."""
@@ -85,13 +86,14 @@ class Trainer:
         sums: of the epoch that goes on.
         restarts: how often it has gone back to the last state, with half the learning rates each time.
         seconds: spent in training steps.
+        stopping: what the hold-out has decided so far.
         stopped_by: why the run ended before its last epoch; None otherwise.
     """
 
     def __init__(
         self, config: TrainConfig, dataset: Dataset, run: RunDir, progress: Progress,
         *, device: str = "auto", compile: bool = False, checkpoint_minutes: float = 5.0, group: Group = ALONE,
-        initial: Weights | None = None,
+        initial: Weights | None = None, log: Sequence[LogName] = (),
     ) -> None:  # fmt: skip
         self.began = time.perf_counter()
         self.checkpoint_seconds, self.saved_at = 60 * checkpoint_minutes, time.monotonic()
@@ -110,29 +112,37 @@ class Trainer:
             for line in take_over(net, dataset.classes, initial):
                 logger.info("  %s", line)
         precision, _ = pick_precision(config.precision, target)
-        self.learner = Learner(net, config.optim, target, precision, compile=compile, group=group, frozen=config.freeze)
+        weights = None
+        if config.class_weights == "balanced":
+            weights = balanced_class_weights(dataset.train.labels.cpu(), len(dataset.classes))
+        self.learner = Learner(
+            net, config.optim, target, precision, compile=compile, group=group, frozen=config.freeze,
+            class_weights=weights,
+        )  # fmt: skip
 
         images = len(self.train.labels)
         self.batch_size = min(config.batch_size, images)
         self.micro_batch = min(config.micro_batch, self.batch_size)
-        if config.batch_size >= images:
-            logger.warning("the training set has %d images, so each epoch is one step; lower --batch-size", images)
+        for text in advice.on_data(config, dataset.train.labels, dataset.classes):
+            logger.warning(text)
         self.steps_per_epoch = images // self.batch_size
         self.steps = config.epochs * self.steps_per_epoch
         self.step, self.epochs_done, self.seconds, self.sums = 0, 0, 0.0, EpochSums()
         self.restarts = 0
+        self.stopping = Stopping(config)
         self.stopped_by: str | None = None
         self.last_epoch: EpochLine | None = None
         self.test_logits: Tensor | None = None  # by the weights as they are now
         self.mine, self.micro_batch_of_mine = group.share_of_batch(self.batch_size, self.micro_batch)
-        self.events = EventLog(run.tensorboard) if group.leads else None
+        self.logs = Logs(run, log) if group.leads else None
+        self.summary: Summary | None = None
 
     def fit(self, resume: bool = False, hopeless: Hopeless | None = None) -> Summary:
         """Trains, writes everything into the run directory, returns its summary.
 
         Ctrl-C ends the run after the current step, with the weights as they are. So does a loss or a weight that is not
-        finite, with the weights of the last saved state; and `hopeless`, after the epoch that it was asked about. The
-        summary's `stopped_by` names which of them.
+        finite, with the weights of the last saved state; `hopeless`, after the epoch that it was asked about; and the
+        hold-out, as `patience` and `target` say. The summary's `stopped_by` names which of them.
 
         Raises:
             NoticeError: the system is about to end the process; the state has been saved, and nothing else is written.
@@ -146,6 +156,7 @@ class Trainer:
         self.progress.start(self.steps, self.config.epochs, self.step)
         try:
             with heard_signals() as signals:
+                self.stopped_by = self.enough()
                 while self.epochs_done < self.config.epochs and self.stopped_by is None:
                     try:
                         self.fit_epoch(signals)
@@ -153,6 +164,7 @@ class Trainer:
                         self.go_back(error)
                     if hopeless and self.last_epoch and not self.stopped_by and self.epochs_done < self.config.epochs:
                         self.stopped_by = PRUNED if hopeless(self.last_epoch) else None
+                    self.stopped_by = self.stopped_by or self.enough()
                 with signals.at_once(interrupt=True):
                     return self.finish()
         except NoticeError as notice:
@@ -168,13 +180,17 @@ class Trainer:
                 f"some memory and continue with `dynconv train --resume {self.run.path}`"
             ) from error
         finally:
-            if self.events:
-                self.events.close()
+            if self.logs:
+                self.logs.close(self.summary)
 
     def rewind(self) -> EpochLine | None:
         """Removes from the records what is written again; returns the last epoch that stays."""
         self.run.rewind(self.step, self.epochs_done, within_epoch=self.sums.steps > 0)
         return next(reversed(self.run.metrics().epochs), None)
+
+    def enough(self) -> str | None:
+        """Why the hold-out ends the run before its last epoch; None where it does not."""
+        return self.stopping.reason(self.epochs_done) if self.epochs_done < self.config.epochs else None
 
     def fit_epoch(self, signals: Signals) -> None:
         """An epoch, or what is left of it, or its next steps if it is interrupted: train, evaluate, record, save."""
@@ -204,7 +220,11 @@ class Trainer:
         )
         self.record(self.last_epoch)
         self.progress.epoch(self.last_epoch, whole=not self.stopped_by)
-        for text in advice.on_routing(routing, self.config, at_end=self.epochs_done == self.config.epochs):
+        if not self.stopped_by:
+            accuracy = self.group.share(lambda: figures.get("validation_accuracy"))  # so that all decide alike
+            self.stopping.see(self.epochs_done, accuracy, self.learner.snapshot)
+        at_end = self.epochs_done == self.config.epochs or bool(self.enough())
+        for text in advice.on_routing(routing, self.config, at_end=at_end):
             self.warn(self.step, text)
         if not self.stopped_by:
             self.sums = EpochSums()
@@ -217,7 +237,7 @@ class Trainer:
         began = time.perf_counter()
         batches = training_batches(
             self.train, len(self.dataset.classes), config.augment, self.batch_size, size, epoch, config.seed,
-            first=sums.steps, mine=self.mine,
+            first=sums.steps, mine=self.mine, balanced=config.sampling == "balanced",
         )  # fmt: skip
         for x_NCHW, target in batches:
             step_began = time.perf_counter()
@@ -270,11 +290,11 @@ class Trainer:
         return figures
 
     def record(self, line: Line) -> None:
-        """Writes a line of metrics, and the same to TensorBoard, in the leading process."""
-        if self.events:
+        """Writes a line of metrics, and the same to the logs, in the leading process."""
+        if self.logs:
             line = line.model_copy(update={"data": self.dataset.name})
             self.run.append(line)
-            self.events.record(line)
+            self.logs.record(line)
 
     def warn(self, step: int, text: str) -> None:
         """Says it, and records it."""
@@ -304,8 +324,9 @@ class Trainer:
         self.saved_at = time.monotonic()
         if not self.group.leads:
             return
-        progress = {"epochs": self.epochs_done, "seconds": self.seconds, "restarts": self.restarts}
-        save_state(self.run.state, progress | {"within_epoch": asdict(self.sums)} | self.learner.state_dict())
+        progress: dict[str, Any] = {"epochs": self.epochs_done, "seconds": self.seconds, "restarts": self.restarts}
+        progress |= {"within_epoch": asdict(self.sums), "best": self.stopping.state_dict()}
+        save_state(self.run.state, progress | self.learner.state_dict())
 
     def restore(self) -> None:
         """Loads what `save` wrote last. Raises DynconvError where it is damaged or of another configuration."""
@@ -313,6 +334,7 @@ class Trainer:
         sums = state.get("within_epoch", {})
         try:
             self.learner.load_state_dict(state)
+            self.stopping.load_state_dict(state.get("best", {}), state["epochs"])
             if state["epochs"] > self.config.epochs:
                 raise ValueError(f"{min(state['epochs'], 10**9)} epochs done of {self.config.epochs}")
             if not self.learner.net.input.fitted:
@@ -331,12 +353,16 @@ class Trainer:
     def finish(self) -> Summary:
         """Writes weights, predictions and, last, the summary."""
         config, dataset, learner, labels = self.config, self.dataset, self.learner, self.test.labels
+        if self.stopping.weights is not None:
+            self.take_best(self.stopping.weights)
         logits = learner.logits(self.test) if self.test_logits is None else self.test_logits
         if not logits.isfinite().all():  # of weights that are finite but too large, from a state
             raise DynconvError(f"{self.run.state}: the network's output is not finite; start the run again")
         if self.group.leads:
             state = learner.evaluated.state_dict()
-            weights = Weights(state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision)
+            weights = Weights(
+                state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision, dataset.frame
+            )
             save_weights(self.run.weights, weights)
         logits_tta = learner.logits(self.test, tta=True) if config.tta else None
         summary = self.summarise(logits, logits_tta)
@@ -344,10 +370,24 @@ class Trainer:
             probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
             self.run.write_predictions(Predictions(labels.cpu(), probabilities, dataset.classes, dataset.name))
             self.run.write_summary(summary)
-        if self.stopped_by is None:
-            for text in advice.on_accuracy(summary.best_accuracy, labels):
+            self.summary = summary
+        if summary.finished:
+            for text in advice.on_accuracy(summary.best_accuracy, labels, config):
                 logger.warning(text)
         return summary
+
+    def take_best(self, weights: Mapping[str, Tensor]) -> None:
+        """Goes back to the weights of the epoch that was best on the hold-out, and to that epoch's record."""
+        try:
+            self.learner.evaluate_with(weights)
+        except (RuntimeError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DynconvError(f"{self.run.state}: the best epoch's weights do not fit ({reason})") from error
+        if self.last_epoch is None or self.last_epoch.epoch != self.stopping.epoch or self.sums.steps:
+            self.test_logits = None
+        self.last_epoch = self.group.share(
+            lambda: next((line for line in self.run.metrics().epochs if line.epoch == self.stopping.epoch), None)
+        )
 
     def summarise(self, logits: Tensor, logits_tta: Tensor | None) -> Summary:
         """The final figures, of the test images' logits."""
@@ -358,8 +398,10 @@ class Trainer:
             seed=config.seed,
             epochs=self.epochs_done,
             epochs_planned=config.epochs,
-            finished=self.stopped_by is None,
+            finished=self.stopped_by in (None, PATIENCE, TARGET),
             stopped_by=self.stopped_by,
+            selected_by="hold-out accuracy" if self.stopping.weights else None,
+            selected_epoch=self.stopping.epoch if self.stopping.weights else None,
             test_accuracy=accuracy_of(logits, labels),
             test_accuracy_tta=None if logits_tta is None else accuracy_of(logits_tta, labels),
             test_loss=loss_of(logits, labels),
@@ -378,9 +420,12 @@ class Trainer:
     def provenance(self) -> str:
         """Where the weights come from, for people."""
         done = f"{self.epochs_done} of {self.config.epochs} epochs" if self.stopped_by else f"{self.epochs_done} epochs"
+        best, chosen = self.stopping, ""
+        if best.weights:
+            chosen = f", weights of epoch {best.epoch}, the best on the hold-out ({best.accuracy:.2%})"
         return (
             f"dynconv {version('dynconv')}: preset {self.config.preset}, {done} on {self.dataset.name}, seed "
-            f"{self.config.seed}" + (f", from {Path(self.config.init).name}" if self.config.init else "")
+            f"{self.config.seed}{chosen}" + (f", from {Path(self.config.init).name}" if self.config.init else "")
         )
 
 

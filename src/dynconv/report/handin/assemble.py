@@ -59,7 +59,7 @@ def _abstract(subjects: Sequence[Subject], group: compare.Group) -> list[Block]:
     first = subjects[0]
     rows: list[tuple[Span, ...]] = [(name, value, "") for name, value in outcome.accuracies(group)]
     if rows and len(subjects) == 1 and first.results and first.record.summary:
-        rows[-1] = (*rows[-1][:2], interval_text(first.record.summary.best_accuracy, first.results.images))
+        rows[-1] = (*rows[-1][:2], interval_text(first.record.summary.best_accuracy, len(first.results.metrics.labels)))
     elif len(subjects) > 1:
         rows = [(name, value, "mean ± standard deviation") for name, value, _ in rows]
     for fact in conditions(first):

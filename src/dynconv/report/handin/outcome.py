@@ -79,8 +79,8 @@ def _headline(ended: Sequence[Subject], group: Group) -> list[Span]:
     if len(ended) == 1 and first.results:
         summary = first.record.summary
         assert summary is not None
-        interval = interval_text(summary.best_accuracy, first.results.images)
-        whole += f" ({interval} over the {first.results.images:,} test images)"
+        interval = interval_text(summary.best_accuracy, len(first.results.metrics.labels))
+        whole += f" ({interval} over the {len(first.results.metrics.labels):,} test images)"
     elif len(ended) > 1:
         whole += f": means ± standard deviations of {len(ended)} runs that differ only in their seed"
     return [whole + ". No epoch was chosen by its test accuracy."]
@@ -136,7 +136,9 @@ def _check(ended: Sequence[Subject]) -> list[Block]:
             f"    measured = evaluate(predictor, load_dataset(predictor, data).test, tta={tta})\n"
             "    print(f\"seed {run.config['seed']}: {measured.accuracy:.2%}\")"
         )
-        lines = [f"seed {each.record.config.seed}: {each.results.accuracy:.2%}\n" for each in ended if each.results]
+        lines = [
+            f"seed {each.record.config.seed}: {each.results.metrics.accuracy:.2%}\n" for each in ended if each.results
+        ]
         cells.append(Cell(again, "".join(lines)))
     return cells
 

@@ -13,14 +13,11 @@ from matplotlib.figure import Figure
 from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics.functional.classification import multiclass_calibration_error
 
+from dynconv.inference.metrics import Bin, Metrics
 from dynconv.report.plot import Plot, draw, ink, legend_below, series
 from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
-
-BINS = 15
-"""Bins of confidence for the calibration error and the reliability diagram."""
 
 
 @section("calibration", "Calibration", order=22)
@@ -40,30 +37,21 @@ class Calibration:
     """How far confidence and accuracy lie apart.
 
     Attributes:
-        error: expected calibration error, 0..1, over `BINS` bins of equal width.
+        error: expected calibration error, 0..1.
         loss: cross-entropy, nats.
-        bins: (mean confidence, accuracy, share of the images) of each non-empty bin, 0..1.
+        bins: those of the error that are not empty.
     """
 
     error: float
     loss: float
-    bins: list[tuple[float, float, float]]
+    bins: list[Bin]
 
 
 def calibration(log_probabilities_NC: Tensor, labels_N: Tensor) -> Calibration:
     """The calibration of the top class."""
-    probabilities_NC = log_probabilities_NC.softmax(1)
-    classes = probabilities_NC.shape[1]
-    error = multiclass_calibration_error(probabilities_NC, labels_N, classes, n_bins=BINS, norm="l1")
-    confidence_N, predicted_N = probabilities_NC.max(1)
-    bin_N = (confidence_N * BINS).long().clamp_max(BINS - 1)
-    right_N = (predicted_N == labels_N).float()
-    bins = []
-    for number in bin_N.unique().tolist():
-        inside = bin_N == number
-        means = (confidence_N[inside].mean(), right_N[inside].mean(), inside.float().mean())
-        bins.append((float(means[0]), float(means[1]), float(means[2])))
-    return Calibration(float(error), float(F.cross_entropy(log_probabilities_NC, labels_N)), bins)
+    loss = float(F.cross_entropy(log_probabilities_NC, labels_N))
+    metrics = Metrics(labels_N, log_probabilities_NC.argmax(1), log_probabilities_NC.softmax(1), loss)
+    return Calibration(metrics.calibration_error, loss, metrics.bins)
 
 
 def temperature_scaled(log_probabilities_NC: Tensor, labels_N: Tensor) -> tuple[Tensor, float]:

@@ -10,19 +10,28 @@ from dynconv.report.results import Results
 from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
 
+MOST_PAIRS = 10
+"""How many confusions are listed."""
+
 
 @section("results", "Results", order=20)
 def make(subject: Subject) -> Content | None:
     """Made from the run's predictions; None without them."""
     if subject.results is None:
         return None
-    return Content([confusion(subject.results)], {"results": subject.results, "tta": subject.record.config.tta})
+    found = subject.results
+    pairs = [
+        (found.classes[pair.true], found.classes[pair.predicted], pair.count, pair.share)
+        for pair in found.metrics.pairs(MOST_PAIRS)
+    ]
+    values = {"results": found, "metrics": found.metrics, "pairs": pairs, "tta": subject.record.config.tta}
+    return Content([confusion(found)], values)
 
 
 def confusion(results: Results) -> Plot:
     """Plots the confusion matrix. The diagonal has no colour, so that the mistakes stand out."""
-    names = [row.name for row in results.rows]
-    counts = results.confusion.numpy()
+    names = results.classes
+    counts = results.metrics.confusion.numpy()
     percent = 100 * counts / np.maximum(counts.sum(1, keepdims=True), 1)
     mistakes = percent.copy()
     np.fill_diagonal(mistakes, np.nan)

@@ -17,14 +17,26 @@ export function element(name, properties = {}, ...children) {
   return made;
 }
 
-// means: [blocks][K] of the class, or null if unknown; then a uniform mixture is drawn.
+// means: [blocks][K] of the class, or null if unknown; then a uniform mixture is drawn. To show another image in the same
+// place, call its redraw() with other arguments: what the reader has scrolled to or unfolded stays so.
 export function drawRouting(weights, means, label) {
-  const experts = most(weights);
-  const marks = means ?? weights.map((block) => block.map(() => 1 / block.length));
-  const meaning = means ? `mean of the class ${label}` : "a uniform mixture, 1/K: the class means are not known here";
-  const part = element("section", { className: "routing" }, element("h3", { textContent: "Routing weights: how each block mixed its experts" }));
-  part.append(element("div", { className: "wide" }, chart(weights, marks, meaning)), key(experts, meaning), numbers(weights, marks, meaning));
+  const [wide, list, table] = [scrolled("chart"), element("ul", { className: "key" }), scrolled("numbers")];
+  const part = element("section", { className: "routing" }, element("h3", { textContent: "Routing weights: how each block mixed its experts" }),
+    wide, list, element("details", {}, element("summary", { textContent: "As numbers" }), table));
+  part.redraw = (weights, means, label) => {
+    const marks = means ?? weights.map((block) => block.map(() => 1 / block.length));
+    const meaning = means ? `mean of the class ${label}` : "a uniform mixture, 1/K: the class means are not known here";
+    wide.replaceChildren(chart(weights, marks, meaning));
+    list.replaceChildren(...key(most(weights), meaning));
+    table.replaceChildren(numbers(weights, marks, meaning));
+  };
+  part.redraw(weights, means, label);
   return part;
+}
+
+// Can be scrolled by keyboard, too, where it is too wide for the screen.
+function scrolled(label) {
+  return element("div", { className: "wide", tabIndex: 0, role: "group", ariaLabel: `Routing weights, ${label}` });
 }
 
 // Blocks may differ in their number of experts.
@@ -60,16 +72,15 @@ function chart(weights, marks, meaning) {
 }
 
 function key(experts, meaning) {
-  const list = element("ul", { className: "key" });
+  const items = [];
   for (let k = 0; k < experts; k++) {
     const swatch = shape("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
     swatch.append(shape("rect", { width: 10, height: 10, class: `expert-${k % COLOURS}` }));
-    list.append(element("li", {}, swatch, `expert ${k + 1}`));
+    items.push(element("li", {}, swatch, `expert ${k + 1}`));
   }
   const stroke = shape("svg", { viewBox: "0 0 10 10", "aria-hidden": "true" });
   stroke.append(shape("line", { x1: 0, x2: 10, y1: 5, y2: 5, class: "mean" }));
-  list.append(element("li", {}, stroke, meaning));
-  return list;
+  return [...items, element("li", {}, stroke, meaning)];
 }
 
 function numbers(weights, marks, meaning) {
@@ -78,6 +89,5 @@ function numbers(weights, marks, meaning) {
   const rows = weights.map((block, number) =>
     element("tr", {}, element("th", { textContent: number + 1, scope: "row" }),
       ...[block, marks[number]].map((values) => cell(values.map((value) => value.toFixed(3)).join("  ")))));
-  const table = element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
-  return element("details", {}, element("summary", { textContent: "As numbers" }), element("div", { className: "wide" }, table));
+  return element("table", {}, element("thead", {}, element("tr", {}, ...heads)), element("tbody", {}, ...rows));
 }

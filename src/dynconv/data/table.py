@@ -1,0 +1,135 @@
+"""Images that a table lists: a CSV or JSON-lines file with a path and a label for each, and a split if it likes.
+
+Paths are relative to the table. Columns, or keys, in any order:
+
+    path, file, file_name, filename or image    the image
+    label, class, category or target            its class: text, or a number
+    split (may be missing)                      train, test or validation (val, valid)
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PurePath
+from typing import TextIO
+
+from dynconv.data.cifar10 import CLASSES
+from dynconv.data.dataset import DataError, Dataset
+from dynconv.data.frame import DataConfig
+from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing
+from dynconv.data.listing import read as read_listing
+from dynconv.data.registry import form
+from dynconv.data.tree import FolderTree
+from dynconv.errors import escaped
+
+ENDINGS = (".csv", ".tsv", ".jsonl")
+_PATHS = ("path", "file", "file_name", "filename", "image")
+_LABELS = ("label", "class", "category", "target")
+_SPLIT_NAMES = {
+    "train": TRAIN,
+    "training": TRAIN,
+    "test": TEST,
+    "val": VALIDATION,
+    "valid": VALIDATION,
+    VALIDATION: VALIDATION,
+}
+_LONGEST_LINE = 1 << 20  # characters
+
+
+def find(path: Path) -> Path | None:
+    """`path` if it is a file with the ending of a table; else None."""
+    return path if path.suffix.lower() in ENDINGS and path.is_file() else None
+
+
+def list_images(path: Path) -> Listing:
+    """The images of the table. Raises DataError as `read` does, but for damaged images."""
+    where, rows = escaped(str(path)), []
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as table:
+            rows = list(_rows(where, path.suffix.lower(), table))
+    except UnicodeDecodeError as error:
+        raise DataError(f"{where}: is not UTF-8 text; save it as UTF-8") from error
+    if not rows:
+        raise DataError(f"{where}: lists no images; needs a path and a label in each row")
+    names = sorted({label for _, _, label, _ in rows}, key=_in_order)
+    numbers = {name: number for number, name in enumerate(names)}
+    for line, file, _, _ in rows:
+        if not (path.parent / file).is_file():
+            raise DataError(f"{where}: line {line}: {escaped(file)} is not a file in {escaped(str(path.parent))}")
+    with_split = [split for *_, split in rows if split]
+    if with_split and len(with_split) < len(rows):
+        line = next(line for line, _, _, split in rows if not split)
+        raise DataError(f"{where}: line {line}: has no split, but other rows have; give every row one, or none")
+    most = Counter(file for _, file, _, _ in rows).most_common(1)[0]
+    if most[1] > 1:
+        raise DataError(f"{where}: lists {escaped(most[0])} {most[1]} times; remove all rows but one")
+    rows.sort(key=lambda row: (SPLITS.index(row[3]) if row[3] else 0, numbers[row[2]]))
+    name = "cifar10" if tuple(names) == CLASSES else path.stem
+    return Listing(
+        name, str(path), FolderTree(path.parent), tuple(names), [PurePath(file).parts for _, file, _, _ in rows],
+        [numbers[label] for _, _, label, _ in rows], [split for *_, split in rows] if with_split else [],
+    )  # fmt: skip
+
+
+@form("a table of paths and labels (.csv, .tsv, .jsonl)", find, list_images=list_images)
+def read(path: Path, wanted: DataConfig) -> Dataset:
+    """Reads the images that the table lists. Where it has no splits, `data.copies` sets a fifth aside.
+
+    Raises:
+        DataError: a row lacks something, names a file that does not exist, or an image is damaged; the error names it.
+    """
+    return read_listing(list_images(path), wanted)
+
+
+def _rows(where: str, ending: str, file: TextIO) -> Iterator[tuple[int, str, str, str]]:
+    """Line number, path, label and split of each row."""
+    for line, row in _json_rows(where, file) if ending == ".jsonl" else _csv_rows(where, file, ending):
+        found = {}
+        for what, names in (("path", _PATHS), ("label", _LABELS)):
+            value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
+            if not isinstance(value, str | int) or isinstance(value, bool):
+                raise DataError(f"{where}: line {line}: has no {what}; needs one of {', '.join(names)}")
+            found[what] = str(value)
+        split = str(row.get("split") or "")
+        if split and split.lower() not in _SPLIT_NAMES:
+            raise DataError(f"{where}: line {line}: split {escaped(split)[:50]!r}; must be train, test or validation")
+        yield line, found["path"], found["label"], _SPLIT_NAMES.get(split.lower(), "")
+
+
+def _csv_rows(where: str, file: TextIO, ending: str) -> Iterator[tuple[int, Mapping[str, object]]]:
+    reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
+    try:
+        names = [str(name).strip().lower() for name in reader.fieldnames or []]
+        reader.fieldnames = names
+        for what, known in (("path", _PATHS), ("label", _LABELS)):
+            if not set(names) & set(known):
+                raise DataError(
+                    f"{where}: its first line names no column for the {what}; call one {' or '.join(known)}"
+                )
+        for row in reader:
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise DataError(f"{where}: line {reader.line_num}: {escaped(str(error))}") from error
+
+
+def _json_rows(where: str, file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
+    for line, text in enumerate(iter(lambda: file.readline(_LONGEST_LINE), ""), 1):
+        if not text.strip():
+            continue
+        try:
+            row = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise DataError(
+                f"{where}: line {line}: is not JSON; each line must be an object with path and label"
+            ) from error
+        if not isinstance(row, dict):
+            raise DataError(f"{where}: line {line}: is not an object with path and label")
+        yield line, row
+
+
+def _in_order(label: str) -> tuple[int, int, str]:
+    """Numbers by their value, before text."""
+    return (0, int(label), label) if label.isdecimal() and len(label) < 10 else (1, 0, label)
