@@ -24,6 +24,7 @@ def test_it_is_valid_and_has_no_outputs(cells: list[dict[str, Any]]) -> None:
     assert all(not cell["outputs"] and cell["execution_count"] is None for cell in cells if cell["cell_type"] == "code")
 
 
+@pytest.mark.slow
 def test_its_code_runs_in_order_on_generated_images(
     cells: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

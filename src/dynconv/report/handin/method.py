@@ -150,7 +150,7 @@ def _router(config: ModelConfig) -> str:
 
 
 def _gate(config: ModelConfig) -> list[Span]:
-    spans: list[Span] = ["Here ", Symbol("W"), " is learned"]
+    spans: list[Span] = ["Here ", Symbol("W"), ", with a bias, is learned"]
     if any(config.router_hidden):
         spans += [f"; the hidden layer's width is {shown(config.router_hidden)} (0: none)"]
     spans += [", and the non-linear activation ", Symbol("g"), " is "]
@@ -204,7 +204,7 @@ def training(subject: Subject) -> Chapter:
         ),
         text(
             "with ", Symbol("M"), f" = {tree.get('batch_size', '?')} images in a batch, ", Symbol("C"),
-            f" = {len(subject.classes) or '?'} classes and the label ", Symbol("y"), " of each image"
+            f"{f' = {len(subject.classes)}' if subject.classes else ''} classes and the label ", Symbol("y"), " of each image"
             + (f". Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "."),
         ),
         *_optimizer(optim),
@@ -230,8 +230,8 @@ def _optimizer(optim: dict[str, Any]) -> list[Block]:
     name = optim.get("name")
     momentum = r"v_{t+1} = \mu v_t + \nabla L(\theta_t), \qquad \theta_{t+1} = \theta_t - \eta_t"
     direction = r"\nabla L(\theta_t) + \mu v_{t+1}"
-    decay = optim.get("weight_decay")
-    decays = f" The weight decay is {decay:g} per step at the peak learning rate." if decay else ""
+    decay, whose = optim.get("weight_decay"), " of biases and head" if name == "muon" else ""
+    decays = f" The weight decay{whose} is {decay:g} per step, at the peak learning rate." if decay else ""
     if name == "sgd":
         sentence = f"The optimizer is SGD with Nesterov momentum {optim['momentum']:g} and the learning rate "
         return [text(sentence, Symbol("η"), "." + decays), Equation(rf"{momentum}\left({direction}\right)")]
@@ -240,7 +240,8 @@ def _optimizer(optim: dict[str, Any]) -> list[Block]:
             text(
                 "The experts are trained by Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): SGD "
                 f"with Nesterov momentum {optim['momentum']:g}, whose update of each expert, as a matrix, is replaced "
-                "by the nearest semi-orthogonal matrix, approximated by Newton-Schulz iteration:"
+                "by the nearest semi-orthogonal matrix, approximated by Newton-Schulz iteration. Before each step, each "
+                "expert is scaled to a fixed norm."
             ),
             Equation(rf"{momentum}\,\mathrm{{NewtonSchulz}}\left({direction}\right)"),
             text(
