@@ -51,7 +51,7 @@ TORCH_CPU ?= $(shell test "$$(uname)" = Linux && ! { test -e /proc/driver/nvidia
 define INSTALL_TORCH
 $(if $(TORCH_CPU),$(1)/$(PIP_INSTALL) --quiet --no-deps --no-index 'torch==$(TORCH)' 2>/dev/null || \
 	$(1)/$(PIP_INSTALL) --quiet --no-deps --retries 0 --index-url https://download.pytorch.org/whl/cpu 'torch==$(TORCH)' \
-	|| echo "no CPU build of torch can be had; taking PyPI's, which is large")
+	|| echo "no CPU build of torch can be had: taking PyPI's (large)")
 endef
 
 install: .venv/.installed ## install dynconv into .venv, without the developers' tools
@@ -87,9 +87,10 @@ test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS=
 	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
 
 # What depends on the processor or on a compiler. Instruction sets are held down for torch, oneDNN and our own operators.
-LESSER := tests/layer tests/model tests/training tests/inference tests/cli tests/test_machine.py tests/test_doctor.py \
+LESSER := tests/layer tests/model tests/training tests/inference/test_predictor.py tests/inference/test_evaluate.py \
+	tests/cli/test_cli.py tests/test_machine.py tests/test_doctor.py \
 	$(addprefix --ignore=,$(wildcard tests/training/test_interruptions.py tests/training/test_distributed.py \
-	tests/training/test_initial.py tests/cli/test_full_disk.py tests/cli/test_seeds.py))
+	tests/training/test_initial.py tests/training/test_logs.py tests/training/test_stopping.py))
 AVX2_ONLY := DYNCONV_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NO_COMPILER := CXX=no-such-compiler XDG_CACHE_HOME="$(CURDIR)/.venv/no-cache"
 
@@ -109,7 +110,7 @@ test-lowest: ## the tests that use dependencies most, with the lowest versions t
 	sed 's/^torch==.*/torch==$(TORCH)/' constraints-min.txt > .venv-lowest/constraints.txt
 	$(call INSTALL_TORCH,.venv-lowest)
 	.venv-lowest/$(PIP_INSTALL) $(PIP_ARGS) -c .venv-lowest/constraints.txt -e '.[dev]'
-	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest $(LOWEST) $(PYTEST_ARGS)
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest -W default::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
 
 soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)
 	$(IN_VENV) python benchmarks/soak.py

@@ -17,7 +17,7 @@ from mkdocs.structure.pages import Page
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(\]\()([^)\s#:]+)")
 """The beginning of a link to a file: its target has no scheme. An anchor may follow."""
-LANGUAGES = {".cpp": "cpp", ".py": "python", ".toml": "toml", ".yaml": "yaml"}
+LANGUAGES = {".cpp": "cpp", ".py": "python", ".toml": "toml", ".yaml": "yaml", ".yml": "yaml"}
 """What is shown as a page of code."""
 IN_NAVIGATION = ("CHANGELOG.md",)
 """Files outside docs/ that the navigation names."""
@@ -57,7 +57,8 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link.group()
         return before + posixpath.relpath(new, posixpath.dirname(here) or ".")
 
-    return LINK.sub(moved, markdown)
+    in_one_piece = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", markdown)  # 0.561 ± 0.014, in a narrow column, too
+    return LINK.sub(moved, in_one_piece)
 
 
 def _path(target: str, origin: str) -> str:

@@ -16,7 +16,7 @@ import dynconv
 from dynconv import data
 from dynconv.artifacts import format_1
 from dynconv.cli.main import main
-from dynconv.data import registry
+from dynconv.data import registry, shapes
 from dynconv.data.augment import FACTORIES, AugmentConfig
 from dynconv.data.batches import training_batches
 from dynconv.layer.algorithms import ALGORITHMS
@@ -244,12 +244,21 @@ def words_of(line: str) -> list[str]:
     return re.findall(r"[A-Za-z]{2,}", re.sub(rf"\b({CIFAR10})\b", "a-class", line))
 
 
+@pytest.mark.slow
 def test_the_tutorial_prints_what_it_shows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """With a tiny network in place of `quick`. Its installation is left out."""
+    """With a tiny network in place of `quick`, on 400 images, in a terminal of 100 columns.
+
+    Left out are its installation and the page about each run, which other tests look at.
+    """
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setitem(PRESETS, "quick", lambda: CONFIG)
+    monkeypatch.setenv("COLUMNS", "100")
+    drawn = shapes.generate(0, 400, 200)
+    monkeypatch.setattr(shapes, "generate", lambda seed: drawn)
+    monkeypatch.setattr("dynconv.cli.train.write_report", lambda runs, *_, **__: runs[0] / "report" / "report.html")
+    small = CONFIG.model_copy(update={"epochs": 3, "batch_size": 40, "micro_batch": 40})
+    monkeypatch.setitem(PRESETS, "quick", lambda: small)
     Image.new("RGB", (300, 200), "red").save("photo.jpg")
     text = (DOCS / "tutorial.md").read_text(encoding="utf-8")
     said: list[str] = []

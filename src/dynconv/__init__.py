@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from dynconv.api import Run, train
+    from dynconv.api import Run, figures, train
     from dynconv.errors import DynconvError
     from dynconv.inference.predictor import Predictor
     from dynconv.layer.conv import DynamicConv1d, DynamicConv2d, DynamicConv3d
@@ -30,6 +30,7 @@ __all__ = [
     "Predictor",
     "train",
     "Run",
+    "figures",
     "TrainConfig",
     "DynconvError",
     "__version__",
@@ -47,6 +48,7 @@ _HOMES = {
     "Predictor": "dynconv.inference.predictor",
     "train": "dynconv.api",
     "Run": "dynconv.api",
+    "figures": "dynconv.api",
     "TrainConfig": "dynconv.training.config",
     "DynconvError": "dynconv.errors",
 }

@@ -13,7 +13,8 @@ from dynconv.artifacts.records import EpochLine, Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
-from dynconv.report.write import write_report
+from dynconv.report.plot import Plot
+from dynconv.report.write import handin_figures, write_report
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import joined
 from dynconv.training.initial import with_initial_model
@@ -114,9 +115,22 @@ class Run:
         """The trained network, ready to use. Raises DynconvError if there are no weights yet."""
         return Predictor.load(self.path, device)
 
-    def report(self) -> Path:
-        """Writes the page about the run; returns its path."""
-        return write_report([self.path], meanings=field_descriptions(TrainConfig))
+    def report(self, format: str = "html") -> Path:
+        """Writes the report on the run as html, pdf, md, tex or ipynb; returns its path."""
+        return write_report([self.path], meanings=field_descriptions(TrainConfig), format=format)
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
+
+
+def figures(run: Run, *others: Run, data: str | None = None) -> dict[str, Plot]:
+    """The figures of the report to hand in, by name; a notebook shows each as an image.
+
+    Args:
+        others: further runs, which differ only in their seed.
+        data: where the images are; by default where the first run had them.
+
+    Raises:
+        DynconvError: the runs differ in more than the seed.
+    """
+    return handin_figures([each.path for each in (run, *others)], data)

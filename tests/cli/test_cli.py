@@ -80,7 +80,7 @@ def test_evaluate_reproduces_the_accuracy_of_the_run_exactly(trained: Path, caps
         assert figures["data"] == "shapes" and figures["split"] == "test"
 
 
-@pytest.mark.parametrize(("columns", "heading"), [("80", "true class (row)"), ("60", "most often taken for")])
+@pytest.mark.parametrize(("columns", "heading"), [("80", "true class (row)"), ("60", "most often")])
 def test_evaluate_shows_each_class(
     trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str, heading: str
 ) -> None:

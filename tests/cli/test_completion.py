@@ -103,7 +103,7 @@ def test_a_value_after_an_equals_sign_is_completed(shell: str, script: Script) -
 def test_the_options_are_those_of_the_help(
     verb: str, script: Script, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setenv("COLUMNS", "120")
     text = script("fish").read_text()
     with pytest.raises(SystemExit):
         main([verb, "--help"])

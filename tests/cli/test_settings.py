@@ -94,7 +94,7 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
         (["--model.experts", "two"], "model.experts: must be whole numbers, at least 1, at most 4096, not two"),
         (["--optim.ema", "1"], "optim.ema: must be a number, at least 0, below 1, not 1"),
         (["--optim.lr", "nan"], "optim.lr: must be a number, above 0, not nan"),
-        (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 256, not 4"),
+        (["--image-sizes", "4", "32"], "image_sizes: must be whole numbers, at least 8, at most 512, not 4"),
         (["--seed", "4294967296"], "seed: must be a whole number, at least 0, at most 4294967295, not 4294967296"),
         (["--optim.name", "mun"], "optim.name: must be one of muon, sgd, adamw, not mun"),
         (["--model.gate", "soft"], "model.gate: must be one of softmax, sigmoid, "),

@@ -31,7 +31,7 @@ LINUX = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="workers
 
 
 def until(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not true():
         assert time.monotonic() < deadline
         time.sleep(0.05)
@@ -116,7 +116,7 @@ def test_each_answer_has_an_id_and_a_line_in_the_json_log(command: Start, pictur
     made = requests.get(f"{url}/no/such/path", headers={"X-Request-ID": "a\tb"})
     requests.get(f"{url}/healthz")
     process.terminate()
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate(timeout=300)
 
     lines = [json.loads(line) for line in said.splitlines()]
     answers = [line for line in lines if line["message"] == "answer"]
@@ -134,7 +134,7 @@ def test_the_log_for_people_has_no_line_for_each_answer(command: Start, picture:
     requests.post(f"{url}/v1/predict", picture(), headers={"Content-Type": "image/png"})
     process.terminate()
 
-    assert "answer\n" not in process.communicate(timeout=60)[1]
+    assert "answer\n" not in process.communicate(timeout=300)[1]
 
 
 def test_a_traceback_has_the_id_of_its_request() -> None:
@@ -199,7 +199,7 @@ def test_a_hang_up_loads_the_weights_again_and_no_request_fails(
         about = requests.get(f"{url}/v1/model").json()
     finally:
         process.terminate()
-        said = process.communicate(timeout=120)[1]
+        said = process.communicate(timeout=300)[1]
     assert {status for status, _ in found} == {200} and process.returncode == 0
     assert about["classes"][0].startswith("new ") and about["loaded"].endswith("Z")
     assert "were not loaded again" in said and "Traceback" not in said
@@ -235,7 +235,7 @@ def test_workers_answer_add_up_their_metrics_and_are_replaced(command: Start, pi
     until(lambda: len(set(children(process.pid)) - {before[0]}) == 2)
     assert ask() == 200
     process.terminate()
-    said = process.communicate(timeout=120)[1]
+    said = process.communicate(timeout=300)[1]
 
     assert process.returncode == 0 and "1 of 2 workers ended unexpectedly" in said and "Traceback" not in said
     assert not any(Path(f"/proc/{one}").exists() for one in before)
@@ -273,7 +273,7 @@ def test_onnxruntime_gives_the_same_classes(file: Path, command: Start, picture:
     pytest.importorskip("onnxruntime", reason="the extra onnx is not installed; not tested: serving with it")
     process, url = command("--backend", "onnxruntime")
     answer = requests.post(f"{url}/v1/predict?routing=true", picture(4), headers={"Content-Type": "image/png"})
-    said = "" if answer.ok else process.communicate(timeout=60)[1]
+    said = "" if answer.ok else process.communicate(timeout=300)[1]
 
     assert answer.status_code == 200, said
     (image,) = answer.json()["images"]

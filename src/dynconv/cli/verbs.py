@@ -15,7 +15,7 @@ VERBS: dict[str, tuple[str, str]] = {
         "export RUN [--format onnx|pt2|web]",
         "Export a network, including its preprocessing, for other runtimes.",
     ),
-    "report": ("report RUN [RUN ...]", "Write an HTML report on one run, or on several side by side."),
+    "report": ("report RUN [RUN ...]", "Write a report: a page, or --format pdf, md, tex, ipynb to hand in."),
     "explain": ("explain RUN IMAGE ...", "Show how a network routes the given images."),
     "serve": ("serve [RUN] [--port 8000]", "Serve a network over HTTP: a web page and an API."),
     "runs": ("runs [FOLDER]", "List runs in a table."),

@@ -21,7 +21,7 @@ TTA_VIEWS = 6
 
 def evaluation_batch(side: int) -> int:
     """Images of side x side pixels per forward pass: as many pixels as in `EVAL_BATCH` images of 32x32."""
-    return min(EVAL_BATCH, max(1, EVAL_BATCH * 32 * 32 // side**2))
+    return min(EVAL_BATCH, max(1, EVAL_BATCH * 32 * 32 // max(side, 1) ** 2))
 
 
 @torch.no_grad()

@@ -23,25 +23,11 @@ def curves(epochs: list[EpochLine], title: str) -> list[Plot]:
     """Plots of loss and accuracy over the epochs and over time, and of the schedules. Empty if no epoch has ended."""
     if not epochs:
         return []
-    captions = {
-        "loss": "Loss after each epoch. The training loss includes label smoothing and augmentation.",
-        "accuracy": "Accuracy after each epoch. Training accuracy is measured on augmented images of the epoch's size.",
-    }
-    plots = []
-    for quantity, caption in captions.items():
-
-        def one(figure: Figure, quantity: str = quantity) -> None:
-            axes = figure.add_subplot()
-            _draw_splits(axes, epochs, quantity, "epoch")
-            axes.set(xlabel="epoch", title=title)
-            legend_below(figure, 2)
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-
-        plots.append(draw(quantity, caption, one, 5, 3.7))
+    plots = over_epochs([epochs], title)
 
     def over_time(figure: Figure) -> None:
         for axes, quantity in zip(figure.subplots(1, 2), _QUANTITIES, strict=True):
-            _draw_splits(axes, epochs, quantity, "seconds")
+            _draw_splits(axes, [epochs], quantity, "seconds")
             axes.set(xlabel="time in training steps (s)")
         legend_below(figure, 3)
 
@@ -51,14 +37,37 @@ def curves(epochs: list[EpochLine], title: str) -> list[Plot]:
     return plots
 
 
-def _draw_splits(axes: Axes, epochs: list[EpochLine], quantity: str, over: str) -> None:
+def over_epochs(runs: list[list[EpochLine]], title: str) -> list[Plot]:
+    """Plots loss and accuracy over the epochs: of one run, or the mean of several with a band of one sd.
+
+    Args:
+        runs: the epoch records of each run; none is empty.
+    """
+    captions = {
+        "loss": "Loss after each epoch. The training loss includes label smoothing and augmentation.",
+        "accuracy": "Accuracy after each epoch. Training accuracy is measured on augmented images of the epoch's size.",
+    }
+    band = f" Mean of {len(runs)} runs, and a band of one standard deviation." if len(runs) > 1 else ""
+    plots = []
+    for quantity, caption in captions.items():
+
+        def paint(figure: Figure, quantity: str = quantity) -> None:
+            axes = figure.add_subplot()
+            _draw_splits(axes, runs, quantity, "epoch")
+            axes.set(xlabel="epoch", title=title)
+            legend_below(figure, 2)
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+        plots.append(draw(quantity, caption + band, paint, 5, 3.7))
+    return plots
+
+
+def _draw_splits(axes: Axes, runs: list[list[EpochLine]], quantity: str, over: str) -> None:
     label, scale = _QUANTITIES[quantity]
     for index, (split, name) in enumerate(_SPLITS.items()):
         key = f"{split}_{quantity}"
-        values = [(getattr(line, over), getattr(line, key)) for line in epochs]
-        points = [(x, y * scale) for x, y in values if y is not None]
-        if points:
-            axes.plot(*zip(*points, strict=True), label=name, **series(index))
+        measured = [[line for line in epochs if getattr(line, key) is not None] for epochs in runs]
+        _band(axes, measured, over, key, scale, name, index)
     axes.set_ylabel(label)
 
 
@@ -93,7 +102,7 @@ def overlay(groups: dict[str, list[list[EpochLine]]]) -> list[Plot]:
             panels = figure.subplots(1, 2, sharey=True)
             for axes, over in zip(panels, ("epoch", "seconds"), strict=True):
                 for index, (name, runs) in enumerate(groups.items()):
-                    _band(axes, runs, over, f"test_{quantity}", scale, name, index)
+                    _band(axes, runs, over, f"test_{quantity}", scale, f"{name} (n = {len(runs)})", index)
             panels[0].set(xlabel="epoch", ylabel=f"test {label}")
             panels[1].set(xlabel="time in training steps (s)")
             panels[0].xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -104,14 +113,14 @@ def overlay(groups: dict[str, list[list[EpochLine]]]) -> list[Plot]:
     return plots
 
 
-def _band(axes: Axes, runs: list[list[EpochLine]], over: str, key: str, scale: int, name: str, index: int) -> None:
+def _band(axes: Axes, runs: list[list[EpochLine]], over: str, key: str, scale: int, label: str, index: int) -> None:
     length = min(len(epochs) for epochs in runs)
     if not length:
         return
     x = [sum(getattr(epochs[i], over) for epochs in runs) / len(runs) for i in range(length)]
     values = [[getattr(epochs[i], key) * scale for epochs in runs] for i in range(length)]
     mean = [sum(column) / len(column) for column in values]
-    axes.plot(x, mean, label=f"{name} (n = {len(runs)})", **series(index))
+    axes.plot(x, mean, label=label, **series(index))
     if len(runs) > 1:
         deviation = [
             (sum((value - centre) ** 2 for value in column) / (len(column) - 1)) ** 0.5

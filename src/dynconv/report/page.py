@@ -34,7 +34,7 @@ def figure(name: str, found: tuple[float, float | None, int] | None) -> str:
     if found is None:
         return "-"
     mean, sd, _ = found
-    if name in ("test accuracy", "with test-time augmentation"):
+    if name.endswith("accuracy") or name == "with test-time augmentation":
         return f"{100 * mean:.2f}" + ("" if sd is None else f" ± {100 * sd:.2f}") + " %"
     if name == "parameters":
         return f"{mean:,.0f}"

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,10 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from dynconv.artifacts.files import write_atomically
+from dynconv.report import fonts
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B0A000")
 LINES = ("-", "--", ":", "-.")
@@ -49,6 +53,7 @@ _SETTINGS: Any = {
     "text.parse_math": False,  # a class may be called $a$
     "svg.fonttype": "none",
     "svg.hashsalt": "dynconv",
+    "pdf.fonttype": 42,  # TrueType: text can be searched, and every printer takes it
 }
 
 
@@ -103,14 +108,33 @@ class Plot:
         name: name of its files, without extension.
         caption: one sentence on what the plot shows.
         svg, png: content of the files.
-        wide: whether the plot is too wide to read on a phone without scrolling.
+        paint: fills the figure.
+        size: width and height in inches.
     """
 
     name: str
     caption: str
-    svg: str
-    png: bytes
-    wide: bool = False
+    svg: str = field(repr=False)
+    png: bytes = field(repr=False)
+    paint: Callable[[Figure], None] = field(repr=False)
+    size: tuple[float, float]
+
+    @property
+    def wide(self) -> bool:
+        """Whether the plot is too wide to read on a phone without scrolling."""
+        return self.size[0] > _WIDE
+
+    def pdf(self) -> bytes:
+        """The plot as a PDF of one page, its lines and text as vectors. Drawn again at each call: pages need none."""
+        pdf = io.BytesIO()
+        with _figure(self.paint, self.size) as figure:
+            _escape_missing(figure)
+            figure.savefig(pdf, format="pdf", transparent=True, metadata={"CreationDate": None})
+        return pdf.getvalue()
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows."""
+        return self.png
 
     def save(self, folder: Path) -> None:
         """Writes NAME.png and NAME.svg. Raises DynconvError if they cannot be written."""
@@ -130,11 +154,31 @@ class Plot:
 
 def draw(name: str, caption: str, paint: Callable[[Figure], None], width: float = 6.4, height: float = 3.6) -> Plot:
     """Creates a figure of width x height inches, lets `paint` fill it, and renders it as SVG and PNG."""
-    with matplotlib.rc_context(_SETTINGS):
-        figure = Figure(figsize=(width, height), layout="constrained")
-        paint(figure)
-        svg, png = io.StringIO(), io.BytesIO()
-        figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
+    svg, png = io.StringIO(), io.BytesIO()
+    with _figure(paint, (width, height)) as figure:
+        with warnings.catch_warnings():  # the text of an SVG is in the fonts of its reader
+            warnings.filterwarnings("ignore", r"Glyph \d+ .*missing from font")
+            figure.savefig(svg, format="svg", transparent=True, metadata={"Date": None})
         figure.set_layout_engine("none")  # already laid out; doing so again takes as long as drawing it
+        _escape_missing(figure)
         figure.savefig(png, format="png", dpi=150)
-    return Plot(name, caption, svg.getvalue(), png.getvalue(), width > _WIDE)
+    return Plot(name, caption, svg.getvalue(), png.getvalue(), paint, (width, height))
+
+
+@contextmanager
+def _figure(paint: Callable[[Figure], None], size: tuple[float, float]) -> Iterator[Figure]:
+    """A painted figure, within the settings to render it in."""
+    with matplotlib.rc_context(_SETTINGS):
+        figure = Figure(figsize=size, layout="constrained")
+        paint(figure)
+        for text in figure.findobj(Text):
+            if found := fonts.fallbacks(text.get_text()):
+                text.set_fontfamily([fonts.FAMILY, *(font.family for font in found)])
+        yield figure
+
+
+def _escape_missing(figure: Figure) -> None:
+    """Replaces what no font of this machine can show by escapes, where the file holds glyphs instead of text."""
+    for text in figure.findobj(Text):
+        if (shown := fonts.escape_missing(text.get_text())) != text.get_text():
+            text.set_text(shown)

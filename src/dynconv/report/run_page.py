@@ -47,9 +47,16 @@ class Fact:
 
 def facts(subject: Subject) -> list[Fact]:
     """The entries of the headline."""
+    summary, results = subject.record.summary, subject.results
+    images = len(results.metrics.labels) if results else None
+    return (_accuracies(summary, images) if summary else []) + conditions(subject)
+
+
+def conditions(subject: Subject) -> list[Fact]:
+    """What the accuracies depend on: the data, the size of the network, the time, the machine."""
     record, summary, dataset = subject.record, subject.record.summary, subject.dataset
     images = len(subject.results.metrics.labels) if subject.results else None
-    found = _accuracies(summary, images) if summary else []
+    found = []
     if summary and summary.stopped_by:
         found.append(
             Fact("stopped by", summary.stopped_by, f"after {summary.epochs} of {summary.epochs_planned} epochs")
@@ -74,9 +81,9 @@ def facts(subject: Subject) -> list[Fact]:
 
 
 def _accuracies(summary: Summary, images: int | None) -> list[Fact]:
-    found = [Fact("test accuracy", f"{summary.test_accuracy:.2%}", _interval(summary.test_accuracy, images))]
+    found = [Fact("test accuracy", f"{summary.test_accuracy:.2%}", interval_text(summary.test_accuracy, images))]
     if summary.test_accuracy_tta is not None:
-        note = _interval(summary.test_accuracy_tta, images)
+        note = interval_text(summary.test_accuracy_tta, images)
         found.append(Fact("with test-time augmentation", f"{summary.test_accuracy_tta:.2%}", note))
     if summary.validation_accuracy is not None:
         note = "images held out of training" + (", by which the epoch was chosen" if summary.selected_epoch else "")
@@ -84,7 +91,8 @@ def _accuracies(summary: Summary, images: int | None) -> list[Fact]:
     return found
 
 
-def _interval(accuracy: float, images: int | None) -> str:
+def interval_text(accuracy: float, images: int | None) -> str:
+    """The 95 % interval of an accuracy 0..1 over so many images, in words; empty if their number is unknown."""
     if not images:
         return ""
     low, high = interval(round(accuracy * images), images)

@@ -10,7 +10,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from dynconv.report.plot import Plot
 from dynconv.report.subject import Subject
@@ -27,6 +27,8 @@ class Content:
 Maker = Callable[[Subject], Content | None]
 """Makes a section's content; returns None to leave the section out if the run has nothing for it."""
 
+AnyMaker = TypeVar("AnyMaker", bound=Maker)
+
 
 @dataclass(frozen=True)
 class Section:
@@ -41,10 +43,10 @@ class Section:
 SECTIONS: dict[str, Section] = {}
 
 
-def section(name: str, title: str, order: int) -> Callable[[Maker], Maker]:
+def section(name: str, title: str, order: int) -> Callable[[AnyMaker], AnyMaker]:
     """Registers the decorated function, which makes a section's content."""
 
-    def register(make: Maker) -> Maker:
+    def register(make: AnyMaker) -> AnyMaker:
         SECTIONS[name] = Section(name, title, order, make)
         return make
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue
+from pydantic import BaseModel, ConfigDict, Field
 
 
 class _Schema(BaseModel):
     model_config = ConfigDict(populate_by_name=True, use_attribute_docstrings=True)
 
 
-_TOP: list[JsonValue] = [{"class": "ship", "probability": 0.91}, {"class": "truck", "probability": 0.03}]
-_PREDICTION: JsonValue = {"images": [{"class": "ship", "probability": 0.91, "top": _TOP}]}
-_MODEL: JsonValue = {
+_TOP: list[Any] = [{"class": "ship", "probability": 0.91}, {"class": "truck", "probability": 0.03}]
+_PREDICTION: dict[str, Any] = {"images": [{"class": "ship", "probability": 0.91, "top": _TOP}]}
+_MODEL: dict[str, Any] = {
     "name": "accurate",
     "version": "1.0.0",
     "loaded": "2026-01-31T12:00:00Z",

@@ -68,6 +68,8 @@ def run_workers(count: int, load: Callable[[], Served], work: Work, ready: Calla
                 workers.renew(load)
             except DynconvError as error:
                 logger.warning("the weights were not loaded again: %s", error)
+            else:
+                logger.info("the weights were loaded again")
         workers.replace_dead()
     workers.finish(watched)
 

@@ -18,10 +18,12 @@ def make(subject: Subject) -> Content:
     rows = [
         (name.replace("_", " "), _text(value)) for name, value in fields.items() if name not in ("command", "fixed")
     ]
-    again = f"dynconv train --config {shlex.quote(str(subject.record.path / 'config.yaml'))}"
+    path = subject.record.path
+    again = f"dynconv train --config {shlex.quote(str(path / 'config.yaml'))}"
     if environment and environment.data_source:
         again += f" --data {shlex.quote(environment.data_source)}"
-    return Content(values={"command": environment.command if environment else None, "again": again, "rows": rows})
+    command = environment.command if environment else None
+    return Content(values={"command": command, "again": again, "path": shlex.quote(str(path)), "rows": rows})
 
 
 def _text(value: Any) -> str:

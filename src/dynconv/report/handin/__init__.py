@@ -1,0 +1,1 @@
+"""The report to hand in: runs -> one document -> PDF, Markdown, LaTeX or a notebook."""
