@@ -204,8 +204,8 @@ def training(subject: Subject) -> Chapter:
         ),
         text(
             "with ", Symbol("M"), f" = {tree.get('batch_size', '?')} images in a batch, ", Symbol("C"),
-            f"{f' = {len(subject.classes)}' if subject.classes else ''} classes and the label ", Symbol("y"), " of each image"
-            + (f". Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "."),
+            f"{f' = {len(subject.classes)}' if subject.classes else ''} classes and the label ", Symbol("y"),
+            " of each image" + (f". Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "."),
         ),
         *_optimizer(optim),
         *_schedule(optim),
@@ -240,8 +240,8 @@ def _optimizer(optim: dict[str, Any]) -> list[Block]:
             text(
                 "The experts are trained by Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon): SGD "
                 f"with Nesterov momentum {optim['momentum']:g}, whose update of each expert, as a matrix, is replaced "
-                "by the nearest semi-orthogonal matrix, approximated by Newton-Schulz iteration. Before each step, each "
-                "expert is scaled to a fixed norm."
+                "by the nearest semi-orthogonal matrix, approximated by Newton-Schulz iteration. Before each step, "
+                "each expert is scaled to a fixed norm."
             ),
             Equation(rf"{momentum}\,\mathrm{{NewtonSchulz}}\left({direction}\right)"),
             text(
