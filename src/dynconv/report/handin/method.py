@@ -205,8 +205,8 @@ def training(subject: Subject) -> Chapter:
         text(
             "with ", Symbol("M"), f" = {tree.get('batch_size', '?')} images in a batch, ", Symbol("C"),
             f"{f' = {len(subject.classes)}' if subject.classes else ''} classes and the label ", Symbol("y"),
-            " of each image"
-            + (f". Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "."),
+            " of each image.",
+            f" Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "",
         ),
         *_optimizer(optim),
         *_schedule(optim),
