@@ -4,6 +4,7 @@ import base64
 import contextlib
 import functools
 import io
+import logging
 import re
 import threading
 from collections.abc import Iterator
@@ -72,6 +73,7 @@ def folder(browser: Any, run: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(shapes, "generate", functools.cache(functools.partial(shapes.generate, test_images=120)))
         assert main(["export", str(run), "--format", "web"]) == 0
+    logging.getLogger("dynconv").handlers.clear()  # the command's, to which later tests would print
     return run / "web"
 
 
