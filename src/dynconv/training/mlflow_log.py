@@ -5,6 +5,7 @@ MLflow no longer writes into plain folders (`mlruns`) unless MLFLOW_ALLOW_FILE_S
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from typing import Any
@@ -31,6 +32,8 @@ class MlflowLog:
         # A server that does not answer would hold training up for minutes before it counts as failed.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
+        for name in ("alembic", "mlflow.store.db.utils"):  # a hundred lines about the tables of a new database
+            logging.getLogger(name).setLevel(logging.WARNING)
         self._client = MlflowClient()
         experiment = self._experiment(os.environ.get("MLFLOW_EXPERIMENT_NAME", "dynconv"))
         found = self._client.search_runs([experiment], f"tags.`{_TAG}` = '{about.identity}'", max_results=1)
