@@ -18,7 +18,7 @@ LINT_PATHS := src $(wildcard tests benchmarks docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser test-large test-lowest soak fuzz site lint format constraints lock audit sbom \
+.PHONY: help install train test test-lesser test-large test-logs test-lowest soak fuzz site lint format constraints lock audit sbom \
 	dist test-dist clean FORCE
 
 help: ## show this list
@@ -101,6 +101,10 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 
 test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), twenty kills, four processes
 	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
+
+test-logs: .venv/.installed-dev ## the tests of Weights & Biases and MLflow, with some thirty packages that they bring along
+	$(INSTALL) -e '.[wandb,mlflow]'
+	$(IN_VENV) python -m pytest tests/training/test_logs.py $(PYTEST_ARGS)
 
 LOWEST := tests/artifacts tests/data tests/inference tests/report tests/serve tests/export tests/sweep tests/cli
 

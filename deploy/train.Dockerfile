@@ -1,7 +1,7 @@
 # Training on a GPU, or with TORCH_INDEX=https://download.pytorch.org/whl/cpu on a CPU:
 #
 #   docker build -f deploy/train.Dockerfile -t dynconv-train .
-#   docker run --rm --gpus all --shm-size 1g -v "$PWD/runs:/work/runs" -v "$PWD/data:/work/data:ro" \
+#   docker run --rm --gpus all --shm-size 1g -v "$PWD/runs:/dynconv/runs" -v "$PWD/data:/dynconv/data:ro" \
 #       --user "$(id -u):$(id -g)" dynconv-train quick --data data
 #
 # BASE is any Debian with Python 3.11 or newer. Release builds name it by digest.
@@ -24,8 +24,8 @@ RUN torch="$(sed -n 's/^torch==//p' constraints.txt)" \
 COPY src src
 RUN /opt/dynconv/bin/pip install --no-cache-dir -c constraints.txt .
 RUN useradd --system --uid 10001 --no-create-home --shell /usr/sbin/nologin dynconv \
-    && install -d -o 10001 -g 10001 /work /work/runs
-WORKDIR /work
+    && install -d -o 10001 -g 10001 /dynconv /dynconv/runs
+WORKDIR /dynconv
 # Any user may run it: the cache of compiled operators belongs to whoever that is.
 ENV PATH=/opt/dynconv/bin:$PATH \
     HOME=/tmp \

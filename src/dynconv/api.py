@@ -36,8 +36,8 @@ def train(
 
     Args:
         preset: the recipe to start from: basic, quick, standard, accurate.
-        data: cifar10 (found or downloaded), shapes (generated), auto (any that is found or downloaded, else shapes),
-            or a path.
+        data: cifar10 or another named data set (found or downloaded), shapes (generated), auto (any that is found, or
+            CIFAR-10 by download, else shapes), or a path.
         run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.

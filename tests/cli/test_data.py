@@ -129,3 +129,32 @@ def test_generated_and_array_data_have_places_instead_of_files(capsys: pytest.Ca
 
     assert sum(count for counts in found["classes"].values() for count in counts.values()) == 12_000
     assert found["damaged"] == {} and found["copies_across_splits"] == []
+
+
+def test_a_folder_that_cannot_be_split_or_read_is_shown_all_the_same(
+    pets: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = pets / "train"
+    (folder / "dög/3.png").write_bytes(b"no image")
+    photo(folder / "single/1.png")
+
+    found = examined(capsys, str(folder))
+
+    assert list(found["damaged"]) == [str(folder / "dög/3.png")]
+    assert found["classes"]["single"] == {"train": 1}
+    assert found["advice"][0] == f"{folder}: class single: has one image, needs two or more"
+
+
+def test_shifts_beyond_the_image_are_one_line(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    size = ["--data.size", "16", "--augment.translate", "16"]
+    for words in (
+        ["data", str(pets), "--augmented", *size],
+        ["train", "--data", str(pets), "--image-sizes", "16", *size],
+    ):
+        assert main(words) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert said == "dynconv: error: augment.translate: must be below the side of the images, 16, not 16"
+    assert not (tmp_path / "runs").exists()

@@ -143,9 +143,9 @@ def test_official_files_come_into_the_folder_of_their_data_set_once(
 ) -> None:
     caplog.set_level(logging.INFO, "dynconv")
     monkeypatch.setattr("dynconv.data.places.cache_folder", lambda: tmp_path)
-    two = Official("toy", {"good": MD5, "slow": MD5}, (f"{server}/404/", f"{server}/"))
+    two = Official("toy", {"good": MD5, "slow": MD5}, 2, (f"{server}/404/", f"{server}/"))
 
     for _ in range(2):
         assert two.download() == tmp_path / "toy"
         assert sorted(file.name for file in (tmp_path / "toy").iterdir()) == ["good", "slow"]
-    assert sum("downloading" in line for line in caplog.messages[4:]) <= 2  # nothing was fetched again
+    assert caplog.messages.count("toy is not here: 2 MB to download") == 1

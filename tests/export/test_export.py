@@ -3,9 +3,8 @@
 import errno
 import json
 import sys
-from collections.abc import Iterator
 from dataclasses import replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,15 @@ import onnxruntime
 import pytest
 import torch
 from PIL import Image
-from untrained import PLAIN, write_run
+from untrained import write_run
 
 from dynconv.cli.main import main
 from dynconv.data import Split, shapes
 from dynconv.export import export
 from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
+
+pytestmark = pytest.mark.usefixtures("few_images")
 
 OTHERS = {
     "sparsemax, router's hidden layer, stride, no norm, MLP": ModelConfig(
@@ -32,18 +33,6 @@ OTHERS = {
         dropout=0.1,
     ),
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_images() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "generate", cache(partial(shapes.generate, train_images=600, test_images=120)))
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "one", PLAIN)
 
 
 def images_of(layout: str, count: int) -> np.ndarray:

@@ -10,14 +10,13 @@ import re
 import tarfile
 import threading
 from collections.abc import Iterator
-from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from untrained import PLAIN, write_run
+from untrained import write_run
 
 from dynconv.cli.main import main
 from dynconv.data import shapes
@@ -25,6 +24,8 @@ from dynconv.export import runtime
 from dynconv.inference import class_routing, explain
 from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
+
+pytestmark = pytest.mark.usefixtures("few_images")
 
 FILES = {
     "package.json": json.dumps({"name": "onnxruntime-web", "version": runtime.VERSION}).encode(),
@@ -49,18 +50,6 @@ def packed(files: dict[str, bytes] = FILES) -> bytes:
             member.size = len(content)
             archive.addfile(member, io.BytesIO(content))
     return file.getvalue()
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_images() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(shapes, "generate", cache(partial(shapes.generate, train_images=600, test_images=120)))
-        yield
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_run(tmp_path_factory.mktemp("runs") / "one", PLAIN)
 
 
 @pytest.fixture(scope="module")

@@ -19,6 +19,8 @@ from tyro.conf import Positional
 from dynconv.artifacts.found_weights import DEFAULT, PACKAGED
 from dynconv.cli.parse import Arguments, parse
 from dynconv.cli.verbs import VERBS
+from dynconv.data import NAMED
+from dynconv.data.find import AUTO
 from dynconv.layer.routing import GATES
 from dynconv.training.presets import PRESETS
 
@@ -103,13 +105,13 @@ def _words_of(prefix: str, name: str, field: FieldInfo) -> list[Word]:
     values = tuple(map(str, typing.get_args(kind))) if typing.get_origin(kind) is Literal else _KNOWN.get(name, ())
     if kind is bool:
         values = ("true", "false")
-    files = kind is Path or name in ("data", "init", "images")
+    files = kind is Path or name in ("data", "source", "init", "images")
     if field.default == Path(DEFAULT) or name == "init":
         values = PACKAGED
     return [Word("" if _POSITIONAL in field.metadata else flag, text, values, "several" if several else "one", files)]
 
 
-_KNOWN = {"preset": tuple(PRESETS), "data": ("auto", "cifar10", "shapes"), "gate": tuple(GATES)}
+_KNOWN = {"preset": tuple(PRESETS), "data": (AUTO, *NAMED), "source": (AUTO, *NAMED), "gate": tuple(GATES)}
 """Values of fields that also take others."""
 
 

@@ -20,7 +20,8 @@ from tyro.conf import Positional
 from dynconv.artifacts.files import write_atomically
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
-from dynconv.data.augment import AugmentConfig
+from dynconv.cli.settings import chosen_fields
+from dynconv.data.augment import AugmentConfig, require_shift_within
 from dynconv.data.batches import training_batches
 from dynconv.data.contact_sheet import contact_sheet
 from dynconv.data.dataset import Split
@@ -39,7 +40,7 @@ class DataArguments(Arguments):
     """Counts, sizes, damaged files, copies, and a contact sheet. With --model, images whose labels may be wrong."""
 
     source: Annotated[Positional[str], tyro.conf.arg(metavar="DATA")]
-    """cifar10, shapes, auto, or a path, as for `dynconv train --data`."""
+    """A path, cifar10 or another named data set, shapes or auto, as for `dynconv train --data`."""
     data: DataConfig = DataConfig()
     augmented: bool = False
     """Show on the contact sheet what training sees, a column for each epoch; --augment.FIELD as for training."""
@@ -48,7 +49,7 @@ class DataArguments(Arguments):
     """Where to write the contact sheet, a PNG file. Default: contact-sheet.png."""
     model: Path | None = None
     """Run directory or weights file of a network trained on these classes: lists the images that it is sure to be of
-    another class than their label says."""
+    another class than their label says. Images are read as that network reads them."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print everything as JSON, and write a contact sheet only where --sheet says."""
 
@@ -69,9 +70,9 @@ def run(words: Sequence[str]) -> int:
         _print(found, doubtful, asked=predictor is not None)
     if arguments.sheet or not arguments.json_:
         path = arguments.sheet or Path("contact-sheet.png")
-        images, labels = found.images, found.labels
+        images, labels = _sample(found)
         if arguments.augmented:
-            chosen = [word[2:].partition("=")[0] for word in words if word.startswith("--")]
+            chosen = chosen_fields(words, None)
             images, labels = _seen(found, augment_for_size(arguments.augment, found.frame.size, chosen))
         picture = contact_sheet(images, labels, found.classes, columns=_COLUMNS)
         write_atomically(path, lambda file: picture.save(file, "PNG"))
@@ -86,11 +87,19 @@ def _doubts(found: Contents, predictor: Predictor) -> list[Doubt]:
     return doubts(found, predictor.probabilities(found.images))
 
 
+def _sample(found: Contents) -> tuple[Tensor, Tensor]:
+    """All images in random order, so that the first of a class are a sample of it; each time the same."""
+    order = torch.randperm(len(found.labels), generator=torch.Generator().manual_seed(0))
+    first = torch.cat([order[found.labels[order] == label][:_COLUMNS] for label in range(len(found.classes))])
+    return found.images[first], found.labels[first]
+
+
 def _seen(found: Contents, augment: AugmentConfig) -> tuple[Tensor, Tensor]:
     """The first training image of each class as training sees it in one epoch after another."""
     is_train = torch.tensor([split == TRAIN for split in found.splits])
     images, labels = found.images[is_train], found.labels[is_train]
     first = [int((labels == label).nonzero()[0, 0]) for label in range(len(found.classes)) if (labels == label).any()]
+    require_shift_within(augment, found.frame.size)
     split, classes = Split(images[first], labels[first]), len(found.classes)
     seen, targets = [], []
     for epoch in range(_COLUMNS):

@@ -24,7 +24,7 @@ class EvaluateArguments(Arguments):
     run: Annotated[Positional[Path], tyro.conf.arg(metavar="RUN")]
     """Run directory or weights file."""
     data: str | None = None
-    """cifar10, shapes, auto or a path. Default: the data that the network was trained on."""
+    """A path, or the name of a data set. Default: the data that the network was trained on."""
     split: Literal["test", "train", "validation"] = "test"
     """Images to evaluate on. validation: the run's hold-out set."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False

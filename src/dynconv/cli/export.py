@@ -39,7 +39,7 @@ class ExportArguments(Arguments):
     """File or folder to write. Default: model.onnx (model-int8.onnx, model.pt2, web, web-int8) in the run directory;
     for a weights file, one of its name in the current directory."""
     data: str | None = None
-    """Images for the check: cifar10, shapes, auto or a path. Default: the data that the network was trained on."""
+    """Images for the check: a path, or the name of a data set. Default: the data that the network was trained on."""
 
     runtime: Path | None = None
     """onnxruntime-web for --format web: its npm package, as a .tgz file or unpacked. Default: the tested version,

@@ -30,7 +30,7 @@ class ReportArguments(Arguments):
     output: Path | None = None
     """Folder for the report and its plots. Default: report/ in the run, or beside the runs if there are several."""
     data: str | None = None
-    """Images, for a single run or a report to hand in: cifar10, shapes, auto or a path. Default: the data that the
+    """Images, for a single run or a report to hand in: a path, or the name of a data set. Default: the data that the
     network was trained on."""
 
 

@@ -24,6 +24,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dynconv.data import colour
+from dynconv.data.dataset import DataError
+from dynconv.data.frame import LARGEST_SIZE
 from dynconv.data.geometry import box_in, boxes, cropped, draw_boxes, inside, mirror, shifted
 from dynconv.data.policies import RAND_AUGMENT, STRONGEST, TRIVIAL_AUGMENT_WIDE, draw_values, operated
 from dynconv.validation import Fraction, Frozen
@@ -37,9 +39,9 @@ class AugmentConfig(Frozen):
 
     flip: Literal["alternating", "random", "none"] = "alternating"
     """Horizontal flip. alternating: flips images at random in the first epoch, then alternates from epoch to epoch."""
-    translate: int = Field(2, ge=0, le=16)
-    """Maximum shift in pixels, with reflection padding."""
-    cutout: int = Field(0, ge=0, le=32)
+    translate: int = Field(2, ge=0, le=LARGEST_SIZE - 1)
+    """Maximum shift in pixels, with reflection padding; less than the side of the images."""
+    cutout: int = Field(0, ge=0, le=LARGEST_SIZE)
     """Side of the square that is blanked out, in pixels; 0 for none."""
     mixup: float = Field(0.0, ge=0)
     """Parameter alpha of mixup's Beta distribution; 0 for none."""
@@ -82,6 +84,12 @@ class AugmentConfig(Frozen):
     def needs_whole_batch(self) -> bool:
         """Whether what happens to an image depends on the others of its batch."""
         return bool(self.cutout or self.mixup or self.cutmix)
+
+
+def require_shift_within(config: AugmentConfig, side: int) -> None:
+    """Raises DataError where shifts move images of side x side pixels further than reflection can fill."""
+    if config.translate >= side:
+        raise DataError(f"augment.translate: must be below the side of the images, {side}, not {config.translate}")
 
 
 @dataclass(frozen=True)

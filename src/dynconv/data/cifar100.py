@@ -39,6 +39,7 @@ _LARGEST = 4 * archive.LARGEST_BATCH  # bytes of a file; the official one of the
 OFFICIAL = Official(
     "cifar100",
     {ARCHIVES[0]: "eb9058c3a382ffc7106e4002c42a8d85"},
+    169,
     (f"https://www.cs.toronto.edu/~kriz/{ARCHIVES[0]}",),
 )
 

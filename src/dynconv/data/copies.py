@@ -24,6 +24,14 @@ TEST_SHARE = 5
 _BANDS = 4  # MOST_BITS + 1 parts of a hash: near copies agree in one of them
 
 
+class CannotSplitError(Exception):
+    """Why a class, by its label, cannot be split."""
+
+    def __init__(self, label: int, problem: str) -> None:
+        super().__init__(problem)
+        self.label = label
+
+
 @dataclass(frozen=True)
 class Fingerprint:
     """What tells whether two images are copies.
@@ -104,7 +112,7 @@ def set_aside(prints: Sequence[Fingerprint], labels: Sequence[int]) -> np.ndarra
     It depends on the images' content alone: on no seed, no name and no order.
 
     Raises:
-        ValueError: a class cannot be split; the message gives its label and why.
+        CannotSplitError: a class has no image that can be set aside.
     """
     labels_N = np.asarray(labels)
     counts = np.bincount(labels_N)
@@ -123,7 +131,8 @@ def set_aside(prints: Sequence[Fingerprint], labels: Sequence[int]) -> np.ndarra
                 taken += own
     for label in np.nonzero(counts > 0)[0]:
         if counts[label] < 2:
-            raise ValueError(f"{label}: has one image, needs two or more")
+            raise CannotSplitError(int(label), "has one image, needs two or more")
         if taken[label] == 0:
-            raise ValueError(f"{label}: its {counts[label]} images are copies of one another, so none can be set aside")
+            problem = f"its {counts[label]} images are copies of one another, so none can be set aside"
+            raise CannotSplitError(int(label), problem)
     return chosen

@@ -29,12 +29,14 @@ class Official:
     Attributes:
         name: of the data set.
         files: the md5 of each, as its authors state it.
+        megabytes: size of all together.
         mirrors: where they are, in the order in which to try: an address that ends in / is a folder of the files, any
             other is the only file itself.
     """
 
     name: str
     files: Mapping[str, str]
+    megabytes: int
     mirrors: tuple[str, ...]
 
     def download(self) -> Path:
@@ -44,6 +46,8 @@ class Official:
             DataError: no mirror delivered a file; one line with the reason for each mirror.
         """
         folder = places.cache_folder() / self.name
+        if not all((folder / file).exists() for file in self.files):
+            logger.info("%s is not here: %s MB to download", self.name, f"{self.megabytes:,}")
         for file, md5 in self.files.items():
             urls = [f"{mirror}{file}" if mirror.endswith("/") else mirror for mirror in self.mirrors]
             download(folder, file, urls, f"md5:{md5}")

@@ -22,8 +22,8 @@ from dynconv.data.registry import NAMED
 
 FEW = 20
 """Training images of a class, below which a network learns little about it."""
-UNEVEN = 10
-"""How many times the images of the smallest class the largest has, where a data set counts as uneven."""
+UNEVEN = 5
+"""How many times the images of the smallest class the largest one may have before it is said."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Contents:
         damaged: position and reason of those that could not be read.
         own_splits: whether the data set says which image belongs to which split.
         copies: positions of images that are copies of one another.
+        problems: why it cannot be split; then all images count as training images.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Contents:
     damaged: dict[int, str]
     own_splits: bool
     copies: list[list[int]]
+    problems: list[str]
 
     def count(self, label: int, split: str) -> int:
         """Images of a class in a split."""
@@ -92,15 +94,18 @@ def contents(source: str, wanted: DataConfig, seed: int = 0) -> Contents:
 def _of_files(reading: Reading) -> Contents:
     listing = reading.listing
     whole = [position for position in range(len(listing.files)) if position not in reading.damaged]
-    splits = list(listing.splits)
-    if not splits and not reading.damaged:
-        splits = reading.splits()
+    splits, problems = list(listing.splits), []
+    if not splits:
+        try:
+            splits = reading.splits()
+        except DataError as error:
+            problems.append(str(error))
     files = [listing.tree.name_of(file) for file in listing.files]
     return Contents(
         listing.name, listing.origin, listing.classes, reading.frame, reading.images,
         torch.tensor(listing.labels, dtype=torch.int64), splits or ["train"] * len(files), files,
         [size for size in reading.sizes if size], reading.damaged, bool(listing.splits),
-        _copies(reading.known_prints(whole), whole),
+        _copies(reading.known_prints(whole), whole), problems,
     )  # fmt: skip
 
 
@@ -114,7 +119,7 @@ def _of_dataset(dataset: Dataset) -> Contents:
     return Contents(
         dataset.name, dataset.origin, dataset.classes, dataset.frame, images,
         torch.cat([split.labels for split in found.values()]), splits, names, [], {}, True,
-        _copies(prints, range(len(prints))),
+        _copies(prints, range(len(prints))), [],
     )  # fmt: skip
 
 
@@ -125,7 +130,7 @@ def _copies(prints: Sequence[Fingerprint], positions: Sequence[int]) -> list[lis
 
 def advice(found: Contents) -> list[str]:
     """What to look at, one line each."""
-    said = []
+    said = list(found.problems)
     counts = Counter(found.labels[[split == "train" for split in found.splits]].tolist())
     few = [name for label, name in enumerate(found.classes) if counts[label] < FEW]
     if few:

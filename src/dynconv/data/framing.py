@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,8 +39,10 @@ def in_frame(dataset: Dataset, wanted: DataConfig) -> Dataset:
             "%s: the images are %dx%d pixels; each is %s to %dx%d",
             escaped(dataset.origin), width, height, HOW[frame.fit], frame.size, frame.size,
         )  # fmt: skip
-    framed = {name: Split(_framed(split.images, frame, dataset.origin), split.labels) for name, split in others.items()}
-    return replace(dataset, frame=frame, **framed)  # type: ignore[arg-type]
+    framed: dict[str, Any] = {
+        name: Split(_framed(split.images, frame, dataset.origin), split.labels) for name, split in others.items()
+    }
+    return replace(dataset, frame=frame, **framed)
 
 
 def _fits(images: Tensor, frame: Frame) -> bool:

@@ -43,6 +43,7 @@ MNIST = Official(
         f"{FILES[2]}.gz": "9fb629c4189551a2d022fa330f9573f3",
         f"{FILES[3]}.gz": "ec29112dd5afa0611ce80d1b7f02629c",
     },
+    12,
     ("https://ossci-datasets.s3.amazonaws.com/mnist/", "https://storage.googleapis.com/cvdf-datasets/mnist/"),
 )
 FASHION = Official(
@@ -53,6 +54,7 @@ FASHION = Official(
         f"{FILES[2]}.gz": "bef4ecab320f06d8554ea6380940ec79",
         f"{FILES[3]}.gz": "bb300cfdad3c16e7a12a480ee83cd310",
     },
+    31,
     ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
 )
 

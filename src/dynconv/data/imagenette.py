@@ -16,6 +16,7 @@ ARCHIVE = "imagenette2-160.tgz"
 OFFICIAL = Official(
     "imagenette",
     {ARCHIVE: "e793b78cc4c9e9a4ccc0c1155377a412"},
+    99,
     (f"https://s3.amazonaws.com/fast-ai-imageclas/{ARCHIVE}",),
 )
 

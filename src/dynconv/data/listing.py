@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dynconv.data.copies import Fingerprint, fingerprint, set_aside
+from dynconv.data.copies import CannotSplitError, Fingerprint, fingerprint, set_aside
 from dynconv.data.dataset import DataError, Dataset, Split, require_class_names
 from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.framing import HOW
@@ -84,22 +84,21 @@ class Reading:
         return [self.prints[position] for position in positions]
 
     def splits(self) -> list[str]:
-        """train, validation or test for each image: as the listing says, or else by content.
+        """train, validation or test for each image: as the listing says, or else by the images' content.
 
         Raises:
             DataError: a class cannot be split.
         """
         if self.listing.splits:
             return list(self.listing.splits)
+        read = sorted(self.prints)
         try:
-            return [
-                TEST if aside else TRAIN
-                for aside in set_aside(self.known_prints(range(len(self.listing.files))), self.listing.labels)
-            ]
-        except ValueError as error:
-            label, _, problem = str(error).partition(": ")
-            name = escaped(self.listing.classes[int(label)])
-            raise DataError(f"{escaped(self.listing.origin)}: class {name}: {problem}") from None
+            aside = set_aside(self.known_prints(read), [self.listing.labels[position] for position in read])
+        except CannotSplitError as error:
+            name = escaped(self.listing.classes[error.label])
+            raise DataError(f"{escaped(self.listing.origin)}: class {name}: {error}") from None
+        test = {position for position, is_aside in zip(read, aside, strict=True) if is_aside}
+        return [TEST if position in test else TRAIN for position in range(len(self.listing.files))]
 
 
 def listed(names: Sequence[str]) -> str:

@@ -20,7 +20,9 @@ from dynconv.errors import escaped
 CLASSES = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck")
 FILES = ("train_X.bin", "train_y.bin", "test_X.bin", "test_y.bin")
 FOLDER, ARCHIVE = "stl10_binary", "stl10_binary.tar.gz"
-OFFICIAL = Official("stl10", {ARCHIVE: "91f7769df0f17e558f3565bffb0c7dfb"}, ("http://ai.stanford.edu/~acoates/stl10/",))
+OFFICIAL = Official(
+    "stl10", {ARCHIVE: "91f7769df0f17e558f3565bffb0c7dfb"}, 2640, ("http://ai.stanford.edu/~acoates/stl10/",)
+)
 _SIDE = 96
 _PIXELS = 3 * _SIDE * _SIDE
 

@@ -26,6 +26,7 @@ FILES = ("train_32x32.mat", "test_32x32.mat")
 OFFICIAL = Official(
     "svhn",
     {FILES[0]: "e26dedcc434d2e4c54c9b2d4a06d8373", FILES[1]: "eb5a983be6a315427106f1b164d9cef3"},
+    246,
     ("http://ufldl.stanford.edu/housenumbers/",),
 )
 

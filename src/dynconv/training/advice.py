@@ -7,13 +7,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from dynconv.data.examine import UNEVEN
 from dynconv.model.routing_statistics import BlockRouting
 from dynconv.training.config import TrainConfig
 
 FEWEST_STEPS = 100
 """Optimizer steps below which a network of any size has hardly begun to learn."""
-UNEVEN = 5
-"""How many times the images of the smallest class the largest one may have before it is said."""
 
 
 def on_data(config: TrainConfig, labels_N: Tensor, classes: Sequence[str]) -> list[str]:

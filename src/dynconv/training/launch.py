@@ -20,6 +20,7 @@ from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import Weights
 from dynconv.data import Dataset
+from dynconv.data.augment import require_shift_within
 from dynconv.data.frame import SIZE
 from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
@@ -45,8 +46,8 @@ class Launch(Frozen):
     """Where a run gets its images, and where and on what it runs. Its results do not depend on it, beyond rounding."""
 
     data: str = "cifar10"
-    """cifar10 (found or downloaded, else an error), shapes (generated), auto (any that is found or downloaded, else
-    shapes), or a path."""
+    """cifar10 or another named data set (found or downloaded, else an error), shapes (generated), auto (any that is
+    found, or CIFAR-10 by download, else shapes), or a path."""
     run: Path | None = None
     """Directory to write; new, or empty. Default: runs/<time>-<preset>-<data>-seed<seed>."""
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -94,7 +95,7 @@ def start(
     group.share(lambda: require_logs(launch.log))
     initial = group.each(lambda: initial_weights(config))
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
-    config = fitted(config, dataset, chosen)
+    config = group.each(partial(fitted, config, dataset, chosen))
     group.each(lambda: require_trainable(config, dataset, device, group))
     if seconds:
         config = group.share(partial(_within, config, launch, dataset, seconds))
@@ -128,6 +129,7 @@ def resume(
     group.share(lambda: require_logs(launch.log))
     with _held(run, group):
         dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
+        config = group.each(partial(fitted, config, dataset, None))
         group.each(lambda: require_trainable(config, dataset, device, group))
         return _train(config, launch, dataset, run, progress, hopeless, group, None, resume=True)
 
@@ -167,8 +169,10 @@ def fitted(config: TrainConfig, dataset: Dataset, chosen: Collection[str] | None
 
 def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device, group: Group = ALONE) -> None:
     """Raises DynconvError where the network does not fit into memory, all images are of one colour, there are more
-    processes than images of a micro-batch, or nothing is held out that a hold-out is to decide.
+    processes than images of a micro-batch, nothing is held out that a hold-out is to decide, or shifts go beyond an
+    image's side.
     """
+    require_shift_within(config.augment, dataset.frame.size)
     require_held_out(config, dataset)
     micro_batch = min(config.micro_batch, config.batch_size, len(dataset.train.labels))
     if micro_batch < group.size:

@@ -48,7 +48,8 @@ def train_seeds(
     Raises:
         DynconvError: a run in `folder` is of another configuration, or anything that training raises.
     """
-    config = fitted(config, group.first_on_each_machine(lambda: load(config, launch.data)), chosen)
+    dataset = group.first_on_each_machine(lambda: load(config, launch.data))
+    config = group.each(partial(fitted, config, dataset, chosen))
     for seed in seeds:
         path, own = run_of(folder, seed), config.model_copy(update={"seed": seed})
         begun, summary = group.share(partial(_found, path, own))

@@ -86,12 +86,8 @@ def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: 
 
 def augment_for_size(augment: AugmentConfig, size: int, chosen: Collection[str]) -> AugmentConfig:
     """Shifts and cutout, in pixels of an image of 32, for images of `size` pixels."""
-    lengths = {
-        name: min(_scaled(getattr(augment, name), size), most)
-        for name, most in (("translate", 16), ("cutout", 32))
-        if f"augment.{name}" not in chosen
-    }
-    return augment.model_copy(update=lengths)
+    names = [name for name in ("translate", "cutout") if f"augment.{name}" not in chosen]
+    return augment.model_copy(update={name: _scaled(getattr(augment, name), size) for name in names})
 
 
 def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes: list[str]) -> TrainConfig:

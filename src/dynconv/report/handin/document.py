@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from dynconv.report.plot import Plot
 
+FIGURES = "figures"
+"""The folder beside a report that holds its figures, where its format has them in files of their own."""
+
 
 @dataclass(frozen=True)
 class Code:

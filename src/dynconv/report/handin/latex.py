@@ -9,6 +9,7 @@ from pathlib import Path
 from dynconv.artifacts.files import write_atomically
 from dynconv.errors import escaped
 from dynconv.report.handin.document import (
+    FIGURES,
     Block,
     Cell,
     Code,
@@ -24,9 +25,6 @@ from dynconv.report.handin.document import (
     Table,
 )
 from dynconv.report.plot import Plot
-
-FIGURES = "figures"
-"""The folder beside the report that holds its figures."""
 
 _PREAMBLE = r"""\documentclass[11pt,a4paper]{article}
 \usepackage{iftex}

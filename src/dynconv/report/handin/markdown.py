@@ -8,6 +8,7 @@ from pathlib import Path
 from dynconv.artifacts.files import write_atomically
 from dynconv.errors import escaped
 from dynconv.report.handin.document import (
+    FIGURES,
     Block,
     Cell,
     Chapter,
@@ -22,9 +23,6 @@ from dynconv.report.handin.document import (
     Symbol,
     Table,
 )
-
-FIGURES = "figures"
-"""The folder beside the report that holds its figures."""
 
 
 def write(document: Document, folder: Path) -> Path:
