@@ -20,7 +20,7 @@ from dynconv.layer.mixing import mix_convolutions
 
 LAYERS: tuple[type[DynamicConv], ...] = (DynamicConv1d, DynamicConv2d, DynamicConv3d)
 DEFAULTS = {"stride": 1, "padding": 0, "dilation": 1}
-BY_TORCH = [name for name in ALGORITHMS if name not in OPERATORS]  # float64, any geometry
+BY_TORCH = [name for name in ALGORITHMS if name not in OPERATORS]  # float64
 CASES = [(layer, name) for layer in LAYERS for name in ("auto", *BY_TORCH) if (layer.dims, name) != (3, "unfold")]
 
 
@@ -41,6 +41,8 @@ def test_functional_samples(layer: type[DynamicConv], algorithm: str) -> None:
         experts = torch.stack([weight, weight, weight])
         biases = None if bias is None else torch.stack([bias, bias, bias])
         a = torch.tensor([0.5, 0.75, -0.25], dtype=x.dtype).expand(len(x), 3)
+        if algorithm != "auto" and ALGORITHMS[algorithm].obstacle(_geometry(layer.dims, x, experts, **kwargs)):
+            continue
         found = mix_convolutions(x, experts, a, biases, **kwargs, algorithm=algorithm)
 
         torch.testing.assert_close(found, expected)
@@ -48,7 +50,7 @@ def test_functional_samples(layer: type[DynamicConv], algorithm: str) -> None:
         theirs, ours = (torch.autograd.grad(out, given, direction) for out in (expected, found))
         torch.testing.assert_close(ours, theirs)
         compared += 1
-    assert compared >= 3
+    assert compared >= 2
 
 
 @pytest.mark.parametrize("algorithm", OPERATORS)
@@ -62,7 +64,7 @@ def test_functional_samples_that_the_operators_compute(algorithm: str) -> None:
         given = [x, weight] if bias is None else [x, weight, bias]
         experts, biases = (None if tensor is None else torch.stack([tensor, tensor]) for tensor in (weight, bias))
         a = torch.tensor([0.75, 0.25]).expand(len(x), 2)
-        if not OPERATORS[algorithm].applies(_geometry(x, experts, **sample.kwargs)):
+        if not OPERATORS[algorithm].applies(_geometry(2, x, experts, **sample.kwargs)):
             continue
         found = mix_convolutions(x, experts, a, biases, **sample.kwargs, algorithm=algorithm)
         expected = nn.functional.conv2d(x, weight, bias, **sample.kwargs)
@@ -74,9 +76,9 @@ def test_functional_samples_that_the_operators_compute(algorithm: str) -> None:
     assert grouped or algorithm == "winograd"
 
 
-def _geometry(x: Tensor, experts: Tensor, **convolution: Any) -> Geometry:
-    two = (sizes(convolution.get(name, default), 2, name) for name, default in DEFAULTS.items())
-    return Geometry.of(x, experts, *two, groups=convolution.get("groups", 1))
+def _geometry(dims: int, x: Tensor, experts: Tensor, **convolution: Any) -> Geometry:
+    sides = (sizes(convolution.get(name, default), dims, name) for name, default in DEFAULTS.items())
+    return Geometry.of(x, experts, *sides, groups=convolution.get("groups", 1))
 
 
 def samples(layer: type[DynamicConv], dtype: torch.dtype = torch.float64) -> Iterator[Any]:

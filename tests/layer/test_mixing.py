@@ -296,7 +296,7 @@ def test_the_flop_counter_knows_every_algorithm(algorithm: str) -> None:
     if algorithm in ("fused", "winograd"):
         needs_operators()
     n, k, c, o, side = 4, 3, 8, 16, 12
-    for groups in (1,) if algorithm == "winograd" else (1, 2):
+    for groups in (1,) if algorithm in ("pixel", "winograd") else (1, 2):
         x, weight = torch.randn(n, c, side, side), torch.randn(k, o, c // groups, 3, 3, requires_grad=True)
         convolution, mixing = 2 * n * (c // groups) * o * 9 * side**2, 2 * n * k * (c // groups) * o * 9
         with FlopCounterMode(display=False) as forward:

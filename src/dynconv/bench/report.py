@@ -15,6 +15,7 @@ MODES = ("inference", "training")
 _COLOURS = {
     "auto": "#000000", "loop": "#999999", "grouped": "#D55E00", "kernel": "#E69F00", "input": "#56B4E9",
     "output": "#009E73", "unfold": "#F0E442", "winograd": "#0072B2", "fused": "#CC79A7",
+    "pixel": "#882255",
 }  # fmt: skip
 
 

@@ -44,8 +44,8 @@ class BenchArguments(Arguments):
         "resnet18-32",
         "resnet18-56",
     )
-    """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, of five map sizes, or the
-    depthwise ones of MobileNetV2."""
+    """layer: the convolutions of a preset, of ResNet-18 with a first stage of 32x32 or 56x56, of five map sizes,
+    of maps of up to 4x4, the depthwise ones of MobileNetV2, or the grouped ones of ResNeXt and others."""
     experts: tuple[Annotated[int, Field(ge=1)], ...] = (1, 2, 4, 8)
     """layer, step: numbers of experts."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")

@@ -6,6 +6,9 @@ Convolution is linear in its kernel and in its input, so there is no need to com
     input     concatenate a_1 X, ..., a_K X along the channels, then one convolution from K*C to O channels
     output    one convolution from C to K*O channels, then the weighted sum of the K outputs
     unfold    mix one kernel per image, unfold X into patches, then one matrix product per image
+    pixel     for each output pixel, one matrix product of the patch that it sees, without the padding, with the same
+              part of all K kernels; then the weighted sum of the K outputs. For maps of a few pixels, where much of
+              a kernel lies on padding
     fused     mix the kernels tile by tile where the tile is used: in a CPU's cache (ops/fused.cpp) or a GPU's
               registers (ops/fused_triton.py, by name only); 3x3 and 1x1, on a CPU any groups
     depthwise one group per channel: mix the kernels, and sum over their taps with vectors of channels
@@ -21,6 +24,7 @@ them, G groups.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -177,6 +181,40 @@ def _by_unfold(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) ->
     mixed = (a_NK @ weight_KOCS.flatten(1)).view(n * g.groups, o // g.groups, weight_KOCS[0, 0].numel())
     out = torch.bmm(mixed, patches.reshape(n * g.groups, mixed.shape[-1], math.prod(g.out_size)))
     return out.view(n, o, *g.out_size)
+
+
+MOST_PIXELS = 256
+"""The largest output map that `pixel` computes, which takes one matrix product per pixel."""
+
+_MIN_IMAGES = 100
+
+
+def _pixel_obstacle(geometry: Geometry) -> str:
+    few = math.prod(geometry.out_size) <= MOST_PIXELS
+    return "" if few and geometry.groups == 1 else f"needs an output of at most {MOST_PIXELS} pixels, and groups 1"
+
+
+def _pixel_passed_over(geometry: Geometry) -> str:
+    if geometry.device != "cpu":
+        return "timed on CPUs only, so only by name: algorithm='pixel'"
+    # As for the operators below: torch.export makes one program for all batch sizes.
+    if not torch.compiler.is_exporting() and geometry.batch < _MIN_IMAGES:
+        return "too few images in the batch for matrix products of one row per image"
+    return ""
+
+
+@algorithm("pixel", obstacle=_pixel_obstacle, passed_over=_pixel_passed_over)
+def _by_pixel(x_NCS: Tensor, weight_KOCS: Tensor, a_NK: Tensor, g: Geometry) -> Tensor:
+    n, (k, o) = x_NCS.shape[0], weight_KOCS.shape[:2]
+    x_NSC, weight_KOSC = x_NCS.movedim(1, -1), weight_KOCS.movedim(2, -1)
+    outputs = [x_NCS.new_empty(n, 0)]
+    for pixel in itertools.product(*map(range, g.out_size)):
+        seen, taps = g.seen_by(pixel)
+        patches = x_NSC[:, *seen].flatten(1)
+        outputs.append(F.linear(patches, weight_KOSC[:, :, *taps].reshape(k * o, patches.shape[1])))
+    outputs_NLKO = torch.cat(outputs, 1).view(n, -1, k, o)
+    mixed_NLO = (a_NK.view(n, 1, k, 1) * outputs_NLKO).sum(2).to(g.dtype)
+    return mixed_NLO.view(n, *g.out_size, o).movedim(-1, 1)
 
 
 UNTIMED = "not timed on a GPU yet, so only by name: algorithm='fused'"

@@ -6,9 +6,9 @@ For each algorithm and number type, with or without gradients, the model predict
 
 with the features of the algorithm's entry in `ALGORITHMS`: 1 and logs of shapes, so that the coefficients w are
 exponents. choice.json holds the coefficients, fitted by `benchmarks/fit_choice.py` to measurements of `dynconv bench
-layer` on the machine that the file names. They are convolutions of one group: for those of several, and for bf16 where
-the processor has a matrix unit, rules say which was measured to be faster. For sequences, volumes, and unmeasured
-number types and devices, a rule of thumb decides.
+layer` on the machine that the file names. They are convolutions of one group: for those of several, for maps of a few
+pixels, and for bf16 where the processor has a matrix unit, rules say which was measured to be faster. For sequences,
+volumes, and unmeasured number types and devices, a rule of thumb decides.
 """
 
 from __future__ import annotations
@@ -79,11 +79,12 @@ class Explanation:
 def choose(geometry: Geometry) -> str:
     """The algorithm that `auto` takes.
 
-    The batch size matters only if it is too small for an operator, so torch.compile makes one graph for all others.
+    The batch size matters only if it is too small for an operator or for `pixel`, so torch.compile makes one graph for
+    all others.
     """
     if torch.onnx.is_in_onnx_export():
         return "input"  # the only one whose ONNX operations do not fix the batch size
-    by_rule = _by_groups(geometry) or _by_matrix_unit(geometry)
+    by_rule = _by_measured_rule(geometry)
     if by_rule:
         return by_rule
     fitted = _fitted(geometry)
@@ -101,7 +102,7 @@ def explain(geometry: Geometry) -> Explanation:
     estimates = []
     for name in ALGORITHMS:
         problem = obstacle(name, geometry)
-        known = name in _fitted(geometry) and not (_by_groups(geometry) or _by_matrix_unit(geometry))
+        known = name in _fitted(geometry) and not _by_measured_rule(geometry)
         milliseconds = geometry.batch * _milliseconds_per_image(name, geometry) if known and not problem else None
         estimates.append(Estimate(name, milliseconds, problem))
     estimates.sort(key=lambda e: (bool(e.obstacle), math.inf if e.milliseconds is None else e.milliseconds))
@@ -112,6 +113,26 @@ def obstacle(algorithm: str, geometry: Geometry) -> str:
     """Why `auto` does not consider an algorithm for this geometry; empty if it does."""
     entry = ALGORITHMS[algorithm]
     return entry.obstacle(geometry) or entry.passed_over(geometry)
+
+
+def _by_measured_rule(geometry: Geometry) -> str:
+    return _by_few_pixels(geometry) or _by_groups(geometry) or _by_matrix_unit(geometry)
+
+
+def _by_few_pixels(geometry: Geometry) -> str:
+    """`pixel` for maps so small that much of a kernel lies on padding; empty for others.
+
+    By `dynconv bench layer --shapes small` on an Intel Xeon, with AMX and held down to AVX512-BF16 and to AVX2.
+    """
+    g = geometry
+    if g.dims != 2 or max(g.kernel) == 1 or obstacle("pixel", g) or (g.experts == 1 and not g.training):
+        return ""
+    if g.out_pixels <= 4:
+        return "pixel"
+    wide = g.in_channels * g.out_channels >= 256**2
+    if g.out_pixels > 9 or not wide or not g.training or not _fused_by_matrix_unit(g):
+        return ""
+    return "pixel" if g.batch >= 250 else ""
 
 
 def _by_groups(geometry: Geometry) -> str:
@@ -144,9 +165,13 @@ def _by_matrix_unit(geometry: Geometry) -> str:
     fastest other algorithm takes 0.97 to 12 times as long as `fused`. With K = 1 torch's static convolution is left its
     work, as the fitted model has it for the presets' shapes.
     """
-    if geometry.dtype != torch.bfloat16 or obstacle("fused", geometry) or not fused.by_matrix_unit(geometry):
+    if not _fused_by_matrix_unit(geometry):
         return ""
     return "input" if geometry.experts == 1 else "fused"
+
+
+def _fused_by_matrix_unit(geometry: Geometry) -> bool:
+    return geometry.dtype == torch.bfloat16 and not obstacle("fused", geometry) and fused.by_matrix_unit(geometry)
 
 
 def _by_rule(geometry: Geometry) -> str:

@@ -165,6 +165,22 @@ class Geometry:
         """Number of pixels of an output map, at least 1."""
         return math.prod([max(1, size) for size in self.out_size])
 
+    def seen_by(self, pixel: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """What of the input an output pixel sees, and the kernel's taps that meet it; the others meet padding.
+
+        Returns:
+            One slice per dimension of the input, and one of the kernel; they select equally many places.
+        """
+        seen, taps = [], []
+        for axis, place in enumerate(pixel):
+            corner = place * self.stride[axis] - self.padding[axis]
+            step, size = self.dilation[axis], self.size[axis]
+            inside = [tap for tap in range(self.kernel[axis]) if 0 <= corner + tap * step < size]
+            first, last = (inside[0], inside[-1]) if inside else (0, -1)
+            taps.append(slice(first, last + 1))
+            seen.append(slice(corner + first * step, corner + last * step + 1, step) if inside else slice(0, 0))
+        return tuple(seen), tuple(taps)
+
     def taps_on_padding(self) -> list[list[int]]:
         """For each dimension, the taps of the kernel that meet only padding.
 
