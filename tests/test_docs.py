@@ -154,12 +154,19 @@ def test_a_section_is_one_function_and_a_template() -> None:
     assert isinstance(SECTIONS["epochs"], Section) and SECTIONS["epochs"].order == 15
 
 
+def with_figures() -> list[str]:
+    """The presets that were measured; of the others, the docstring says that they were not."""
+    missing = {name for name in PRESETS if not (DOCS.parent / "benchmarks" / f"{name}.json").exists()}
+    assert missing == {name for name, preset in PRESETS.items() if "Not yet measured." in str(preset.__doc__)}
+    return [name for name in PRESETS if name not in missing]
+
+
 def measured(name: str) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((DOCS.parent / "benchmarks" / f"{name}.json").read_text())
     return found
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", with_figures())
 def test_the_figures_of_a_preset_were_measured_with_its_present_hyper_parameters(name: str) -> None:
     """Fields that were added since have their default, which leaves the figures true."""
     tree, _ = format_1.config(measured(name)["config"])
@@ -171,7 +178,7 @@ def test_the_figures_of_a_preset_were_measured_with_its_present_hyper_parameters
     assert then == now
 
 
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", with_figures())
 def test_the_pages_state_the_figures_that_were_measured(name: str) -> None:
     shown = " ".join(path.read_text(encoding="utf-8") for path in (DOCS / "training.md", README))
     for figure in ("test_accuracy", "test_accuracy_tta"):

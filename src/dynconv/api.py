@@ -35,7 +35,7 @@ def train(
     """Trains a network and returns its run.
 
     Args:
-        preset: the recipe to start from: basic, quick, standard, accurate.
+        preset: the recipe to start from: basic, quick, standard, accurate, best.
         data: cifar10 or another named data set (found or downloaded), shapes (generated), auto (any that is found, or
             CIFAR-10 by download, else shapes), or a path.
         run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.

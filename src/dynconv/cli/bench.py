@@ -50,7 +50,7 @@ class BenchArguments(Arguments):
     """layer, step: numbers of experts."""
     dtypes: tuple[Literal["float32", "bfloat16"], ...] = ("float32", "bfloat16")
     """layer, step: number types; in a step, bfloat16 means autocast."""
-    preset: Literal["quick", "standard"] = "standard"
+    preset: Literal["quick", "standard", "accurate"] = "standard"
     """step: the network."""
     model: Path = Path(DEFAULT)
     """predict, infer, serve: run directory, weights file, or accurate or standard for packaged weights."""
