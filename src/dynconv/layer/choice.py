@@ -129,8 +129,8 @@ def _by_few_pixels(geometry: Geometry) -> str:
         return ""
     if g.out_pixels <= 4:
         return "pixel"
-    wide = g.in_channels * g.out_channels >= 256**2
-    if g.out_pixels > 9 or not wide or not g.training or not _fused_by_matrix_unit(g):
+    wide = g.in_channels * g.out_channels >= (256 if g.training else 512) ** 2
+    if g.out_pixels > 9 or not wide or not _fused_by_matrix_unit(g):
         return ""
     return "pixel" if g.batch >= 250 else ""
 
