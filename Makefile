@@ -18,7 +18,7 @@ LINT_PATHS := src $(wildcard tests benchmarks docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install train test test-lesser test-large test-logs test-lowest soak fuzz site lint format constraints lock audit sbom \
+.PHONY: help install train test test-lesser test-large test-logs test-lowest soak fuzz site site-live lint format constraints lock audit sbom \
 	dist test-dist clean FORCE
 
 help: ## show this list
@@ -129,6 +129,11 @@ fuzz: .venv/.installed-dev ## give damaged files to every parser, odd requests t
 site: .venv/.installed-dev ## write the documentation as a site to build/site, which opens from disk
 	$(IN_VENV) NO_MKDOCS_2_WARNING=1 python -m mkdocs build --strict --quiet
 	@echo build/site/index.html
+
+site-live: .venv/.installed-dev ## the same for a web server: its home page classifies images in the browser (33 MB from npm, once)
+	$(IN_VENV) NO_MKDOCS_2_WARNING=1 DYNCONV_SITE_CLASSIFIER=try/index.html python -m mkdocs build --strict --quiet
+	$(IN_VENV) python -m dynconv export accurate --format web --int8 --output build/site/try
+	@echo "to see it: python -m http.server --directory build/site"
 
 lint: .venv/.installed-dev ## check style, types and the direction of imports
 	$(IN_VENV) ruff check $(LINT_PATHS)

@@ -1,11 +1,13 @@
 """For `make site`: what pages link to outside of docs/, such as a source file, becomes a part of the site.
 
 On a checkout these links lead to the file itself. The site has no checkout beside it, so each such file is copied into
-it, below source/: code as a page, Markdown rendered, anything else as it is.
+it, below source/: code as a page, Markdown rendered, anything else as it is. For `make site-live`, the home page shows
+the classifier that is exported beside it.
 """
 
 from __future__ import annotations
 
+import os
 import posixpath
 import re
 from pathlib import Path
@@ -21,6 +23,15 @@ LANGUAGES = {".cpp": "cpp", ".py": "python", ".toml": "toml", ".yaml": "yaml", "
 """What is shown as a page of code."""
 IN_NAVIGATION = ("CHANGELOG.md",)
 """Files outside docs/ that the navigation names."""
+
+CLASSIFIER_GOES_HERE = "<!-- the classifier, on a site that has it: make site-live -->"
+CLASSIFIER = os.environ.get("DYNCONV_SITE_CLASSIFIER", "")
+"""Where the site will have an export in the format `web`; empty if it will have none."""
+FRAME = """<details class="classifier" markdown="0">
+<summary>Or here, in your browser, with the same weights (10 MB to load; no image leaves the browser)</summary>
+<iframe src="{page}" title="Classify an image in the browser" loading="lazy" allow="camera"></iframe>
+</details>
+"""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -57,6 +68,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
             return link.group()
         return before + posixpath.relpath(new, posixpath.dirname(here) or ".")
 
+    markdown = markdown.replace(CLASSIFIER_GOES_HERE, FRAME.format(page=CLASSIFIER) if CLASSIFIER else "")
     in_one_piece = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", markdown)  # 0.561 ± 0.014, in a narrow column, too
     return LINK.sub(moved, in_one_piece)
 

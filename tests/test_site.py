@@ -17,19 +17,30 @@ from dynconv import data, layer
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """As `make site` builds it, elsewhere."""
-    folder = tmp_path_factory.mktemp("site")
+def build(folder: Path, **environment: str) -> Path:
+    """The site in a folder."""
     command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
-    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", **environment}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     return folder
 
 
-def test_the_make_target_builds_it_so() -> None:
-    assert "python -m mkdocs build --strict --quiet" in (ROOT / "Makefile").read_text(encoding="utf-8")
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make site` builds it, elsewhere."""
+    return build(tmp_path_factory.mktemp("site"))
+
+
+def test_the_make_targets_build_it_so(site: Path, tmp_path: Path) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert makefile.count("python -m mkdocs build --strict --quiet") == 2
+    assert "<iframe" not in (site / "index.html").read_text(encoding="utf-8")
+
+    ((page, export),) = re.findall(r"DYNCONV_SITE_CLASSIFIER=(\S+)[^\n]*\n[^\n]*--output build/site/(\S+)", makefile)
+    assert page == f"{export}/index.html"
+    live = build(tmp_path, DYNCONV_SITE_CLASSIFIER=page)
+    assert f'<iframe src="{page}"' in (live / "index.html").read_text(encoding="utf-8")
 
 
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
