@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Sequence
 
 import torch
@@ -26,6 +27,9 @@ _JPEG_SCANS = 100
 """Maximum scans, more than any camera or program writes. A scan takes few bytes but costs a pass over all pixels."""
 _DIGITS = 20
 """Maximum number of digits of a content length that is parsed as a number."""
+
+# Of a form that cannot be read, the sender hears in a 400; a line for each would let anyone fill the server's log.
+logging.getLogger("python_multipart").setLevel(logging.ERROR)
 
 
 async def receive_images(request: Request, limits: Limits) -> list[bytes]:
