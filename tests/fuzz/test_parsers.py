@@ -33,9 +33,9 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
 
 
 NAMES = (
-    "pickle", "python batches", "binary batches", "tar", "tar.gz", "gzip", "npy", "npz", "array in npz", "image",
-    "image in a folder", "configuration", "weights", "metadata of weights", "state", "pickle in state", "config.yaml",
-    "environment.json", "metrics.jsonl", "summary.json", "predictions.npz",
+    "pickle", "python batches", "binary batches", "arrow", "parquet", "tar", "tar.gz", "gzip", "npy", "npz",
+    "array in npz", "image", "image in a folder", "configuration", "weights", "metadata of weights", "state",
+    "pickle in state", "config.yaml", "environment.json", "metrics.jsonl", "summary.json", "predictions.npz",
 )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import safetensors.torch
 import torch
 import yaml
+from arrow_files import png, save, table
 from official import PYTHON_FILES, batch, write_binary, write_python
 from PIL import Image
 from tiny import CONFIG, MODEL
@@ -24,7 +25,7 @@ from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
 from dynconv.cli.settings import load_config
-from dynconv.data import archive, batch_pickle, cifar10, folder, numpy_file
+from dynconv.data import archive, arrow, batch_pickle, cifar10, folder, numpy_file
 from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.image import read_image
 from dynconv.errors import DynconvError
@@ -121,6 +122,9 @@ def data_targets(place: Path) -> dict[str, Target]:
         (place / "folders" / part).mkdir(parents=True)
         picture.save(place / "folders" / part / "x.png")
 
+    rows = table([png(picture.rotate(90 * number)) for number in range(4)] * 4, [0, 1] * 8, ["a", "b"])
+    stream, parquet = save(place / "rows/x.arrow", rows), save(place / "x.parquet", rows)
+
     def read_tar(path: Path) -> object:
         return archive.read(path, PYTHON_FILES)
 
@@ -137,6 +141,8 @@ def data_targets(place: Path) -> dict[str, Target]:
             BINARY,
             at(binary / "test_batch.bin", lambda _: cifar10.read(binary, DataConfig())),
         ),
+        "arrow": Target([stream.read_bytes()], BINARY, at(stream, lambda _: arrow.read(stream.parent, DataConfig()))),
+        "parquet": Target([parquet.read_bytes()], BINARY, at(parquet, lambda path: arrow.read(path, DataConfig()))),
         "tar": Target(tars, BINARY, at(place / "x.tar", read_tar)),
         "tar.gz": Target(tars, BINARY, at(place / "x.tar.gz", read_tar, lambda d: gzip.compress(d, 1))),
         "gzip": Target([gzip.compress(each) for each in tars], BINARY, at(place / "y.gz", read_tar)),

@@ -24,7 +24,7 @@ from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.framing import HOW
 from dynconv.data.image import read_picture, size_of
 from dynconv.data.room import room_for, taken
-from dynconv.data.tree import Content, Parts, Tree
+from dynconv.data.tree import Content, Parts, Store
 from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,7 @@ class Listing:
 
     name: str
     origin: str
-    tree: Tree
+    tree: Store
     classes: tuple[str, ...]
     files: Sequence[Parts]
     labels: Sequence[int]
@@ -99,6 +99,11 @@ class Reading:
             raise DataError(f"{escaped(self.listing.origin)}: class {name}: {error}") from None
         test = {position for position, is_aside in zip(read, aside, strict=True) if is_aside}
         return [TEST if position in test else TRAIN for position in range(len(self.listing.files))]
+
+
+def in_order(label: str) -> tuple[int, int, str]:
+    """A key that sorts classes named by numbers by their value, and before those named by text."""
+    return (0, int(label), label) if label.isdecimal() and len(label) < 10 else (1, 0, label)
 
 
 def listed(names: Sequence[str]) -> str:

@@ -19,7 +19,7 @@ from typing import TextIO
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.frame import DataConfig
-from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing
+from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, in_order
 from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
 from dynconv.data.tree import FolderTree
@@ -54,7 +54,7 @@ def list_images(path: Path) -> Listing:
         raise DataError(f"{where}: is not UTF-8 text; save it as UTF-8") from error
     if not rows:
         raise DataError(f"{where}: lists no images; needs a path and a label in each row")
-    names = sorted({label for _, _, label, _ in rows}, key=_in_order)
+    names = sorted({label for _, _, label, _ in rows}, key=in_order)
     numbers = {name: number for number, name in enumerate(names)}
     for line, file, _, _ in rows:
         if not (path.parent / file).is_file():
@@ -128,8 +128,3 @@ def _json_rows(where: str, file: TextIO) -> Iterator[tuple[int, Mapping[str, obj
         if not isinstance(row, dict):
             raise DataError(f"{where}: line {line}: is not an object with path and label")
         yield line, row
-
-
-def _in_order(label: str) -> tuple[int, int, str]:
-    """Numbers by their value, before text."""
-    return (0, int(label), label) if label.isdecimal() and len(label) < 10 else (1, 0, label)

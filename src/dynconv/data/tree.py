@@ -30,8 +30,8 @@ class Entry:
     kind: Literal["file", "folder", "broken"]
 
 
-class Tree(ABC):
-    """Files in folders.
+class Store(ABC):
+    """Files that can be read by their names.
 
     Attributes:
         path: of the folder or archive.
@@ -44,16 +44,20 @@ class Tree(ABC):
         self.path = path
 
     @abstractmethod
-    def entries(self) -> Iterator[Entry]:
-        """Everything in the tree, but nothing below hidden folders. Raises OSError or DataError."""
-
-    @abstractmethod
     def contents(self, files: Sequence[Parts]) -> Iterator[tuple[int, Content]]:
         """Each file, as its position in `files` and its content; in the order in which they are read fastest."""
 
     def name_of(self, parts: Parts) -> str:
         """A file's name in messages."""
         return escaped(str(self.path.joinpath(*parts)))
+
+
+class Tree(Store):
+    """Files in folders."""
+
+    @abstractmethod
+    def entries(self) -> Iterator[Entry]:
+        """Everything in the tree, but nothing below hidden folders. Raises OSError or DataError."""
 
 
 def tree_at(path: Path) -> Tree:
