@@ -36,10 +36,32 @@ def test_auto_takes_bf16_only_where_the_processor_multiplies_it(
     assert device.pick_precision("bf16", torch.device("cpu"))[0] == "bf16"
 
 
+@pytest.mark.parametrize(
+    ("has_bf16", "capability", "precision"),
+    [(True, (8, 0), "bf16"), (False, (7, 5), "fp16"), (False, (7, 0), "fp16"), (False, (6, 1), "fp32")],
+)
+def test_auto_takes_fp16_on_a_gpu_with_tensor_cores_but_without_bf16(
+    monkeypatch: pytest.MonkeyPatch, has_bf16: bool, capability: tuple[int, int], precision: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: has_bf16)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+
+    picked, why = device.pick_precision("auto", torch.device("cuda"))
+
+    assert picked == precision and "GPU" in why
+    assert device.pick_precision("fp16", torch.device("cuda"))[0] == "fp16"
+
+
+def test_what_a_gpu_trained_in_fp16_is_computed_elsewhere_as_by_auto() -> None:
+    cpu = torch.device("cpu")
+
+    assert device.pick_precision("fp16", cpu) == device.pick_precision("auto", cpu)
+
+
 def test_autocast_computes_in_the_precision_that_is_asked_for() -> None:
     linear, x = torch.nn.Linear(2, 2), torch.ones(1, 2)
 
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
+    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16), ("fp16", torch.float16)):
         with device.autocast(torch.device("cpu"), precision):  # type: ignore[arg-type]
             assert linear(x).dtype == dtype
 

@@ -16,8 +16,9 @@ import torch
 from dynconv import layer
 from dynconv.errors import DynconvError
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "bf16", "fp16"]
 
+_WITH_TENSOR_CORES = (7, 0)  # compute capability: Volta, and Turing, as the T4
 _CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
@@ -35,14 +36,22 @@ def pick_device(name: str) -> torch.device:
 
 
 def pick_precision(name: str, device: torch.device) -> tuple[Precision, str]:
-    """`fp32` or `bf16`, and the reason in words. `auto` picks bf16 only if the device multiplies it natively."""
+    """The precision to compute in, and the reason in words.
+
+    `auto` picks bf16 only if the device multiplies it natively, and on a GPU that does not, fp16 if it has units for
+    that. What was trained in fp16 on a GPU is computed on other devices as by `auto`.
+    """
     if name == "fp32":
         return "fp32", "requested"
     if name == "bf16":
         return "bf16", "requested"
+    if name == "fp16" and device.type == "cuda":
+        return "fp16", "requested"
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16", "this GPU multiplies bf16 natively"
+        if torch.cuda.get_device_capability(device) >= _WITH_TENSOR_CORES:
+            return "fp16", "this GPU would only emulate bf16, but has tensor cores for fp16"
         return "fp32", "this GPU would only emulate bf16"
     if device.type == "mps":
         return "fp32", "bf16 has not been found to be faster on MPS"
@@ -56,7 +65,7 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     """The context manager that makes a network compute in `precision`."""
     if precision == "fp32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, {"bf16": torch.bfloat16, "fp16": torch.float16}[precision])
 
 
 def instruction_sets() -> set[str]:

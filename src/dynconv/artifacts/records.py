@@ -38,7 +38,7 @@ class Config(Record):
     image_sizes: tuple[Count, ...]
     holdout: Count = 0
     tta: bool
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     model: ModelConfig
 
 

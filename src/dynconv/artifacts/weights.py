@@ -8,7 +8,7 @@ A safetensors file with a JSON header under the key `dynconv`:
     data        name of the data set that the network was trained on
     frame       what pictures become before the network sees them: size, in pixels, and fit (crop, pad or stretch);
                 files of earlier versions have none, and mean 32 and crop
-    precision   the precision to compute in: fp32, bf16, or auto, whichever is fast on the processor
+    precision   the precision to compute in: fp32, bf16, fp16, or auto, whichever is fast on the processor
     provenance  where the weights come from, as free text; never parsed
     version     version of dynconv that wrote the file
     checksum    SHA-256 over this header and all tensors, see `_checksum`; files of earlier versions have none
@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, cast, get_args
 
 import safetensors
 import torch
@@ -41,8 +41,8 @@ from dynconv.validation import check_class_names
 
 FORMAT = 2
 
-Precision = Literal["auto", "fp32", "bf16"]
-"""The precision to compute a network in; auto: bf16 if the processor multiplies it natively, else fp32."""
+Precision = Literal["auto", "fp32", "bf16", "fp16"]
+"""The precision to compute a network in; see `dynconv.machine.pick_precision`."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +163,8 @@ def _text(value: object) -> str:
 
 def _precision(fields: dict[str, Any]) -> Precision:
     found = fields.get("precision", "auto")
-    if found not in ("auto", "fp32", "bf16"):
-        raise ValueError(f"precision: {found!r} is none of auto, fp32, bf16")
+    if found not in get_args(Precision):
+        raise ValueError(f"precision: {found!r} is none of {', '.join(get_args(Precision))}")
     return cast(Precision, found)
 
 

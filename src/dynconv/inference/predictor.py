@@ -60,7 +60,7 @@ class Predictor:
         provenance: where the weights come from, for people.
         run: the run directory that it was loaded from; None of a weights file.
         device, precision: where and how it computes.
-        configured_precision: auto, fp32 or bf16, as the weights say.
+        configured_precision: auto, fp32, bf16 or fp16, as the weights say.
     """
 
     def __init__(

@@ -87,8 +87,9 @@ class TrainConfig(Frozen):
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
     tta: bool = True
     """Also report test-time augmentation: the image and its mirror, each at three translations."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Of the forward and backward pass. auto: bf16 where the processor multiplies it natively, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Of the forward and backward pass. auto: bf16 where it is multiplied natively, else fp16 on a GPU with tensor
+    cores, else fp32. In fp16 the loss is scaled."""
     init: str = ""
     """Weights to start from: a run, a weights file, or the name of packaged ones. The network is theirs, but for the
     model fields that you set; a head for other classes is new."""

@@ -169,9 +169,11 @@ def fitted(config: TrainConfig, dataset: Dataset, chosen: Collection[str] | None
 
 def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.device, group: Group = ALONE) -> None:
     """Raises DynconvError where the network does not fit into memory, all images are of one colour, there are more
-    processes than images of a micro-batch, nothing is held out that a hold-out is to decide, or shifts go beyond an
-    image's side.
+    processes than images of a micro-batch, nothing is held out that a hold-out is to decide, shifts go beyond an
+    image's side, or fp16 is asked of something other than a GPU.
     """
+    if config.precision == "fp16" and device.type != "cuda":
+        raise DynconvError(f"precision: fp16 is for NVIDIA GPUs, and this trains on {device.type}; use auto")
     require_shift_within(config.augment, dataset.frame.size)
     require_held_out(config, dataset)
     micro_batch = min(config.micro_batch, config.batch_size, len(dataset.train.labels))
