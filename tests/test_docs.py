@@ -188,6 +188,15 @@ def test_the_pages_state_the_figures_that_were_measured(name: str) -> None:
             assert shown.count(text) >= 2, f"{name}: {text} is not on both pages"
 
 
+def test_the_page_of_faults_states_the_memory_that_was_measured() -> None:
+    text = (DOCS / "faults.md").read_text(encoding="utf-8")
+    found = measured("soak")
+    found.pop("machine")
+    for work in found.values():
+        first, last = (f"{work[f'{quarter}_quarter_bytes'] / 1e6:,.0f} MB" for quarter in ("first", "last"))
+        assert f"| {first} | {last} |" in text and work["growth"] < 0.03
+
+
 def test_the_page_of_augmentations_has_every_field_and_the_measured_costs() -> None:
     text = (DOCS / "augmentations.md").read_text(encoding="utf-8")
     # Of each row: the option, what it accepts, its default.
