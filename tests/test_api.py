@@ -50,7 +50,7 @@ def test_its_report_is_written_when_asked_for(run: dynconv.Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ({"preset": "quik"}, "no preset 'quik'; choose one of basic, quick, standard, accurate"),
+        ({"preset": "quik"}, "no preset 'quik'; choose one of basic, quick, standard, accurate, best"),
         ({"epohcs": 3}, "epohcs: there is no such field; did you mean epochs?"),
         ({"model": {"experts": 0}}, "model.experts: must be whole numbers, at least 1, at most 4096, not 0"),
         ({"device": "tpu"}, "device: must be one of auto, cpu, cuda, mps, not tpu"),

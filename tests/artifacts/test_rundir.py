@@ -1,4 +1,5 @@
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +72,15 @@ def test_numbers_that_are_not_finite_are_not_written(run: RunDir) -> None:
     with pytest.raises(ValueError, match="JSON"):
         run.append(STEP.model_copy(update={"loss": float("inf")}))
     assert not (run.path / "summary.json").exists()
+
+
+def test_a_directory_that_vanishes_is_to_be_brought_back(run: RunDir) -> None:
+    """As a disk that is unmounted while a network trains."""
+    shutil.rmtree(run.path)
+
+    with pytest.raises(DynconvError, match="the disk is gone, bring it back, then continue with --resume"):
+        run.append(STEP)
+    assert not run.path.exists()
 
 
 def test_a_directory_with_something_in_it_is_left_alone(tmp_path: Path) -> None:

@@ -79,11 +79,11 @@ def test_training_ends_with_one_line_and_can_go_on(tmp_path: Path, trained: Path
     assert losses(run) == losses(trained)
 
 
-@pytest.mark.parametrize("size", ["16k", "60k", "120k", "200k"])
+@pytest.mark.parametrize("size", ["16k", "120k"])
 def test_training_on_a_disk_that_fills_up_can_go_on(tmp_path: Path, trained: Path, size: str) -> None:
     """Unlike a limit on the size of a file, a full disk leaves nothing for the files that come after.
 
-    It is full at the first state, at the second, at the metrics after it, and at the predictions.
+    It is full at the first state, and at the metrics after the second.
     """
     alone = ["unshare", "--user", "--map-root-user", "--mount"]
     if shutil.which("unshare") is None or subprocess.run([*alone, "true"], capture_output=True, check=False).returncode:

@@ -67,7 +67,7 @@ def test_the_base_configuration_is_a_point_of_the_search_if_it_lies_within() -> 
         ({"trials": 0}, "trials: must be a whole number, at least 1, "),
         ({"metric": "test_accuracy"}, "metric: must be one of validation_accuracy, validation_loss, not test_accuracy"),
         ({"sampler": "tree"}, "sampler: must be one of tpe, random, grid, not tree"),
-        ({"preset": "quik"}, "preset: must be one of basic, quick, standard, accurate, not quik"),
+        ({"preset": "quik"}, "preset: must be one of basic, quick, standard, accurate, best, not quik"),
         ({"fields": {"epoch": 3}}, "fields: epoch: there is no such field; did you mean epochs?"),
         ({"fields": {"epochs": 0}}, "fields: epochs: must be a whole number, at least 1, "),
         ({"fields": {"seed": 3}}, "fields: seed cannot be set here: each trial has the seeds 0 to seeds - 1"),
