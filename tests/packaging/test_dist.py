@@ -11,7 +11,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from arrow_files import png, save, table
 from PIL import Image
+from tiny import WORDS
 
 ROOT = Path(__file__).parents[2]
 DIST = Path(os.environ.get("DYNCONV_DIST", "none"))
@@ -24,15 +26,19 @@ pytestmark = pytest.mark.skipif(not DIST.is_dir(), reason="make test-dist builds
 
 EXTRAS = {
     "": ("predict", "photo.png"),
-    "onnx": ("export", "standard", "--data", "shapes", "--output", "standard.onnx"),
+    "onnx": ("export", "trained"),
     "hub": ("-c", "from dynconv.export.hub import HubPredictor; HubPredictor.load('standard').save_pretrained('hub')"),
+    "arrow": ("data", "drawn.parquet"),
+    "handin": ("report", "trained", "--format", "pdf"),
     "serve": ("serve", "no-such-run"),
     "sweep": ("sweep", "no-such-file.yaml"),
     "postgresql": ("-c", "import psycopg, optuna"),
 }
-"""An extra, and a command that needs it."""
+"""An extra, and a command that needs it. `trained` is a run, `drawn.parquet` a data set."""
 REFUSED = {
     "onnx": "ONNX needs onnx, which is not installed: pip install 'dynconv[onnx]'",
+    "arrow": "drawn.parquet: needs pyarrow, which is not installed: pip install 'dynconv[arrow]'",
+    "handin": "pip install 'dynconv[handin]'",
     "serve": "is missing; pip install 'dynconv[serve]'",
     "sweep": "pip install 'dynconv[sweep]'",
 }
@@ -64,7 +70,12 @@ def installed(folder: Path, extra: str) -> Path:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("installed")
+    place = tmp_path_factory.mktemp("installed")
+    words = ("train", "quick", *WORDS, "--run", "trained", "--no-report")
+    run(sys.executable, "-m", "dynconv", *words, folder=place)
+    pictures = [png(Image.new("RGB", (32, 32), (8 * number, 0, 0))) for number in range(20)]
+    save(place / "drawn.parquet", table(pictures, [0, 1] * 10, ["even", "odd"]))
+    return place
 
 
 def test_the_wheel_has_all_that_the_package_needs_and_nothing_else() -> None:
