@@ -78,7 +78,7 @@ def test_a_directory_that_vanishes_is_to_be_brought_back(run: RunDir) -> None:
     """As a disk that is unmounted while a network trains."""
     shutil.rmtree(run.path)
 
-    with pytest.raises(DynconvError, match="the disk is gone, bring it back, then continue with --resume"):
+    with pytest.raises(DynconvError, match="its folder is gone, bring it back, then continue with --resume"):
         run.append(STEP)
     assert not run.path.exists()
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow
+import pyarrow.parquet
 import pytest
 import torch
 from arrow_files import png, save, table
@@ -134,6 +135,24 @@ def test_what_cannot_be_read_is_one_line(tmp_path: Path, capsys: pytest.CaptureF
 
     bare = table([png(photo()) for _ in range(3)], [0, None, 2], NAMES)
     assert said(save(tmp_path / "bare.parquet", bare)).endswith("bare.parquet/row 1: has no label; remove it")
+
+
+def test_a_file_that_would_unpack_to_gigabytes_is_refused(tmp_path: Path) -> None:
+    images = [{"bytes": bytes(100_000_000 + number), "path": None} for number in range(3)]
+    pyarrow.parquet.write_table(table(images, [0, 1, 0], ["a", "b"]), tmp_path / "bomb.parquet", compression="zstd")
+
+    with pytest.raises(DataError, match=r"bomb.parquet: would expand from .* save it as PNG or JPEG images"):
+        load(str(tmp_path / "bomb.parquet"))
+
+
+def test_hidden_files_make_no_data_set(tmp_path: Path) -> None:
+    """As a download leaves them beside folders of classes."""
+    save(tmp_path / ".cache/train-0.parquet", rows(3))
+    for number in range(10):
+        (tmp_path / "ab"[number % 2]).mkdir(exist_ok=True)
+        photo().save(tmp_path / "ab"[number % 2] / f"{number}.png")
+
+    assert load(str(tmp_path)).classes == ("a", "b")
 
 
 def test_damaged_images_are_named_by_their_row(tmp_path: Path) -> None:

@@ -65,9 +65,19 @@ def test_it_goes_on_from_its_state_as_if_nothing_had_happened() -> None:
     again.load_state_dict(first.state_dict())
 
     assert steps(again, range(6, 12)) == losses[6:]
-    for wrong in ({}, {"scale": float("inf")}, {"scale": "1"}, None):
-        with pytest.raises(ValueError, match="the scale of the loss is missing, or no number"):
+    for wrong in ({"scale": float("inf")}, {"scale": "1"}, [1.0]):
+        with pytest.raises(ValueError, match="the scale of the loss is no"):
             again.load_state_dict({**first.state_dict(), "scaler": wrong})
+
+
+def test_it_goes_on_from_a_state_of_another_precision() -> None:
+    before = learner("fp32")
+    steps(before, range(4))
+
+    again = learner("fp16")
+    again.load_state_dict(before.state_dict())
+
+    assert steps(again, range(4, 8)) == pytest.approx(steps(before, range(4, 8)), rel=0.02)
 
 
 def test_on_a_cpu_it_is_refused_in_one_line(tmp_path: Any, capsys: pytest.CaptureFixture[str]) -> None:

@@ -271,7 +271,7 @@ class RunDir:
 
 def _cannot_go_on(file: Path, error: OSError) -> DynconvError:
     """The error that ends training if a record cannot be written."""
-    mend = "free some space" if file.parent.exists() else "the disk is gone, bring it back"
+    mend = "free some space" if file.parent.exists() else "its folder is gone, bring it back"
     return DynconvError(
         f"{file}: cannot be written ({_reason(error)}); {mend}, then continue with --resume {file.parent}"
     )

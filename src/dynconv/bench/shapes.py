@@ -37,6 +37,8 @@ MAPS = ((24, 64, 31), (64, 64, 15), (128, 128, 16), (256, 256, 8), (256, 256, 4)
 SMALL = tuple((channels, channels, size) for size in (1, 2, 3, 4) for channels in (64, 112, 256, 512))
 """The shapes of `small`, 3x3 at stride 1: maps that are hardly larger than the kernel, or smaller."""
 
+_SERIES = {"maps": MAPS, "small": SMALL}
+
 MOBILENET = (
     (32, 112, 1), (96, 112, 2), (144, 56, 1), (144, 56, 2), (192, 28, 1), (192, 28, 2), (384, 14, 1), (576, 14, 1),
     (576, 14, 2), (960, 7, 1),
@@ -55,8 +57,8 @@ ShuffleNet's with three groups: channels in, channels out, side, kernel, stride 
 
 def shapes(name: str, models: Mapping[str, ModelConfig]) -> list[Shape]:
     """The different convolutions of a set, from the first layer to the last; `models` are the presets'."""
-    if name in ("maps", "small"):
-        return [Shape(*shape, kernel=3, stride=1) for shape in (MAPS if name == "maps" else SMALL)]
+    if name in _SERIES:
+        return [Shape(*shape, kernel=3, stride=1) for shape in _SERIES[name]]
     if name == "mobilenet":
         return [Shape(channels, channels, size, 3, stride, channels) for channels, size, stride in MOBILENET]
     if name == "resnext":

@@ -88,7 +88,7 @@ def _doubts(found: Contents, predictor: Predictor) -> list[Doubt]:
 
 
 def _sample(found: Contents) -> tuple[Tensor, Tensor]:
-    """All images in random order, so that the first of a class are a sample of it; each time the same."""
+    """As many images of each class as the sheet has columns, drawn at random; each time the same."""
     order = torch.randperm(len(found.labels), generator=torch.Generator().manual_seed(0))
     first = torch.cat([order[found.labels[order] == label][:_COLUMNS] for label in range(len(found.classes))])
     return found.images[first], found.labels[first]

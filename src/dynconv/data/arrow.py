@@ -29,6 +29,7 @@ from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.frame import DataConfig
 from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, in_order
 from dynconv.data.listing import read as read_listing
+from dynconv.data.numpy_file import check_expansion
 from dynconv.data.registry import form
 from dynconv.data.tree import Content, Parts, Store, is_hidden
 from dynconv.errors import escaped
@@ -42,7 +43,7 @@ ENDINGS = (".arrow", ".parquet")
 _LABELS = ("label", "labels", "fine_label", "class", "category", "target")
 _SPLIT = re.compile(r"(train|test|val)(ing|id|idation)?(?![a-z])", re.IGNORECASE)
 _LOOKED_AT = 100  # entries of a folder by which it is recognised
-_AT_ONCE = 64  # rows of a Parquet file that are in memory at a time
+_AT_ONCE = 16  # rows of a Parquet file that are in memory at a time
 
 
 def find(path: Path) -> Path | None:
@@ -51,7 +52,8 @@ def find(path: Path) -> Path | None:
         return path if path.suffix.lower() == ".parquet" else None
     if not path.is_dir():
         return None
-    return path if any(map(_holds_some, (path, *(each for each in path.iterdir() if each.is_dir())))) else None
+    folders = (each for each in path.iterdir() if each.is_dir() and not is_hidden(each.name))
+    return path if any(map(_holds_some, (path, *folders))) else None
 
 
 def list_images(path: Path) -> Listing:
@@ -137,7 +139,6 @@ class Rows(Store):
             yield row, self._class(row, label)
 
     def contents(self, files: Sequence[Parts]) -> Iterator[tuple[int, Content]]:
-        """As of any store."""
         positions = {parts: position for position, parts in enumerate(files)}
         for file in dict.fromkeys(parts[:-1] for parts in files):
             for row, image in self._values(file, self.image):
@@ -182,8 +183,8 @@ class Rows(Store):
             for batch in self._batches(self.path.joinpath(*file), column):
                 if column not in batch.schema.names:
                     raise DataError(f"{self.name_of(file)}: has no column {escaped(column)}, which other files have")
-                for value in batch.column(column).to_pylist():
-                    yield (*file, f"row {next(number)}"), value
+                for value in batch.column(column):  # one copy at a time: a batch of photographs can be gigabytes
+                    yield (*file, f"row {next(number)}"), value.as_py()
         except self._damages as error:
             raise self._damage(file, error) from error
 
@@ -191,6 +192,9 @@ class Rows(Store):
         """The rows of a file, some at a time."""
         if path.suffix.lower() == ".parquet":
             with self._parquet.ParquetFile(path) as opened:
+                groups = (opened.metadata.row_group(number) for number in range(opened.num_row_groups))
+                unpacked = sum(group.total_byte_size for group in groups)
+                check_expansion(escaped(str(path)), unpacked, path.stat().st_size, "PNG or JPEG images")
                 yield from opened.iter_batches(_AT_ONCE, columns=[column])
             return
         with self._arrow.memory_map(str(path)) as opened, self._arrow.ipc.open_stream(opened) as stream:
@@ -204,7 +208,8 @@ class Rows(Store):
 
 def _holds_some(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(ENDINGS) for entry in itertools.islice(entries, _LOOKED_AT))
+        names = (entry.name for entry in itertools.islice(entries, _LOOKED_AT))
+        return any(name.lower().endswith(ENDINGS) and not is_hidden(name) for name in names)
 
 
 def _files(path: Path) -> list[Parts]:

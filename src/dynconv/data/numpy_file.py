@@ -68,12 +68,12 @@ def load_archive(path: Path, names: Collection[str], kinds: str = NUMBERS) -> di
     return arrays
 
 
-def check_expansion(where: str, expanded: int, size: int) -> None:
-    """Raises DataError if a file of `size` bytes may not become `expanded` bytes in memory."""
+def check_expansion(where: str, expanded: int, size: int, instead: str = ".npy files of 32x32 images") -> None:
+    """Raises DataError if a file of `size` bytes may not become `expanded` bytes in memory; says what to do instead."""
     if expanded > max(FREE, EXPANSION * size):
         raise DataError(
             f"{where}: would expand from {size:,} to {expanded:,} bytes, more than {EXPANSION} times its size; "
-            "if this is intended, save it as .npy files of 32x32 images"
+            f"if this is intended, save it as {instead}"
         )
 
 

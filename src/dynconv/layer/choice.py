@@ -122,7 +122,8 @@ def _by_measured_rule(geometry: Geometry) -> str:
 def _by_few_pixels(geometry: Geometry) -> str:
     """`pixel` for maps so small that much of a kernel lies on padding; empty for others.
 
-    By `dynconv bench layer --shapes small` on an Intel Xeon, with AMX and held down to AVX512-BF16 and to AVX2.
+    By `dynconv bench layer --shapes small` on an Intel Xeon with AMX; for up to 4 pixels also tried, without a record,
+    with the same processor held down to AVX512-BF16 and to AVX2.
     """
     g = geometry
     if g.dims != 2 or max(g.kernel) == 1 or obstacle("pixel", g) or (g.experts == 1 and not g.training):
@@ -162,8 +163,8 @@ def _by_matrix_unit(geometry: Geometry) -> str:
     """The choice in bf16 on a processor with AMX; empty where `fused` would not use it.
 
     Measured on an Intel Xeon with AMX, forward and backward: 17 shapes from 1x1 to 31x31 pixels, K = 2, 4, 8: the
-    fastest other algorithm takes 0.97 to 12 times as long as `fused`. With K = 1 torch's static convolution is left its
-    work, as the fitted model has it for the presets' shapes.
+    fastest other algorithm, `pixel` aside, takes 0.97 to 12 times as long as `fused`. With K = 1 torch's static
+    convolution is left its work, as the fitted model has it for the presets' shapes.
     """
     if not _fused_by_matrix_unit(geometry):
         return ""

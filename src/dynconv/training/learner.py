@@ -161,16 +161,17 @@ class Learner:
             load_buffers(optimizer, saved["state"])
         if self._average:
             _load(self._average, state["average"] or {})
-        if self._scaler.is_enabled():
-            self._scaler.load_state_dict(_checked_scale(state.get("scaler")))
+        if self._scaler.is_enabled() and state.get("scaler"):  # a state of another precision has none
+            self._scaler.load_state_dict(_checked_scale(state["scaler"]))
 
 
 def _checked_scale(state: object) -> dict[str, Any]:
     """The state of a scaler. Raises ValueError if it is none."""
-    numbers = state.values() if isinstance(state, dict) else ()
-    if not numbers or not all(isinstance(value, int | float) and 0 <= value < math.inf for value in numbers):
-        raise ValueError("the scale of the loss is missing, or no number")
-    return dict(state)  # type: ignore[call-overload]
+    if not isinstance(state, dict):
+        raise ValueError("the scale of the loss is no state")
+    if not all(isinstance(value, int | float) and 0 <= value < math.inf for value in state.values()):
+        raise ValueError("the scale of the loss is no number")
+    return state
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
