@@ -80,7 +80,7 @@ def test_verbs_presets_options_and_values_are_completed(shell: str, script: Scri
     assert completed("train", "quick", "--model.exp") == {
         "--model.experts", "--model.expert-dilations", "--model.expert-kernel-sizes",
     }  # fmt: skip
-    assert completed("train", "--precision", "") == {"auto", "bf16", "fp32"}
+    assert completed("train", "--precision", "") == {"auto", "bf16", "fp16", "fp32"}
     if shell != "fish":  # which knows options of one value only
         assert completed("train", "--model.residual", "true", "f") == {"false"}
     assert completed("serve", "--backend", "onnx") == {"onnxruntime"}
@@ -94,9 +94,9 @@ def test_verbs_presets_options_and_values_are_completed(shell: str, script: Scri
 def test_a_value_after_an_equals_sign_is_completed(shell: str, script: Script) -> None:
     if not shutil.which(shell):
         pytest.skip(f"{shell} is not installed; not tested: completion in it")
-    words = ("--precision", "=", "f") if shell == "bash" else ("--precision=f",)  # bash takes the sign for a word
+    words = ("--precision", "=", "b") if shell == "bash" else ("--precision=b",)  # bash takes the sign for a word
 
-    assert SHELLS[shell](script(shell), "train", *words) == ["fp32"]
+    assert SHELLS[shell](script(shell), "train", *words) == ["bf16"]
 
 
 @pytest.mark.parametrize("verb", VERBS)
