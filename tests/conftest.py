@@ -24,6 +24,12 @@ def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def algorithms_are_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not measured, which would take time and depend on what else the machine does; a test about that unsets it."""
+    monkeypatch.setenv("DYNCONV_NO_MEASURING", "1")
+
+
+@pytest.fixture(autouse=True)
 def a_terminal_of_eighty_columns(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever terminal the tests run in; a test about widths sets its own."""
     monkeypatch.setenv("COLUMNS", "80")

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import platform
 from pathlib import Path
 from typing import Literal
 
@@ -15,6 +14,7 @@ import torch
 
 from dynconv import layer
 from dynconv.errors import DynconvError
+from dynconv.layer.ops import processor as layer_processor
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -82,12 +82,7 @@ def instruction_sets() -> set[str]:
 
 def processor() -> str:
     """The name of the processor; "unknown" if the system does not say."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError:
-        lines = []
-    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    return next(names, platform.processor() or platform.machine() or "unknown")
+    return layer_processor.name()
 
 
 def usable_cores() -> int:

@@ -1,6 +1,8 @@
-"""Chooses the algorithm for `auto`: the one that a model, fitted to measurements, predicts to be the fastest.
+"""Chooses the algorithm for `auto`: the fastest by measurement (measured.py), or else by prediction.
 
-For each algorithm and number type, with or without gradients, the model predicts the time for one image as
+Predictions say which algorithms are worth measuring, and decide where nothing can be measured: under torch.compile and
+torch.export, in transforms, on GPUs, and where deterministic algorithms are asked for. For each algorithm and number
+type, with or without gradients, the model predicts the time for one image as
 
     log milliseconds = w . features
 
@@ -13,6 +15,7 @@ volumes, and unmeasured number types and devices, a rule of thumb decides.
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from dataclasses import dataclass
@@ -20,6 +23,7 @@ from importlib import resources
 
 import torch
 
+from dynconv.layer import measured
 from dynconv.layer.algorithms import ALGORITHMS, UNTIMED
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops import fused
@@ -29,6 +33,12 @@ __all__ = ["UNTIMED", "Estimate", "Explanation", "choose", "explain", "obstacle"
 SMALL_MAP = 144
 """Where nothing was measured, `input` is taken for outputs of up to this many pixels, and `kernel` above."""
 
+_WORTH_MEASURING = 2.5
+"""How many times as long as the fastest an algorithm may be predicted to take."""
+
+_FEW_PIXELS = 16
+"""The largest output for which `pixel`, which has no prediction, is worth measuring."""
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -36,13 +46,16 @@ class Estimate:
 
     Attributes:
         algorithm: name of the algorithm.
-        milliseconds: predicted time for the whole batch; None if there is no prediction for this device and type.
+        milliseconds: time for the whole batch; None if it was neither measured nor is there a prediction for this
+            device and type.
         obstacle: why `auto` cannot take it here; empty if it can.
+        measured: whether the time was measured on this machine, if for another number of images; else predicted.
     """
 
     algorithm: str
     milliseconds: float | None
     obstacle: str = ""
+    measured: bool = False
 
 
 @dataclass(frozen=True)
@@ -71,7 +84,9 @@ class Explanation:
         ]
         for estimate in self.estimates:
             mark = "->" if estimate.algorithm == self.chosen else "  "
-            known = "not predicted" if estimate.milliseconds is None else f"{estimate.milliseconds:.3g} ms expected"
+            known = "not predicted"
+            if estimate.milliseconds is not None:
+                known = f"{estimate.milliseconds:.3g} ms {'measured' if estimate.measured else 'expected'}"
             lines.append(f"{mark} {estimate.algorithm:9s} {estimate.obstacle or known}")
         return "\n".join(lines)
 
@@ -79,11 +94,41 @@ class Explanation:
 def choose(geometry: Geometry) -> str:
     """The algorithm that `auto` takes.
 
-    The batch size matters only if it is too small for an operator or for `pixel`, so torch.compile makes one graph for
-    all others.
+    Where it is predicted, the batch size matters only if it is too small for an operator or for `pixel`, so
+    torch.compile makes one graph for all others.
     """
     if torch.onnx.is_in_onnx_export():
         return "input"  # the only one whose ONNX operations do not fix the batch size
+    if torch.compiler.is_compiling() or not measured.applies(geometry):
+        return _predicted(geometry)
+    return _fastest(geometry, torch.get_num_threads())
+
+
+@functools.lru_cache(maxsize=4096)
+def _fastest(geometry: Geometry, threads: int) -> str:
+    """By measurement, with this number of threads."""
+    predicted, candidates = _predicted(geometry), _candidates(geometry)
+    return measured.fastest(geometry, predicted, candidates) if len(candidates) > 1 else predicted
+
+
+def _candidates(geometry: Geometry) -> list[str]:
+    """The algorithms worth measuring: the predicted one, and those that could be faster."""
+    g, predicted = geometry, _predicted(geometry)
+    possible = [name for name in ALGORITHMS if not obstacle(name, g)]
+    if g.groups > 1:  # where torch's convolution with a group per image and channel is very slow
+        return [name for name in possible if name == predicted or name not in ("kernel", "output", "pixel")]
+    fitted = {name: _milliseconds_per_image(name, g) for name in _fitted(g) if name in possible}
+    if not fitted:
+        return [name for name in possible if name != "pixel" or g.out_pixels <= _FEW_PIXELS]
+    most = _WORTH_MEASURING * min(fitted.values())
+    candidates = [name for name in possible if name == predicted or fitted.get(name, most + 1) <= most]
+    if g.out_pixels <= _FEW_PIXELS and "pixel" in possible and "pixel" not in candidates:
+        candidates.append("pixel")
+    return candidates
+
+
+def _predicted(geometry: Geometry) -> str:
+    """The algorithm that is expected to be the fastest."""
     by_rule = _by_measured_rule(geometry)
     if by_rule:
         return by_rule
@@ -98,15 +143,20 @@ def choose(geometry: Geometry) -> str:
 
 
 def explain(geometry: Geometry) -> Explanation:
-    """The choice for `geometry` with the predictions behind it."""
+    """The choice for `geometry` with the times behind it; measures them first where `auto` would."""
+    chosen = choose(geometry)
+    candidates = _candidates(geometry) if measured.applies(geometry) else []
+    times = measured.times_of(geometry, candidates) if len(candidates) > 1 else {}
     estimates = []
     for name in ALGORITHMS:
         problem = obstacle(name, geometry)
         known = name in _fitted(geometry) and not _by_measured_rule(geometry)
-        milliseconds = geometry.batch * _milliseconds_per_image(name, geometry) if known and not problem else None
-        estimates.append(Estimate(name, milliseconds, problem))
+        milliseconds = None
+        if not problem and (name in times or (known and not times)):
+            milliseconds = geometry.batch * (times.get(name) or _milliseconds_per_image(name, geometry))
+        estimates.append(Estimate(name, milliseconds, problem, name in times))
     estimates.sort(key=lambda e: (bool(e.obstacle), math.inf if e.milliseconds is None else e.milliseconds))
-    return Explanation(geometry, choose(geometry), tuple(estimates))
+    return Explanation(geometry, chosen, tuple(estimates))
 
 
 def obstacle(algorithm: str, geometry: Geometry) -> str:

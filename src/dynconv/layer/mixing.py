@@ -33,7 +33,8 @@ def mix_convolutions(
         a_NK: routing weights, [N, K].
         bias_KO: the experts' biases, [K, O].
         stride, padding, dilation: one number, or one per spatial dimension.
-        algorithm: one of `ALGORITHMS`, which agree up to rounding, or `auto` for the one predicted to be fastest.
+        algorithm: one of `ALGORITHMS`, which agree up to rounding, or `auto` for the fastest, by measurement or
+            prediction.
 
     Returns:
         The mixture, [N, O, *out_size], in the memory format of x, contiguous or channels_last.

@@ -170,7 +170,7 @@ def _from_cache(recipe: _Recipe, target: Path) -> Path:
         target.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         _refuse_what_others_can_write(target.parent)
-        with _locked(target.with_suffix(".lock")):
+        with locked(target.with_suffix(".lock")):
             if not target.exists() and not failure.exists():  # now that no other process compiles it
                 try:
                     recipe.compile(target)
@@ -200,8 +200,8 @@ def _refuse_what_others_can_write(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Holds a lock between processes. Where there is none, several may compile at once, each under its own name.
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes. Where there is none, several may work at once, each under its own name.
 
     Raises:
         OSError: the file cannot be made.
@@ -216,7 +216,7 @@ def _locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                logger.info("waiting for another process, which is compiling %s", path.stem)
+                logger.info("waiting for another process, which is making %s", path.stem)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file, or the end of the process, releases the lock
 

@@ -1,4 +1,4 @@
-"""The processor's instruction sets, and how `DYNCONV_CPU` holds them down.
+"""The processor's name and instruction sets, and how `DYNCONV_CPU` holds these down.
 
 DYNCONV_CPU=avx512  our operators are compiled without AMX; for x86 processors only
 DYNCONV_CPU=avx2    neither with AVX-512; for x86 processors only
@@ -32,6 +32,16 @@ def limit() -> str:
     if value in _BEYOND and platform.machine().lower() not in _X86:
         raise ValueError(f"{VARIABLE}={value} is for x86, not for {platform.machine()}; set it to none, or unset it")
     return value
+
+
+def name() -> str:
+    """What the processor is called; "unknown" if the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine() or "unknown")
 
 
 def instruction_sets() -> set[str]:
