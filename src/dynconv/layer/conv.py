@@ -252,7 +252,7 @@ class DynamicConv(nn.Module):
         return (0,) * self.dims, self._sides
 
     def explain_algorithm(self, shape: Sequence[int], training: bool | None = None) -> choice.Explanation:
-        """What `auto` takes for an input of this shape, and the measured or predicted times; print the result for a table.
+        """What `auto` takes for an input of this shape, and the measured or predicted times; print it to see a table.
 
         Under autocast, the answer applies to autocast's type.
 
