@@ -339,3 +339,16 @@ def test_a_run_takes_as_many_epochs_as_fit_into_its_time(
         assert said in capsys.readouterr().err and not (tmp_path / "other").exists()
     assert main([*words, "--time", "9h", "--epochs", "3"]) == 2
     assert "--time goes with none of --epochs" in capsys.readouterr().err
+
+
+def test_a_grey_network_from_training_to_the_hand_in(tmp_path: Path) -> None:
+    run = str(tmp_path / "run")
+
+    assert main(["train", "quick", *WORDS, "--model.grey", "--run", run]) == 0
+    assert main(["evaluate", run]) == 0
+    assert main(["report", run, "--format", "md", "--output", str(tmp_path / "handin")]) == 0
+
+    (text,) = (tmp_path / "handin").glob("*.md")
+    assert "The images become grey." in text.read_text(encoding="utf-8")
+    page = tmp_path / "run/report/report.html"
+    assert "mapped to brightness" in page.read_text(encoding="utf-8")

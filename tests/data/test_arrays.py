@@ -42,11 +42,23 @@ def test_folder_and_npz_in_each_layout_agree(tmp_path: Path) -> None:
     assert torch.equal(first.train.labels, second.train.labels)
 
 
+@pytest.mark.parametrize("extra", [(), (-1,), (1,)], ids=["no channel", "channel last", "channel first"])
+def test_grey_arrays_become_rgb(tmp_path: Path, extra: tuple[int, ...]) -> None:
+    grey = {name: array[..., 0] for name, array in ARRAYS.items() if array.ndim == 4}
+    shaped = {name: np.expand_dims(array, extra) for name, array in grey.items()}
+
+    found = read(write(tmp_path / "mine", **shaped))
+
+    expected = torch.from_numpy(grey["train-images"])[:, None].expand(-1, 3, -1, -1)
+    assert torch.equal(found.train.images, expected)
+
+
 @pytest.mark.parametrize(
     ("name", "array", "reason"),
     [
         ("train-images", np.zeros((12, 32, 32, 3), np.float32), "must be uint8"),
-        ("train-images", np.zeros((12, 32, 32), np.uint8), "must be uint8"),
+        ("train-images", np.zeros((12, 32), np.uint8), "must be uint8"),
+        ("train-images", np.zeros((12, 32, 32, 2), np.uint8), "must be uint8"),
         ("test-images", np.zeros((6, 3, 0, 16), np.uint8), "contains no images"),
         ("test-images", np.zeros((0, 32, 32, 3), np.uint8), "contains no images"),
         ("test-labels", np.zeros(5, np.int64), "must be 6 whole numbers"),

@@ -28,6 +28,7 @@ OTHERS = {
         widths=(8, 8), kernel_sizes=(5, 1), strides=(2, 1), pools=(2, 1), residual=(False, True), experts=3,
         gate="sparsemax", router_hidden=4, norm="none", head_hidden=8,
     ),
+    "grey, whitened": ModelConfig(grey=True, widths=(8,), pools=(4,)),
     "sigmoid, one expert, no whitening, ReLU": ModelConfig(
         whiten=False, widths=(8,), pools=(4,), experts=1, gate="sigmoid", temperature=2.0, nonlinearity="relu",
         dropout=0.1,

@@ -73,10 +73,12 @@ def test_parameters_are_those_that_learn() -> None:
     assert [row.multiply_adds for row in rows if row.part == "head"] == [16 * 7, 7 * 4]
 
 
+@pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("whiten", [False, True])
-def test_agrees_with_the_counter_of_torch_where_nothing_is_mixed(whiten: bool) -> None:
+def test_agrees_with_the_counter_of_torch_where_nothing_is_mixed(whiten: bool, grey: bool) -> None:
     """With K = 1, torch counts the same, less scaling the one kernel, which is no convolution to it."""
-    config = ModelConfig(whiten=whiten, widths=(8, 16, 16), pools=(2, 1, 1), strides=(1, 2, 1), experts=1)
+    shape = {"widths": (8, 16, 16), "pools": (2, 1, 1), "strides": (1, 2, 1), "experts": 1}
+    config = ModelConfig(grey=grey, whiten=whiten, **shape)
     net = Net(config, classes=10).eval()
     net.input.fit(torch.rand(2, 3, 20, 20))
     for block in net.backbone:

@@ -2,9 +2,11 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from equation import mixture, relative_error, with_gradients
+from PIL import Image
 from torch import nn
 
 from dynconv.layer import DynamicConv2d
@@ -156,6 +158,23 @@ def test_whitening_decorrelates_patches() -> None:
     torch.testing.assert_close(second_moment, torch.eye(12, dtype=torch.float64), rtol=0, atol=0.02)
     assert torch.equal(net.input.whitening[12:], -net.input.whitening[:12])
     assert net.input(smooth).shape == (300, 24, 31, 31)
+
+
+@pytest.mark.parametrize("whiten", [True, False])
+def test_a_grey_network_sees_the_brightness_of_a_picture(whiten: bool) -> None:
+    torch.manual_seed(0)
+    net = Net(ModelConfig(grey=True, whiten=whiten, widths=(8,), pools=(4,)), 10)
+    images = torch.randint(0, 256, (40, 3, 16, 16), dtype=torch.uint8)
+    net.input.fit(images)
+    net.eval()
+
+    grey = np.stack([np.asarray(Image.fromarray(x.permute(1, 2, 0).numpy()).convert("L")) for x in images])
+    as_pillow = torch.from_numpy(grey)[:, None].expand(-1, 3, -1, -1)
+
+    assert net.input(images).shape[1] == (8 if whiten else 1)
+    # Pillow rounds to whole numbers, by half a step of standardised brightness at most, which whitening amplifies.
+    torch.testing.assert_close(net.input(images), net.input(as_pillow), rtol=0, atol=0.1)
+    torch.testing.assert_close(net(images), net(as_pillow), rtol=0, atol=0.02)
 
 
 def test_uint8_images_and_floats_between_0_and_1_are_the_same_to_the_network() -> None:

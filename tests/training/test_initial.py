@@ -83,8 +83,11 @@ def test_what_does_not_fit_is_new(change: dict[str, Any], said: list[str] | None
         assert set(said) <= set(take_over(new, CLASSES, weights_of(old, CONFIG.model)))
 
 
-def test_other_preprocessing_is_refused() -> None:
-    old, new = network(CONFIG.model), network(CONFIG.model.model_copy(update={"whiten": False}))
+@pytest.mark.parametrize(
+    ("before", "after"), [({}, {"whiten": False}), ({"whiten": False}, {"grey": True, "whiten": False})]
+)
+def test_other_preprocessing_is_refused(before: dict[str, Any], after: dict[str, Any]) -> None:
+    old, new = (network(CONFIG.model.model_copy(update=fields)) for fields in (before, after))
 
     with pytest.raises(DynconvError, match="init: these weights were trained with other preprocessing"):
         take_over(new, CLASSES, weights_of(old, CONFIG.model))

@@ -30,7 +30,9 @@ def find(path: Path) -> Path | None:
 
 @form("train-images.npy and its three companions, or an .npz", find)
 def read(path: Path, _: DataConfig) -> Dataset:
-    """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], and labels, whole numbers [N] or [N,1].
+    """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], or grey ones without or with one channel, and labels,
+    whole numbers [N] or [N,1].
+
 
     Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are assumed to be CIFAR-10.
     Raises:
@@ -63,13 +65,19 @@ def read(path: Path, _: DataConfig) -> Dataset:
 
 
 def _images(where: str, array: np.ndarray) -> torch.Tensor:
-    if array.dtype != np.uint8 or array.ndim != 4 or 3 not in (array.shape[1], array.shape[3]):
-        raise DataError(f"{where}: is {array.dtype} {list(array.shape)}, must be uint8 [N,H,W,3] or [N,3,H,W]")
+    """As [N, 3, H, W]; grey images have one channel, or no dimension for it."""
+    channels_NHWC = array[..., None] if array.ndim == 3 else array
+    if array.dtype != np.uint8 or channels_NHWC.ndim != 4 or not {1, 3} & {*channels_NHWC.shape[1::2]}:
+        raise DataError(
+            f"{where}: is {array.dtype} {list(array.shape)}, must be uint8 [N,H,W,3] or [N,3,H,W], or for grey images "
+            "[N,H,W]"
+        )
     if array.size == 0:
         raise DataError(f"{where}: has the shape {list(array.shape)} and contains no images")
-    if array.shape[3] != 3:
-        array = array.transpose(0, 2, 3, 1)
-    return torch.from_numpy(np.ascontiguousarray(array.transpose(0, 3, 1, 2)))
+    if channels_NHWC.shape[3] not in (1, 3):
+        channels_NHWC = channels_NHWC.transpose(0, 2, 3, 1)
+    images_NCHW = torch.from_numpy(np.ascontiguousarray(channels_NHWC.transpose(0, 3, 1, 2)))
+    return images_NCHW.expand(-1, 3, -1, -1).contiguous()
 
 
 def _labels(where: str, array: np.ndarray, count: int) -> torch.Tensor:

@@ -30,6 +30,9 @@ class ModelConfig(Frozen):
     Tuples have one entry per block, or a single entry for all blocks. The defaults are those of the preset `quick`.
     """
 
+    grey: bool = False
+    """Fixed input transform: colours become one channel of brightness. For images that are grey anyway, it saves two
+    thirds of what the input costs."""
     whiten: bool = True
     """Fixed input transform: whiten 2x2 patches by the training images' statistics, then split them by sign."""
     whiten_eps: float = Field(5e-4, gt=0)

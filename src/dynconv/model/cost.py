@@ -48,8 +48,7 @@ def multiply_adds(net: Net, image_size: int) -> list[Row]:
     """
     side = image_size - 1 if net.input.whiten else image_size
     channels = net.input.channels
-    # The fixed 2x2 filters see 3 channels.
-    fixed = channels * 3 * 4 * side * side if net.input.whiten else 0
+    fixed = channels * net.input.colours * 4 * side * side if net.input.whiten else 0
     name = "whitening 2x2, GELU" if net.input.whiten else "standardise"
     rows = [Row("input", 0, name, (channels, side, side), 0, fixed, fixed)]
     for number, block in enumerate(net.backbone, start=1):

@@ -31,11 +31,15 @@ def to_unit_range(images_NCHW: Tensor) -> Tensor:
 torch.fx.wrap("to_unit_range")  # an opaque step for torch.fx, which cannot trace its branch when folding batch norm
 
 
+_LUMA = (0.299, 0.587, 0.114)
+
+
 class InputTransform(nn.Module):
     """Fixed preprocessing: images [N, 3, H, W], uint8 or floats in [0, 1] -> standardised and optionally whitened.
 
-    Nothing is learned. Whitening maps each 2x2 patch to its 12 principal components scaled to unit variance, then keeps
-    their positive and negative parts apart: [N, 24, H-1, W-1]. The statistics are buffers, saved and loaded with the
+    Nothing is learned. If grey, the C = 3 colours first become C = 1 channel, the luma of ITU-R BT.601 as in Pillow.
+    Whitening maps each 2x2 patch to its 4C principal components scaled to unit variance, then keeps
+    their positive and negative parts apart: [N, 8C, H-1, W-1]. The statistics are buffers, saved and loaded with the
     weights; `fit` computes them from training images. Without them, `forward` raises RuntimeError.
     """
 
@@ -43,18 +47,19 @@ class InputTransform(nn.Module):
     std: Tensor
     whitening: Tensor
 
-    def __init__(self, whiten: bool, eps: float = 5e-4) -> None:
+    def __init__(self, whiten: bool, eps: float = 5e-4, grey: bool = False) -> None:
         super().__init__()
         self.whiten = whiten
         self.eps = eps
+        self.colours = 1 if grey else 3
         self.fitted = False
-        self.register_buffer("mean", torch.zeros(3))
-        self.register_buffer("std", torch.zeros(3))
-        self.register_buffer("whitening", torch.zeros(24 if whiten else 0, 3, 2, 2))
+        self.register_buffer("mean", torch.zeros(self.colours))
+        self.register_buffer("std", torch.zeros(self.colours))
+        self.register_buffer("whitening", torch.zeros(8 * self.colours if whiten else 0, self.colours, 2, 2))
 
     @property
     def channels(self) -> int:
-        return 24 if self.whiten else 3
+        return 8 * self.colours if self.whiten else self.colours
 
     @torch.no_grad()
     def fit(self, images_N3HW: Tensor) -> None:
@@ -63,8 +68,9 @@ class InputTransform(nn.Module):
         Raises:
             ValueError: a colour channel has the same value in all images, so it cannot be standardised.
         """
-        x = to_unit_range(images_N3HW)
-        for name, lowest, highest in zip(["red", "green", "blue"], x.amin((0, 2, 3)), x.amax((0, 2, 3)), strict=True):
+        x = self._coloured(to_unit_range(images_N3HW))
+        names = ["red", "green", "blue"] if self.colours == 3 else ["brightness"]
+        for name, lowest, highest in zip(names, x.amin((0, 2, 3)), x.amax((0, 2, 3)), strict=True):
             if lowest == highest:
                 raise ValueError(f"images: every pixel has the same {name}; give images that differ")
         self.mean.copy_(x.mean((0, 2, 3)))
@@ -72,12 +78,17 @@ class InputTransform(nn.Module):
         if self.whiten:
             patches = F.unfold(self._standardise(x[:5000]), 2).transpose(1, 2).flatten(0, 1).double()
             variance, components = torch.linalg.eigh(patches.T @ patches / len(patches))
-            filters = (components / (variance + self.eps).sqrt()).T.flip(0).view(12, 3, 2, 2)
+            filters = (components / (variance + self.eps).sqrt()).T.flip(0).view(-1, self.colours, 2, 2)
             self.whitening.copy_(torch.cat((filters, -filters)))
         self.fitted = True
 
-    def _standardise(self, x_N3HW: Tensor) -> Tensor:
-        return (x_N3HW - self.mean[:, None, None]) / self.std[:, None, None]
+    def _coloured(self, x_N3HW: Tensor) -> Tensor:
+        if self.colours == 3:
+            return x_N3HW
+        return (x_N3HW * x_N3HW.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+
+    def _standardise(self, x_NCHW: Tensor) -> Tensor:
+        return (x_NCHW - self.mean[:, None, None]) / self.std[:, None, None]
 
     def forward(self, images_N3HW: Tensor) -> Tensor:
         if not self.fitted:
@@ -85,7 +96,7 @@ class InputTransform(nn.Module):
                 "the input statistics were never set: call net.input.fit(images) with training images, uint8 or in "
                 "[0, 1], or load weights with load_state_dict"
             )
-        x = self._standardise(to_unit_range(images_N3HW))
+        x = self._standardise(self._coloured(to_unit_range(images_N3HW)))
         return F.gelu(F.conv2d(x, self.whitening)) if self.whiten else x
 
     def _load_from_state_dict(self, *arguments: Any, **options: Any) -> None:
@@ -209,7 +220,7 @@ class Net(nn.Module):
 
     def __init__(self, config: ModelConfig, classes: int) -> None:
         super().__init__()
-        self.input = InputTransform(config.whiten, config.whiten_eps)
+        self.input = InputTransform(config.whiten, config.whiten_eps, config.grey)
         self.backbone = Backbone(config, self.input.channels)
         self.head = Head(config, classes)
 

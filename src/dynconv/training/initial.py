@@ -47,9 +47,11 @@ def take_over(net: Net, classes: Sequence[str], weights: Weights) -> list[str]:
         DynconvError: the networks have different preprocessing, or nothing fits.
     """
     old = weights.state
-    if old.get("input.whitening", torch.empty(0)).shape != net.input.whitening.shape:
+    if old.get("input.whitening", torch.empty(0)).shape != net.input.whitening.shape or (
+        old["input.mean"].shape != net.input.mean.shape
+    ):
         raise DynconvError(
-            "init: these weights were trained with other preprocessing; set model.whiten as they have it"
+            "init: these weights were trained with other preprocessing; set model.whiten and model.grey as they have it"
         )
     _copy(net.input.state_dict(), old, "input.")
     net.input.fitted = True

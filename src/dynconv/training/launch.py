@@ -182,7 +182,7 @@ def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.devic
     largest = rows(config.model, len(dataset.classes), max(config.image_sizes))
     require_memory(config, largest, len(dataset.train.labels), device)
     try:
-        InputTransform(whiten=False).fit(statistics_sample(config, dataset))
+        InputTransform(whiten=False, grey=config.model.grey).fit(statistics_sample(config, dataset))
     except ValueError as error:
         raise data.DataError(f"{dataset.origin}: training {error}") from error
 

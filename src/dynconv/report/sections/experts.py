@@ -53,7 +53,7 @@ def first_kernels(net: Net, shown: int = 24) -> Plot:
         pixels = F.conv_transpose2d(weight_KOCHW.flatten(0, 1), whitening).unflatten(0, (k, o))
     else:
         pixels = weight_KOCHW
-    tiles = pixels[:, :shown].permute(0, 1, 3, 4, 2)
+    tiles = pixels[:, :shown].expand(-1, -1, 3, -1, -1).permute(0, 1, 3, 4, 2)
     limit = tiles.abs().amax((2, 3, 4), keepdim=True).clamp_min(1e-12)
     tiles = 0.5 + 0.5 * tiles / limit
     k, count, height, width, _ = tiles.shape
@@ -73,6 +73,8 @@ def first_kernels(net: Net, shown: int = 24) -> Plot:
             for spine in axes.spines.values():
                 spine.set_visible(False)
 
-    how = "mapped to RGB through the whitening filters, without their non-linearity" if net.input.whiten else "in RGB"
+    what = "RGB" if net.input.colours == 3 else "brightness"
+    through = f"mapped to {what} through the whitening filters, without their non-linearity"
+    how = through if net.input.whiten else f"in {what}"
     caption = f"Kernels of block 1's experts: the first {count} output channels, {how}; grey is zero."
     return draw("kernels", caption, paint, 8, 0.3 + 0.42 * k)
