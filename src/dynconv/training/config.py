@@ -20,6 +20,8 @@ from dynconv.validation import Fraction, Frozen
 FREEZABLE = ("experts", "routers", "biases", "head")
 """Parts of the network that can be frozen, besides whole blocks."""
 
+MOST_IMAGES = 1_000_000_000
+
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -77,13 +79,14 @@ class TrainConfig(Frozen):
     """Seed of the weights, the order of the images and their augmentation."""
     epochs: int = Field(5, ge=1, le=1_000_000)
     """Passes over the training set."""
-    batch_size: int = Field(500, ge=1, le=1_000_000_000)
+    batch_size: int = Field(500, ge=1, le=MOST_IMAGES)
     """Images per step of the optimizer."""
-    micro_batch: int = Field(500, ge=1, le=1_000_000_000)
-    """Images per forward and backward pass; gradients accumulate over a batch. Also what batch norm averages over."""
+    micro_batch: int | Literal["auto"] = 500
+    """Images per forward and backward pass; gradients accumulate over a batch. Also what batch norm averages over.
+    auto: as many of a batch as fit into the memory that is free at the start."""
     image_sizes: tuple[Annotated[int, Field(ge=8, le=LARGEST_SIZE)], ...] = (24, 24, 24, 28, 32)
     """Side of the training images in pixels; several sizes share the epochs evenly, in this order, up to the last."""
-    holdout: int = Field(0, ge=0, le=1_000_000_000)
+    holdout: int = Field(0, ge=0, le=MOST_IMAGES)
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
     tta: bool = True
     """Also report test-time augmentation: the image and its mirror, each at three translations."""
@@ -116,9 +119,17 @@ class TrainConfig(Frozen):
     model: ModelConfig = ModelConfig()
     optim: OptimConfig = OptimConfig()
 
+    @field_validator("micro_batch", mode="before")
+    @classmethod
+    def _auto_or_a_number(cls, value: object) -> object:
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) < 11 else value
+        if number != "auto" and (type(number) is not int or not 1 <= number <= MOST_IMAGES):
+            raise ValueError(f"must be auto, or a whole number from 1 to {MOST_IMAGES}, not {value}")
+        return number
+
     @model_validator(mode="after")
     def _batches_divide(self) -> Self:
-        if self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
+        if self.micro_batch != "auto" and self.batch_size % self.micro_batch and self.micro_batch < self.batch_size:
             raise ValueError(f"micro_batch: {self.micro_batch} does not divide batch_size {self.batch_size}")
         if not self.image_sizes:
             raise ValueError("image_sizes: needs at least one size")
@@ -137,6 +148,13 @@ class TrainConfig(Frozen):
             if name not in (*blocks, *FREEZABLE):
                 raise ValueError(f"freeze: must be of block1 to {blocks[-1]}, {', '.join(FREEZABLE)}, not {name}")
         return self
+
+    @property
+    def images_per_pass(self) -> int:
+        """`micro_batch` as a number, which it is once training has started."""
+        if self.micro_batch == "auto":
+            raise ValueError("micro_batch: auto is not a number yet; see training.memory.fitting_micro_batch")
+        return self.micro_batch
 
     def image_size(self, epoch: int) -> int:
         """Side of the training images in `epoch` (from 0), in pixels.

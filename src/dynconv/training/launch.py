@@ -30,7 +30,7 @@ from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
 from dynconv.training.initial import initial_weights
 from dynconv.training.logs import LogName, require_logs
-from dynconv.training.memory import require_memory
+from dynconv.training.memory import fitting_micro_batch, require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
 from dynconv.training.stopping import require_held_out
@@ -97,6 +97,8 @@ def start(
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
     config = group.each(partial(fitted, config, dataset, chosen))
     group.each(lambda: require_trainable(config, dataset, device, group))
+    numbers = len(dataset.classes), len(dataset.train.labels)
+    config = group.share(partial(fitting_micro_batch, config, *numbers, device, group.size))
     if seconds:
         config = group.share(partial(_within, config, launch, dataset, seconds))
     if initial:
@@ -176,7 +178,8 @@ def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.devic
         raise DynconvError(f"precision: fp16 is for NVIDIA GPUs, and this trains on {device.type}; use auto")
     require_shift_within(config.augment, dataset.frame.size)
     require_held_out(config, dataset)
-    micro_batch = min(config.micro_batch, config.batch_size, len(dataset.train.labels))
+    at_once = config.batch_size if config.micro_batch == "auto" else config.micro_batch
+    micro_batch = min(at_once, config.batch_size, len(dataset.train.labels))
     if micro_batch < group.size:
         raise DynconvError(f"{group.size} processes cannot share a micro_batch of {micro_batch} images; start fewer")
     largest = rows(config.model, len(dataset.classes), max(config.image_sizes))

@@ -1,16 +1,30 @@
-"""The memory that training takes: estimated before any of it is allocated, and named when there was too little."""
+"""The memory that training takes: estimated beforehand, fitted into what is free, and named when it was too little."""
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor, nn
 
 from dynconv.errors import DynconvError
-from dynconv.machine import available_memory
+from dynconv.machine import autocast, available_memory, pick_precision
 from dynconv.model.cost import Row
+from dynconv.model.net import Net
 from dynconv.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+_SHARE = 0.8
+"""Of the free memory, what a micro-batch may take."""
+
+_WORKSPACES = 100 * 2**20
+"""What convolutions take for themselves, in bytes."""
+
+_COUNTED = 16
+"""Images of the forward pass in which bytes are counted."""
 
 
 class OutOfMemoryError(DynconvError):
@@ -32,7 +46,7 @@ def require_memory(config: TrainConfig, rows: Sequence[Row], images: int, device
     Raises:
         DynconvError: with both figures, and the fields to lower.
     """
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+    free = free_memory(device)
     weights, outputs = estimate(config, rows, images)
     if free is None or weights + outputs <= free:
         return
@@ -48,10 +62,85 @@ def estimate(config: TrainConfig, rows: Sequence[Row], images: int) -> tuple[int
 
     Both are less than what training really takes: of a block, only the experts' outputs are counted, in 16 bits.
     """
-    kept = 3 + (config.optim.name == "adamw") + (config.optim.ema > 0)  # weight, gradient, momentum
+    kept = _kept_per_weight(config)
     values = sum(math.prod(row.shape) for row in rows if row.part == "experts")
-    micro_batch = min(config.micro_batch, config.batch_size, images)
-    return 4 * kept * sum(row.parameters for row in rows), 2 * micro_batch * values
+    at_once = 1 if config.micro_batch == "auto" else min(config.micro_batch, config.batch_size, images)
+    return 4 * kept * sum(row.parameters for row in rows), 2 * at_once * values
+
+
+def fitting_micro_batch(
+    config: TrainConfig, classes: int, images: int, device: torch.device, processes: int = 1
+) -> TrainConfig:
+    """With micro_batch `auto`, the configuration with the largest one that fits into the memory that is free; says so.
+
+    The whole batch where the system does not say how much is free.
+
+    Args:
+        images: number of training images.
+        processes: so many share a micro-batch, each with at least one image.
+
+    Raises:
+        DynconvError: not even one image for each process fits.
+    """
+    if config.micro_batch != "auto":
+        return config
+    batch = min(config.batch_size, images)
+    free, (fixed, each) = free_memory(device), _needed(config, classes, device)
+    room = math.inf if free is None else _SHARE * free - fixed
+    # The batch is divided evenly, but where it is all images of a small set.
+    divisors = [n for n in range(1, config.batch_size + 1) if config.batch_size % n == 0 and n < batch]
+    fits = [n for n in (*divisors, config.batch_size) if n >= processes and min(n, batch) * each <= room]
+    if not fits:
+        raise DynconvError(
+            f"training this network takes about {_gigabytes(fixed + processes * each)} of memory with the smallest "
+            f"micro_batch, and {_gigabytes(free or 0)} are available; lower model.widths, model.experts or image_sizes"
+        )
+    at_once = min(fits[-1], batch)
+    known = "" if free is None else f" of {_gigabytes(free)} available"
+    logger.info("micro_batch: %d images at a time, about %s%s", at_once, _gigabytes(fixed + at_once * each), known)
+    return config.model_copy(update={"micro_batch": fits[-1]})
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Bytes of memory available on a device; None where the system does not say."""
+    return torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()
+
+
+def _needed(config: TrainConfig, classes: int, device: torch.device) -> tuple[int, int]:
+    """Bytes that training takes in any case, and for each image of a micro-batch; somewhat more than it does.
+
+    What the backward pass needs is counted in a forward pass at the largest size. On a CPU training takes 1.6 to 1.8
+    times as much for each image, with gradients and workspaces.
+    """
+    with torch.random.fork_rng(devices=[]):
+        net = Net(config.model, classes).to(device)
+        side = max(config.image_sizes)
+        x_NCHW = torch.rand(_COUNTED, 3, side, side, device=device)
+    net.input.fit(x_NCHW)
+    precision, _ = pick_precision(config.precision, device)
+    with autocast(device, precision):
+        fewer, more = (_saved_bytes(net, x_NCHW[:count]) for count in (_COUNTED // 2, _COUNTED))
+    weights = sum(parameter.numel() for parameter in net.parameters())
+    kept = _kept_per_weight(config) + 1
+    return 4 * kept * weights + _WORKSPACES, max(1, 2 * (more - fewer) // (_COUNTED - _COUNTED // 2))
+
+
+def _saved_bytes(net: Net, x_NCHW: Tensor) -> int:
+    """Bytes of the tensors that the backward pass will need, parameters aside."""
+    kept: dict[int, Tensor] = {}  # holds them, so that no two have the same address
+
+    def keep(tensor: Tensor) -> Tensor:
+        if not isinstance(tensor, nn.Parameter):
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        net(x_NCHW)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+
+
+def _kept_per_weight(config: TrainConfig) -> int:
+    return 3 + (config.optim.name == "adamw") + (config.optim.ema > 0)  # weight, gradient, momentum
 
 
 def _gigabytes(count: int) -> str:

@@ -68,9 +68,9 @@ def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: 
     if grows:
         update["model"] = grown(config.model, extra)
     fitting = _MICRO_BATCH_PIXELS // size**2
-    if config.micro_batch > fitting and not {"micro_batch", "batch_size"} & set(chosen):
+    if not {"micro_batch", "batch_size"} & set(chosen) and config.images_per_pass > fitting:
         divisors = [n for n in range(_SMALLEST_MICRO_BATCH, config.batch_size + 1) if config.batch_size % n == 0]
-        update["micro_batch"] = max([n for n in divisors if n <= fitting] or divisors[:1] or [config.micro_batch])
+        update["micro_batch"] = max([n for n in divisors if n <= fitting] or divisors[:1] or [config.images_per_pass])
     config = config.model_copy(update=update)
     said = [f"trained at {', '.join(map(str, dict.fromkeys(config.image_sizes)))} pixels"]
     if grows:
@@ -95,7 +95,7 @@ def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes:
     batch = min(batch, config.batch_size)
     update: dict[str, object] = {"batch_size": batch}
     if "micro_batch" not in chosen:
-        update["micro_batch"] = min(batch, config.micro_batch)
+        update["micro_batch"] = min(batch, config.images_per_pass)
     if "epochs" not in chosen:
         steps = max(1, images // batch)
         update["epochs"] = max(config.epochs, min(math.ceil(_STEPS / steps), _MOST_EPOCHS))

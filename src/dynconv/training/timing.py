@@ -135,4 +135,4 @@ class _Timed:
 
     def step(self, x_NCHW: Tensor, target: Tensor) -> None:
         """One step of the optimizers, which has ended when this returns."""
-        self._learner.step(x_NCHW, target, min(self._config.micro_batch, len(x_NCHW)))
+        self._learner.step(x_NCHW, target, min(self._config.images_per_pass, len(x_NCHW)))

@@ -122,7 +122,7 @@ class Trainer:
 
         images = len(self.train.labels)
         self.batch_size = min(config.batch_size, images)
-        self.micro_batch = min(config.micro_batch, self.batch_size)
+        self.micro_batch = min(config.images_per_pass, self.batch_size)
         for text in advice.on_data(config, dataset.train.labels, dataset.classes):
             logger.warning(text)
         self.steps_per_epoch = images // self.batch_size
