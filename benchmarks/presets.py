@@ -29,9 +29,14 @@ FIGURES = ("test_accuracy", "test_accuracy_tta", "process_seconds", "train_secon
 MACHINE = ("processor", "instruction_sets", "cores", "threads", "gpus", "system", "python", "packages")
 
 
+def timing_of(run: Path) -> Path:
+    """Where the seconds of a run's whole process are kept once it has finished."""
+    return run.with_name(f"{run.name}.seconds")
+
+
 def train(preset: str, seed: int, data: str, run: Path, untimed: bool) -> dict[str, Any]:
     """One run's summary, with the seconds of the whole process. Trains unless the run has finished."""
-    timing = run.with_name(f"{run.name}.seconds")
+    timing = timing_of(run)
     if untimed:
         found: dict[str, Any] = json.loads((run / "summary.json").read_text())
         return found | {"process_seconds": None, "train_seconds": None}
@@ -85,13 +90,14 @@ def main() -> None:
     arguments = parser.parse_args()
 
     output = HERE / f"{arguments.preset}.json"
+    runs = [arguments.runs / f"{arguments.preset}-seed{seed}" for seed in range(arguments.seeds)]
+    all_trained = arguments.untimed or all(timing_of(run).exists() for run in runs)
     if not arguments.allow_uncommitted:
         try:
-            require_committed(output)
+            require_committed(*([output] if all_trained else []))  # a run's record would call the commit changed
         except DynconvError as error:
             sys.exit(str(error))
     arguments.runs.mkdir(parents=True, exist_ok=True)
-    runs = [arguments.runs / f"{arguments.preset}-seed{seed}" for seed in range(arguments.seeds)]
     results = [train(arguments.preset, seed, arguments.data, run, arguments.untimed) for seed, run in enumerate(runs)]
     environment = environment_of(runs)
     report = {
