@@ -113,7 +113,7 @@ test-lowest: ## the tests that use dependencies most, with the lowest versions t
 	$(PYTHON) -m venv --clear .venv-lowest
 	sed 's/^torch==.*/torch==$(TORCH)/' constraints-min.txt > .venv-lowest/constraints.txt
 	$(call INSTALL_TORCH,.venv-lowest)
-	.venv-lowest/$(PIP_INSTALL) $(PIP_ARGS) -c .venv-lowest/constraints.txt -e '.[dev]'
+	.venv-lowest/$(PIP_INSTALL) $(PIP_ARGS) -c .venv-lowest/constraints.txt -e '.[test]'
 	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest -W default::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
 
 soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)
