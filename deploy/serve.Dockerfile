@@ -7,12 +7,17 @@ FROM ${BASE} AS build
 # Without GPU libraries; PyPI's torch brings several gigabytes of them.
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
+# It compiles the operators for all processors, so the image itself needs no compiler. A base's own version is the one to take.
+# hadolint ignore=DL3008
+RUN apt-get update \
+    && apt-get install -y --no-install-recommends g++ \
+    && rm -rf /var/lib/apt/lists/*
 RUN python3 -m venv /opt/dynconv
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml hatch_build.py README.md LICENSE ./
 RUN torch="$(sed -n 's/^torch==//p' constraints.txt)" \
     && /opt/dynconv/bin/pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" "torch==${torch}"
 COPY src src
-RUN /opt/dynconv/bin/pip install --no-cache-dir -c constraints.txt '.[serve]'
+RUN DYNCONV_PREBUILD=1 /opt/dynconv/bin/pip install --no-cache-dir -c constraints.txt '.[serve]'
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="dynconv serve" \

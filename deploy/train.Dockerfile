@@ -18,7 +18,7 @@ RUN apt-get update \
 ARG TORCH_INDEX=https://pypi.org/simple
 WORKDIR /src
 RUN python3 -m venv /opt/dynconv
-COPY constraints.txt pyproject.toml README.md LICENSE ./
+COPY constraints.txt pyproject.toml hatch_build.py README.md LICENSE ./
 RUN torch="$(sed -n 's/^torch==//p' constraints.txt)" \
     && /opt/dynconv/bin/pip install --no-cache-dir --no-deps --index-url "${TORCH_INDEX}" "torch==${torch}"
 COPY src src

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import platform
 import subprocess
 import sys
 import tarfile
@@ -14,6 +15,8 @@ import pytest
 from arrow_files import png, save, table
 from PIL import Image
 from tiny import WORDS
+
+from dynconv.layer.ops import targets
 
 ROOT = Path(__file__).parents[2]
 DIST = Path(os.environ.get("DYNCONV_DIST", "none"))
@@ -45,7 +48,12 @@ REFUSED = {
 
 
 def wheel() -> Path:
-    (found,) = DIST.glob("*.whl")
+    (found,) = DIST.glob("*-any.whl")
+    return found
+
+
+def compiled_wheel() -> Path:
+    (found,) = DIST.glob(f"*manylinux*_{platform.machine()}.whl")
     return found
 
 
@@ -90,6 +98,34 @@ def test_the_wheel_has_all_that_the_package_needs_and_nothing_else() -> None:
     assert {name for name in names if not name.split("/")[0].endswith(".dist-info")} == source
     assert {"dynconv/py.typed", "dynconv/weights/accurate.safetensors", "dynconv/serve/page/index.html"} <= source
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
+
+
+def test_the_wheel_for_this_machine_also_has_each_operator_for_each_target() -> None:
+    operators = sorted((ROOT / "src/dynconv/layer/ops").glob("*.cpp"))
+    expected = {
+        f"dynconv/layer/ops/prebuilt/{targets.file_name(source, target)}"
+        for source in operators
+        for target in targets.TARGETS[platform.machine()]
+    }
+    with zipfile.ZipFile(compiled_wheel()) as one, zipfile.ZipFile(wheel()) as other:
+        more = {*one.namelist()} - {*other.namelist()}
+
+    assert {name for name in more if not name.endswith("/")} == expected
+
+
+def test_operators_need_no_compiler(folder: Path, tmp_path: Path) -> None:
+    place = tmp_path / "environment"
+    run(UV, "venv", "--quiet", "--python", sys.executable, place, folder=folder)
+    words = ("pip", "install", "--quiet", "--python", place / "bin" / "python", *VERSIONS, compiled_wheel())
+    run(UV, *words, folder=folder)
+
+    said = run("env", "PATH=", f"XDG_CACHE_HOME={tmp_path}/cache", place / "bin/dynconv", "doctor", folder=folder)
+
+    flat = " ".join(said.split())
+    assert [f"{name} operator available" in flat for name in ("fused", "winograd", "depthwise", "norm_gelu")] == [
+        True
+    ] * 4
+    assert not (tmp_path / "cache/dynconv/operators").exists()
 
 
 def test_the_source_distribution_builds_the_same_wheel(tmp_path: Path) -> None:

@@ -1,8 +1,9 @@
-"""Compiles a C++ file once for all processes and keeps the library in the user's cache.
+"""The library of a C++ file: one that came with the package, or else compiled, once for all processes.
 
-The cache is `dynconv/operators` in $XDG_CACHE_HOME or ~/.cache. A library's name holds a digest of everything that it
-depends on: compiler, options, source and processor. Beside it stand a lock, so that processes that start together
-compile once, and, where compilation failed, the reason, so that it is not tried again at every start.
+What is compiled is kept in the user's cache, `dynconv/operators` in $XDG_CACHE_HOME or ~/.cache. A library's name holds
+a digest of everything that it depends on: compiler, options, source and processor. Beside it stand a lock, so that
+processes that start together compile once, and, where compilation failed, the reason, so that it is not tried again at
+every start.
 """
 
 from __future__ import annotations
@@ -21,12 +22,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from dynconv.layer.ops import processor
+from dynconv.layer.ops import processor, targets
 
 logger = logging.getLogger("dynconv.layer")
-
-# Not -ffast-math: linking with it flushes denormals to zero in the whole process.
-_FLAGS = "-std=c++17 -O2 -fno-math-errno -fno-trapping-math -fno-signed-zeros -fopenmp -fPIC -shared"
 
 
 class UnavailableError(Exception):
@@ -71,7 +69,7 @@ class _Recipe:
         compiler = shutil.which(words[0]) if words else None
         if compiler is None:
             raise UnavailableError("no C++ compiler found (install g++, or name one in CXX)")
-        return cls(source, (compiler, *words[1:], *_FLAGS.split(), *flags), seconds)
+        return cls(source, (compiler, *words[1:], *targets.FLAGS, *flags), seconds)
 
     def name(self) -> str:
         """The library's, without its ending.
@@ -81,8 +79,7 @@ class _Recipe:
         version = _run([*self.command, "--version"]).stdout
         flags = sorted(processor.instruction_sets())
         key = "\n".join((*self.command, version, platform.machine(), platform.processor(), *flags))
-        sources = [self.source, *sorted(self.source.parent.glob("*.h"))]
-        content = b"".join(source.read_bytes() for source in sources) + key.encode(errors="surrogateescape")
+        content = targets.digest(self.source) + key.encode(errors="surrogateescape")
         return f"{self.source.stem}-{hashlib.sha256(content).hexdigest()[:16]}"
 
     def compile(self, target: Path) -> None:
@@ -117,8 +114,9 @@ class _Recipe:
 
 @contextlib.contextmanager
 def built(source: Path, seconds: int) -> Iterator[Path]:
-    """The library of a C++ file; load it inside the block. Compiles it unless the cache has it.
+    """The library of a C++ file; load it inside the block. Compiles it unless the package or the cache has it.
 
+    Where CXX names a compiler, the package's own is not taken.
     Where the cache cannot be written, the library is in a temporary folder of this process; a warning says so once.
 
     Args:
@@ -128,6 +126,10 @@ def built(source: Path, seconds: int) -> Iterator[Path]:
     Raises:
         UnavailableError: there is no compiler, it failed, or the cached library is not safe to load.
     """
+    prebuilt = _prebuilt(source)
+    if prebuilt is not None:
+        yield prebuilt
+        return
     recipe = _Recipe.of(source, seconds)
     try:
         name = recipe.name()
@@ -153,6 +155,17 @@ def built(source: Path, seconds: int) -> Iterator[Path]:
             yield target
     except OSError as error:
         raise UnavailableError(f"{problem}; nor the temporary folder: {error.strerror}") from error
+
+
+def _prebuilt(source: Path) -> Path | None:
+    if os.environ.get("CXX"):
+        return None
+    try:
+        if processor.limit() == "none":
+            return None
+        return targets.find(source, platform.machine(), processor.instruction_sets())
+    except ValueError as error:
+        raise UnavailableError(str(error)) from error
 
 
 def cache_folder() -> Path:

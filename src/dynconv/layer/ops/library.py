@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from dynconv.layer.ops import processor
+from dynconv.layer.ops import processor, targets
 from dynconv.layer.ops.build import UnavailableError, built, warn_once
 
 
@@ -100,7 +100,9 @@ class Library:
                 try:
                     library = ctypes.CDLL(str(path))
                 except OSError as error:
-                    return f"cannot load {path}: {error} (remove it, or name another folder in XDG_CACHE_HOME)"
+                    own = "remove it, or name another folder in XDG_CACHE_HOME"
+                    hint = "set CXX=g++ to compile it here" if path.parent == targets.PREBUILT else own
+                    return f"cannot load {path}: {error} ({hint})"
         except UnavailableError as reason:
             return str(reason)
         for name, (integers, arrays) in self._functions.items():

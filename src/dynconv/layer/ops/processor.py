@@ -11,13 +11,14 @@ import os
 import platform
 from pathlib import Path
 
+from dynconv.layer.ops.targets import X86_64_V3
+
 VARIABLE = "DYNCONV_CPU"
 _BEYOND = {"avx512": ("amx",), "avx2": ("avx512", "avx10", "amx")}
 """How the names of the flags begin that a limit rules out."""
 
 _LIMITS = (*_BEYOND, "none")
 _X86 = ("x86_64", "amd64", "i386", "i686")
-_X86_64_V3 = {"avx2", "bmi1", "bmi2", "f16c", "fma", "movbe"}
 
 
 def limit() -> str:
@@ -62,7 +63,7 @@ def compiler_flags() -> tuple[str, ...]:
         ValueError: see `limit`.
     """
     flags = _flags()
-    if limit() == "avx2" and (not flags or flags >= _X86_64_V3):
+    if limit() == "avx2" and (not flags or flags >= X86_64_V3):
         return ("-march=x86-64-v3",)
     native = "-march=native"  # also where the processor has less than AVX2
     amx = any(flag.startswith("amx") for flag in flags)
