@@ -14,7 +14,7 @@ PYTEST_ARGS ?=
 PIP_ARGS ?=
 
 IN_VENV := PATH="$(CURDIR)/.venv/bin:$$PATH"
-LINT_PATHS := src $(wildcard tests benchmarks docs)
+LINT_PATHS := src hatch_build.py $(wildcard tests benchmarks docs)
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -99,7 +99,7 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) python -m pytest $(LESSER) $(PYTEST_ARGS)
 	$(IN_VENV) $(NO_COMPILER) python -m pytest $(LESSER) $(PYTEST_ARGS)
 
-test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), twenty kills, four processes
+test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), an emulated ARM processor, twenty kills
 	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
 
 test-logs: .venv/.installed-dev ## the tests of Weights & Biases and MLflow, with some thirty packages that they bring along
