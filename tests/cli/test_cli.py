@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from tiny import WORDS
 
 from dynconv.cli.main import main
@@ -352,3 +353,20 @@ def test_a_grey_network_from_training_to_the_hand_in(tmp_path: Path) -> None:
     assert "The images become grey." in text.read_text(encoding="utf-8")
     page = tmp_path / "run/report/report.html"
     assert "mapped to brightness" in page.read_text(encoding="utf-8")
+
+
+PREDICTS = """
+import sys
+from dynconv.cli.main import main
+assert main(["predict", sys.argv[1]]) == 0
+print(sorted({"torch._dynamo", "sympy", "matplotlib", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_a_prediction_loads_nothing_that_takes_a_second_and_is_not_needed(tmp_path: Path) -> None:
+    picture = tmp_path / "grey.png"
+    Image.new("RGB", (40, 30), "grey").save(picture)
+
+    done = subprocess.run([sys.executable, "-c", PREDICTS, picture], capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"

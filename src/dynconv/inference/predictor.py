@@ -24,7 +24,7 @@ from dynconv.data.image import from_pil, read_image
 from dynconv.errors import DynconvError
 from dynconv.machine import Precision, autocast, pick_device, pick_precision
 from dynconv.model.cost import multiply_adds
-from dynconv.model.net import Net
+from dynconv.model.net import Net, shapes_of
 from dynconv.model.tta import batched_logits
 
 Picture = str | Path | BinaryIO | Image.Image | np.ndarray | Tensor
@@ -192,8 +192,7 @@ def _network(path: Path, weights: Weights) -> Net:
     if len(weights.state) < len(weights.model.widths):  # before time and memory are spent on blocks that are not there
         raise DynconvError(misfit)
     try:
-        with torch.device("meta"):  # shapes without values
-            planned = Net(weights.model, len(weights.classes))
+        planned = shapes_of(weights.model, len(weights.classes))
     except ValueError as error:
         raise DynconvError(misfit) from error
     expected = planned.state_dict()

@@ -27,6 +27,7 @@ from dynconv.layer import measured
 from dynconv.layer.algorithms import ALGORITHMS, UNTIMED
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops import fused
+from dynconv.layer.ops.constant import constant
 
 __all__ = ["UNTIMED", "Estimate", "Explanation", "choose", "explain", "obstacle"]
 
@@ -244,12 +245,12 @@ def _fitted(geometry: Geometry) -> list[str]:
 
 
 # Each number by itself, a constant of the graph: with dynamic=True, torch.compile takes floats in a list for variables.
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _coefficient(device: str, dtype: torch.dtype, training: bool, algorithm: str, index: int) -> float:
     return _MODEL[device, dtype, training][algorithm][index]
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def _has_coefficients(device: str, dtype: torch.dtype, training: bool, algorithm: str) -> bool:
     return algorithm in _MODEL.get((device, dtype, training), {})
 

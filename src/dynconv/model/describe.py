@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -12,7 +11,7 @@ from rich.table import Table
 from dynconv.errors import DynconvError
 from dynconv.model.config import ModelConfig
 from dynconv.model.cost import Row, multiply_adds
-from dynconv.model.net import Net
+from dynconv.model.net import shapes_of
 
 PARTS = {
     "input": "input",
@@ -38,8 +37,7 @@ def rows(model: ModelConfig, classes: int = 10, image_size: int = 32, also: Sequ
         DynconvError: the network cannot be built: its parts do not fit together, or the images are too small for it.
     """
     try:
-        with torch.device("meta"):  # shapes without values
-            net = Net(model, classes)
+        net = shapes_of(model, classes)
         for size in also:
             multiply_adds(net, size)
         return multiply_adds(net, image_size)

@@ -14,6 +14,7 @@ import torch
 import torch.fx
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 from dynconv.layer.conv import DynamicConv2d
 from dynconv.layer.pooling import spatial_mean
@@ -235,3 +236,22 @@ class Net(nn.Module):
             weights.append(block.conv.routing_weights(x))
             x = block(x)
         return weights
+
+
+def shapes_of(config: ModelConfig, classes: int) -> Net:
+    """The network on the meta device: shapes without values, whatever their size.
+
+    Raises:
+        ValueError: the parts of the network do not fit together.
+    """
+    with torch.device("meta"), _Undrawn():
+        return Net(config.model_copy(update={"identity_init": False}), classes)  # of no consequence here, but slow
+
+
+class _Undrawn(TorchFunctionMode):
+    """Draws no normal numbers: torch would import its compiler for that on the meta device, which takes a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is nn.init.normal_:
+            return kwargs["tensor"]
+        return func(*args, **(kwargs or {}))

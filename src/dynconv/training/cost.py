@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import torch
-
 from dynconv.model.cost import total_multiply_adds
-from dynconv.model.net import Net
+from dynconv.model.net import shapes_of
 from dynconv.training.config import TrainConfig
 
 
@@ -23,8 +21,7 @@ def training_flop(config: TrainConfig, images: int, classes: int, epochs: int | 
     Raises:
         ValueError: the images are too small for the network.
     """
-    with torch.device("meta"):  # shapes without values
-        net = Net(config.model, classes)
+    net = shapes_of(config.model, classes)
     batch = min(config.batch_size, images)
     seen = images // batch * batch
     sizes = [config.image_size(epoch) for epoch in range(config.epochs if epochs is None else epochs)]

@@ -55,7 +55,7 @@ def test_gradients_of_the_router_are_those_of_torchs_sum() -> None:
 
 def test_passes_torchs_own_checks() -> None:
     x = torch.randn(2, 3, 4, 5).bfloat16().requires_grad_()
-    torch.library.opcheck(pixel_sum, (x,))
+    torch.library.opcheck(torch.ops.dynconv.pixel_sum.default, (x,))
 
 
 @pytest.mark.parametrize("x", [torch.ones(2, 3, 4, 5), torch.ones(3, 4, 5).bfloat16()])

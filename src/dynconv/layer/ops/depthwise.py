@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
+from dynconv.layer.ops.constant import constant
 from dynconv.layer.ops.library import Library
 from dynconv.layer.ops.operator import Convolution, Operator
 
@@ -46,7 +47,7 @@ def status() -> str:
     return library.status()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def obstacle() -> str:
     """Why the operator, which would be used now, cannot be; empty if it can. Logs the first such reason."""
     return library.obstacle()

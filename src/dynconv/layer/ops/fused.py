@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dynconv.layer.geometry import Geometry
 from dynconv.layer.ops import processor
+from dynconv.layer.ops.constant import constant
 from dynconv.layer.ops.library import Library
 from dynconv.layer.ops.operator import Convolution, Operator
 
@@ -62,7 +63,7 @@ def status() -> str:
     return f"{library.status()}; on CUDA: {found}"
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 def obstacle() -> str:
     """Why the CPU's operator, which would be used now, cannot be; empty if it can. Logs the first such reason."""
     return library.obstacle()
@@ -73,7 +74,7 @@ def by_matrix_unit(geometry: Geometry) -> bool:
     return geometry.device == "cpu" and geometry.stride == (1, 1) and geometry.groups == 1 and _has_matrix_unit()
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@constant
 @functools.cache
 def _has_matrix_unit() -> bool:
     return {"amx_tile", "amx_bf16", "avx512_bf16"} <= processor.instruction_sets()

@@ -50,6 +50,26 @@ class Convolution(NamedTuple):
     dilation: Sizes = (1, 1)
 
 
+Kernel = Callable[..., Any]
+
+# Not torch.library.custom_op: its kernels import torch's compiler when they are first called, which takes a second.
+LIBRARY = torch.library.Library("dynconv", "FRAGMENT")
+
+
+def define(name: str, schema: str, kernel: Kernel, fake: Kernel) -> torch._ops.OpOverload:
+    """torch's operator dynconv::NAME.
+
+    Args:
+        kernel: computes it, on any device.
+        fake: what it returns, for inputs without values.
+    """
+    LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dynconv::{name}", fake, lib=LIBRARY)
+    operator: torch._ops.OpOverload = getattr(torch.ops.dynconv, name).default
+    return operator
+
+
 class Operator:
     """dynconv::NAME(x_NCHW, weight_KOCHW, routing_NK, *integers) -> sum_k routing_NK conv2d(x_NCHW, weight_KOCHW).
 
@@ -74,19 +94,19 @@ class Operator:
         obstacle: Callable[..., str],
     ) -> None:
         self.name, self._convolution, self._obstacle = name, convolution, obstacle
+        self._kernels: dict[str, tuple[Kernel, Kernel]] = {}
         inputs = f"Tensor x, Tensor weight, Tensor routing, {', '.join(f'SymInt {integer}' for integer in integers)}"
-        self.forward = torch.library.custom_op(
-            f"dynconv::{name}", self._no_kernel, mutates_args=(), schema=f"({inputs}) -> Tensor"
+        self.forward = define(
+            name, f"({inputs}) -> Tensor", lambda *inputs: self._kernel(inputs[0])[0](*inputs),
+            lambda x, weight, routing, *numbers: self.empty_output(x, weight, *numbers),
+        )  # fmt: skip
+        self.backward = define(
+            f"{name}_backward",
+            f"(Tensor grad, {inputs}, bool input_grad, bool bank_grad) -> (Tensor, Tensor, Tensor)",
+            lambda *inputs: self._kernel(inputs[1])[1](*inputs),
+            self._fake_backward,
         )
-        self.backward = torch.library.custom_op(
-            f"dynconv::{name}_backward",
-            self._no_kernel,
-            mutates_args=(),
-            schema=f"(Tensor grad, {inputs}, bool input_grad, bool bank_grad) -> (Tensor, Tensor, Tensor)",
-        )
-        self.forward.register_fake(lambda x, weight, routing, *numbers: self.empty_output(x, weight, *numbers))
-        self.backward.register_fake(self._fake_backward)
-        self.forward.register_autograd(self._autograd, setup_context=_save)
+        torch.library.register_autograd(f"dynconv::{name}", self._autograd, setup_context=_save, lib=LIBRARY)
         register_flops(name)
 
     def __call__(self, x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:
@@ -116,8 +136,7 @@ class Operator:
             )
             return dx, dw, da
 
-        self.forward.register_kernel(device)(checked_forward)
-        self.backward.register_kernel(device)(checked_backward)
+        self._kernels[device] = checked_forward, checked_backward
 
     def register_library(
         self,
@@ -182,8 +201,10 @@ class Operator:
         if problem:
             raise ValueError(f"dynconv::{self.name}: {problem}")
 
-    def _no_kernel(self, x: Tensor, *_: Any) -> Any:
-        raise NotImplementedError(f"dynconv::{self.name} has no kernel for {x.device.type}")
+    def _kernel(self, x: Tensor) -> tuple[Kernel, Kernel]:
+        if x.device.type not in self._kernels:
+            raise NotImplementedError(f"dynconv::{self.name} has no kernel for {x.device.type}")
+        return self._kernels[x.device.type]
 
     def _fake_backward(
         self, grad: Tensor, x: Tensor, weight: Tensor, routing: Tensor, *rest: Any

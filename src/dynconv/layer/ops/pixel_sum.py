@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynconv.layer.ops.library import Library
-from dynconv.layer.ops.operator import nhwc
+from dynconv.layer.ops.operator import LIBRARY, define, nhwc
 
 library = Library(Path(__file__).with_name("pixel_sum.cpp"), {"dynconv_pixel_sum_bfloat16": (3, 2)}, seconds=1)
 
@@ -22,7 +22,6 @@ def applies(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.bfloat16 and x.dim() == 4
 
 
-@torch.library.custom_op("dynconv::pixel_sum", mutates_args=(), device_types="cpu")
 def pixel_sum(x_NCHW: Tensor) -> Tensor:
     """The sum over the pixels of each channel, float32 [N, C]. Reads channels_last without a copy.
 
@@ -30,6 +29,11 @@ def pixel_sum(x_NCHW: Tensor) -> Tensor:
         ValueError: `x_NCHW` is not bfloat16 or has not four dimensions.
         RuntimeError: the library is not available.
     """
+    sums_NC: Tensor = _operator(x_NCHW)
+    return sums_NC
+
+
+def _kernel(x_NCHW: Tensor) -> Tensor:
     if not applies(x_NCHW):
         raise ValueError(f"dynconv::pixel_sum: needs bfloat16 [N, C, H, W] on a CPU, not {x_NCHW.dtype} {x_NCHW.shape}")
     x_NCHW = nhwc(x_NCHW)
@@ -39,7 +43,6 @@ def pixel_sum(x_NCHW: Tensor) -> Tensor:
     return sums_NC
 
 
-@pixel_sum.register_fake
 def _fake(x_NCHW: Tensor) -> Tensor:
     return x_NCHW.new_empty(x_NCHW.shape[:2], dtype=torch.float32)
 
@@ -52,4 +55,5 @@ def _gradient(ctx: Any, grad_NC: Tensor) -> Tensor:
     return grad_NC.to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
 
 
-pixel_sum.register_autograd(_gradient, setup_context=_save)
+_operator = define("pixel_sum", "(Tensor x) -> Tensor", _kernel, _fake)
+torch.library.register_autograd("dynconv::pixel_sum", _gradient, setup_context=_save, lib=LIBRARY)
