@@ -86,6 +86,10 @@ def test_step_compares_the_algorithms_and_numbers_of_experts(
         assert set(rates["algorithms"]) >= {"auto", "kernel", "input"}
         assert ("winograd" in rates["algorithms"]) == (dtype == "float32" and winograd.available())
         assert set(rates["experts"]) == {"1", "3"}
+        assert sum(rates["parts"].values()) == pytest.approx(1)
+        named = {"augmentation", "input transform", "routers", "optimizer", "loss", "head"}
+        assert named <= set(rates["parts"]) and rates["parts"].get("other", 0) < 0.1
+        assert rates["experts_rate"] > 0 and rates["peak_rate"] > 0
     printed = capsys.readouterr().out
     assert "times as long as auto" in printed and "times as long as K = 1" in printed
 

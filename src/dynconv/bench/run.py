@@ -117,6 +117,13 @@ def _step(request: Request, machine: dict[str, Any]) -> Iterator[RenderableType]
         first, first_rate = next(iter(rates["experts"].items()))
         for k, rate in rates["experts"].items():
             yield f"  {f'K = {k}':9s} {rate:7.1f} images/s  {first_rate / rate:5.2f} times as long as K = {first}"
+        yield f"  a step with auto, K = {recipe.model.experts_text}:"
+        for name, share in rates["parts"].items():
+            yield f"  {share:6.1%}  {name}"
+        yield (
+            f"  the experts do {rates['experts_rate'] / 1e9:.0f} G multiply-adds/s, a product of two large matrices "
+            f"{rates['peak_rate'] / 1e9:.0f} G"
+        )
     yield from _write_figures(request, machine, found)
 
 

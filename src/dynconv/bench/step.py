@@ -1,4 +1,4 @@
-"""Training throughput of a network in images per second, by algorithm and by number of experts."""
+"""Training throughput of a network in images per second, by algorithm and by number of experts, and its parts."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ import torch
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
+from dynconv.bench import profile
 from dynconv.bench.layer import HOPELESS
+from dynconv.data.augment import AugmentConfig
+from dynconv.data.batches import training_batches
+from dynconv.data.dataset import Split
+from dynconv.data.frame import SIZE
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.conv import DynamicConv2d
 from dynconv.model.config import ModelConfig
+from dynconv.model.cost import multiply_adds
 from dynconv.model.net import Net
 
 
@@ -27,12 +33,14 @@ class Recipe:
         name: the preset's name.
         model: its network.
         image_size: side of the training images, in pixels.
+        augment: what is done to them, of which the profile shows the time.
         optimizers: builds the optimizers of a network.
     """
 
     name: str
     model: ModelConfig
     image_size: int
+    augment: AugmentConfig
     optimizers: Callable[[Net], list[Optimizer]]
 
 
@@ -49,8 +57,10 @@ def measure_step(
     after one warm-up step.
 
     Returns:
-        The median images per second by dtype: under "algorithms" for each algorithm that can compute every layer, with
-        the recipe's number of experts; under "experts" for `auto` with each number of experts.
+        By dtype, the median images per second: under "algorithms" for each algorithm that can compute every layer, with
+        the recipe's number of experts; under "experts" for `auto` with each number of experts. Under "parts" the share
+        of each part in the time of a step of the recipe's network with `auto`, augmentation included; and multiply-adds
+        per second, of the experts ("experts_rate") and of a product of two large matrices ("peak_rate").
     """
     image_size = recipe.image_size
     torch.manual_seed(0)
@@ -74,11 +84,31 @@ def measure_step(
                 seconds = net.seconds(images, labels, dtype, algorithm)
                 if turn:  # the first round warms up
                     taken.append(seconds)
-        rates: dict[str, dict[str, float]] = {"algorithms": {}, "experts": {}}
+        rates: dict[str, Any] = {"algorithms": {}, "experts": {}}
         for (group, name), taken in times.items():
             rates[group][name] = batch / statistics.median(taken)
-        found["types"][dtype] = rates
+        found["types"][dtype] = rates | _parts(recipe, own, labels, dtype)
     return found
+
+
+def _parts(recipe: Recipe, training: _Training, labels: torch.Tensor, dtype: str) -> dict[str, Any]:
+    pictures = torch.randint(0, 256, (len(labels), 3, SIZE, SIZE), dtype=torch.uint8)
+    split, size = Split(pictures, labels), recipe.image_size
+
+    def step() -> None:
+        with profile.part("augmentation"):
+            images, _ = next(training_batches(split, 10, recipe.augment, len(labels), size, epoch=0, seed=0))
+        with profile.part("loss"):
+            training.seconds(images, labels, dtype, "auto")
+
+    shares, seconds = profile.shares(step, training.net)
+    rows = multiply_adds(training.net, size)
+    done = 3 * len(labels) * sum(row.multiply_adds for row in rows if row.part == "experts")  # forward, and twice back
+    return {
+        "parts": shares,
+        "experts_rate": done / (seconds * shares[profile.EXPERTS]),
+        "peak_rate": profile.peak(getattr(torch, dtype)),
+    }
 
 
 class _Training:

@@ -76,4 +76,5 @@ def run(words: Sequence[str]) -> int:
 
 
 def _recipe(name: str, config: TrainConfig) -> Recipe:
-    return Recipe(name, config.model, config.image_sizes[-1], partial(build_optimizers, config=config.optim))
+    optimizers = partial(build_optimizers, config=config.optim)
+    return Recipe(name, config.model, config.image_sizes[-1], config.augment, optimizers)
