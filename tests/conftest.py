@@ -23,10 +23,12 @@ def no_data_of_the_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DYNCONV_DATA", raising=False)
 
 
-@pytest.fixture(autouse=True)
-def algorithms_are_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(autouse=True, scope="session")
+def algorithms_are_predicted() -> Iterator[None]:
     """Not measured, which would take time and depend on what else the machine does; a test about that unsets it."""
-    monkeypatch.setenv("DYNCONV_NO_MEASURING", "1")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DYNCONV_NO_MEASURING", "1")
+        yield
 
 
 @pytest.fixture(autouse=True)
