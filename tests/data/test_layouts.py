@@ -294,6 +294,16 @@ def test_photographs_are_read_at_a_size_that_suits_them(tmp_path: Path) -> None:
     assert load(str(tmp_path / "pets"), wanted=DataConfig(size=40)).test.images.shape[1:] == (3, 40, 40)
 
 
+@pytest.mark.parametrize("size", [(500, 1), (1, 500)])
+def test_a_line_is_padded_to_a_square(size: tuple[int, int]) -> None:
+    square = np.asarray(Frame(32, "pad").of(Image.new("RGB", size, "red")))
+    across = square if size[0] > size[1] else square.transpose(1, 0, 2)
+
+    red = (across == (255, 0, 0)).all(-1)
+    assert square.shape == (32, 32, 3) and red.sum() == 32 and red.any(0).all()
+    assert (across[~red] == 128).all()
+
+
 def test_what_becomes_of_a_picture_that_is_not_square() -> None:
     """Left third red, middle third green, right third blue; twice as wide as high."""
     image = Image.new("RGB", (96, 48), "lime")

@@ -50,6 +50,10 @@ class Frame:
             return image.resize(square, Image.Resampling.BILINEAR)
         if self.fit == "pad":
             grey = cast("int", _GREY)  # Pillow's annotation has no colours of three numbers
+            shorter, longer = sorted(image.size)
+            if round(shorter / longer * self.size) == 0:  # which Pillow up to 12.0 refuses
+                lying = image.width > image.height
+                image = image.resize((self.size, 1) if lying else (1, self.size), Image.Resampling.BILINEAR)
             return ImageOps.pad(image, square, Image.Resampling.BILINEAR, color=grey)
         return ImageOps.fit(image, square, Image.Resampling.BILINEAR)
 
