@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,18 +29,15 @@ class Predictions:
 
 def write_predictions(path: Path, predictions: Predictions) -> None:
     """Writes the file atomically. Raises DynconvError if it cannot be written."""
-
-    def write(file: Path) -> None:
-        with file.open("wb") as stream:
-            np.savez_compressed(
-                stream,
-                labels=predictions.labels.numpy(),
-                probabilities=predictions.probabilities.numpy().astype(np.float32),
-                classes=np.array(predictions.classes),
-                data=np.array(predictions.data_name),
-            )
-
-    write_atomically(path, write)
+    content = io.BytesIO()  # on a full disk, numpy 2.0's zip file would print a traceback when it is collected
+    np.savez_compressed(
+        content,
+        labels=predictions.labels.numpy(),
+        probabilities=predictions.probabilities.numpy().astype(np.float32),
+        classes=np.array(predictions.classes),
+        data=np.array(predictions.data_name),
+    )
+    write_atomically(path, lambda file: file.write_bytes(content.getbuffer()))
 
 
 def read_predictions(path: Path, advice: str) -> Predictions:
