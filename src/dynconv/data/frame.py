@@ -51,9 +51,8 @@ class Frame:
         if self.fit == "pad":
             grey = cast("int", _GREY)  # Pillow's annotation has no colours of three numbers
             shorter, longer = sorted(image.size)
-            if round(shorter / longer * self.size) == 0:  # which Pillow up to 12.0 refuses
-                lying = image.width > image.height
-                image = image.resize((self.size, 1) if lying else (1, self.size), Image.Resampling.BILINEAR)
+            if round(shorter / longer * self.size) == 0:  # nothing is left of it, which Pillow up to 12.0 refuses
+                return Image.new(image.mode, square, grey)
             return ImageOps.pad(image, square, Image.Resampling.BILINEAR, color=grey)
         return ImageOps.fit(image, square, Image.Resampling.BILINEAR)
 

@@ -102,6 +102,9 @@ def _database(url: str) -> BaseStorage:
 
 
 def _connect(url: str) -> BaseStorage:
+    parts = make_url(url)
+    if parts.drivername == "postgresql":  # SQLAlchemy 2.0 would look for the driver before psycopg
+        url = parts.set(drivername="postgresql+psycopg").render_as_string(hide_password=False)
     # Tests a connection before it is used: the server may have closed it during a long trial.
     return RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
 
