@@ -20,6 +20,7 @@ import json
 import math
 from dataclasses import dataclass
 from importlib import resources
+from itertools import chain
 
 import torch
 
@@ -115,7 +116,7 @@ def _fastest(geometry: Geometry, threads: int) -> str:
 def _candidates(geometry: Geometry) -> list[str]:
     """The algorithms worth measuring: the predicted one, and those that could be faster."""
     g, predicted = geometry, _predicted(geometry)
-    possible = [name for name in ALGORITHMS if not obstacle(name, g)]
+    possible = [name for name in ALGORITHMS if name in _KNOWN and not obstacle(name, g)]
     if g.groups > 1:  # where torch's convolution with a group per image and channel is very slow
         return [name for name in possible if name == predicted or name not in ("kernel", "output", "pixel")]
     fitted = {name: _milliseconds_per_image(name, g) for name in _fitted(g) if name in possible}
@@ -147,7 +148,8 @@ def explain(geometry: Geometry) -> Explanation:
     """The choice for `geometry` with the times behind it; measures them first where `auto` would."""
     chosen = choose(geometry)
     candidates = _candidates(geometry) if measured.applies(geometry) else []
-    times = measured.times_of(geometry, candidates) if len(candidates) > 1 else {}
+    found = measured.times_of(geometry, candidates) if len(candidates) > 1 else {}
+    times = {name: time for name, time in found.items() if time is not None}
     estimates = []
     for name in ALGORITHMS:
         problem = obstacle(name, geometry)
@@ -266,3 +268,6 @@ def _read_model() -> dict[tuple[str, torch.dtype, bool], dict[str, list[float]]]
 
 
 _MODEL = _read_model()  # at import, which torch.compile does not trace
+
+_KNOWN = {*chain.from_iterable(_MODEL.values()), "pixel", "depthwise"}
+"""The algorithms that `auto` considers: those that the model or a rule knows."""

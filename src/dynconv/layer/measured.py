@@ -18,9 +18,10 @@ import json
 import logging
 import math
 import os
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -38,8 +39,8 @@ logger = logging.getLogger("dynconv.layer")
 VARIABLE = "DYNCONV_NO_MEASURING"
 """Set to anything, it keeps `auto` from measuring."""
 
-Times = dict[str, float]
-"""Milliseconds for one image, by the name of the algorithm."""
+Times = dict[str, float | None]
+"""Milliseconds for one image, by the name of the algorithm; None for one that is not to be considered."""
 
 _EXACT_PIXELS = 64
 """Maps of up to so many pixels have a measurement of their own."""
@@ -53,11 +54,15 @@ _MULTIPLY_ADDS = 3e8
 _MAP_FOR_WHOLE_BATCH = 16
 """...and for outputs of up to so many pixels with the whole batch, on which their order depends there."""
 
+_KERNEL_PER_IMAGE, _MOST_NUMBERS = ("kernel", "unfold"), 2**26
+"""These are not timed where the kernels that they mix for the images have more numbers than this."""
+
 _OUT_FIRST, _OUT = 2.5, 1.2
-"""How many times as long as the fastest an algorithm may take with a few images, and with all, to be timed again."""
+"""How many times as long as the fastest an algorithm may take with a few images to be timed with all of them; and then
+to be timed more than twice."""
 
 _SETTLED = 1.1
-"""An algorithm is timed until its two least times differ by at most this factor..."""
+"""It is timed until its two least times differ by at most this factor..."""
 
 _MOST_ROUNDS = 8
 """...or so many times: then the machine is too busy to tell, and the prediction stands, for this process."""
@@ -70,10 +75,12 @@ def applies(geometry: Geometry) -> bool:
     """Whether `auto` measures this geometry. Never while torch traces or transforms a function."""
     return (
         geometry.device == "cpu"
-        and geometry.batch > 0
         and not os.environ.get(VARIABLE)
         and not torch.are_deterministic_algorithms_enabled()
         and not in_transform()
+        and torch._C._get_tracing_state() is None
+        and all(type(number) is int for number in (geometry.batch, *geometry.size))  # not symbols
+        and geometry.batch > 0
     )
 
 
@@ -84,7 +91,7 @@ def fastest(geometry: Geometry, predicted: str, candidates: Sequence[str]) -> st
         predicted: one of the candidates, which can compute the geometry.
     """
     times = times_of(geometry, candidates)
-    possible = {name: times[name] for name in candidates if name in times}
+    possible = {name: time for name in candidates if (time := times.get(name)) is not None}
     best = min(possible, key=lambda name: possible[name], default=predicted)
     if predicted in possible and possible[best] > _WORTHWHILE * possible[predicted]:
         return predicted
@@ -92,15 +99,14 @@ def fastest(geometry: Geometry, predicted: str, candidates: Sequence[str]) -> st
 
 
 def times_of(geometry: Geometry, candidates: Sequence[str]) -> Times:
-    """The measured times, of candidates at least; measured now unless that has been done. Empty if that failed."""
+    """The measured times, of candidates at least; measured now unless that has been done. Fewer if that failed."""
     memory, key = _memory(), _key(geometry)
     with memory.lock:
-        times = memory.times.get(key)
-        if times is None or not times.keys() >= set(candidates):
-            times = _in_fresh_thread(lambda: _measure(_representative(geometry), candidates))
-            if times:
-                memory.add(key, times)
-    return times
+        if memory.missing(key, candidates):
+            with memory.shared():  # so processes that start together measure one after another, and once
+                if missing := memory.missing(key, candidates):
+                    memory.add(key, _in_fresh_thread(lambda: _measure(_representative(geometry), missing)))
+        return memory.times.get(key, {})
 
 
 class _Memory:
@@ -116,30 +122,50 @@ class _Memory:
         self._path = path
         self.times = self._read()
 
+    def missing(self, key: str, candidates: Sequence[str]) -> list[str]:
+        """Those that have not been measured."""
+        return [name for name in candidates if name not in self.times.get(key, {})]
+
+    @contextlib.contextmanager
+    def shared(self) -> Iterator[None]:
+        """Keeps other processes from measuring, and knows what they have measured before."""
+        with contextlib.ExitStack() as held:
+            if self._path is not None:
+                try:
+                    self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    held.enter_context(locked(self._path.with_suffix(".lock")))
+                except OSError as error:
+                    self._keep_to_this_process(error)
+            self.times |= self._read()
+            yield
+
     def add(self, key: str, times: Times) -> None:
-        """Remembers a measurement, beside those that other processes have made meanwhile."""
-        self.times[key] = times
+        """Remembers a measurement, within `shared`."""
+        if not times:
+            return
+        self.times[key] = self.times.get(key, {}) | times
         if self._path is None:
             return
+        about = {"processor": processor.name(), "torch": torch.__version__, "milliseconds_per_image": self.times}
         try:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with locked(self._path.with_suffix(".lock")):
-                self.times = self._read() | self.times
-                about = {
-                    "processor": processor.name(),
-                    "torch": torch.__version__,
-                    "milliseconds_per_image": self.times,
-                }
-                unfinished = self._path.with_suffix(".partial")
-                unfinished.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            handle, name = tempfile.mkstemp(".partial", f"{self._path.stem}.", self._path.parent)
+            unfinished = Path(name)
+            try:
+                with os.fdopen(handle, "w", encoding="utf-8") as file:
+                    json.dump(about, file, indent=1)
                 unfinished.replace(self._path)
+            finally:
+                unfinished.unlink(missing_ok=True)
         except OSError as error:
-            warn_once(
-                "measurements",
-                f"cannot write the cache {error.filename or self._path}: {error.strerror}; every process measures the "
-                "algorithms again (name a writable folder in XDG_CACHE_HOME)",
-            )
-            self._path = None
+            self._keep_to_this_process(error)
+
+    def _keep_to_this_process(self, error: OSError) -> None:
+        warn_once(
+            "measurements",
+            f"cannot write the cache {error.filename or self._path}: {error.strerror}; every process measures the "
+            "algorithms again (name a writable folder in XDG_CACHE_HOME)",
+        )
+        self._path = None
 
     def _read(self) -> dict[str, Times]:
         """What the file holds; nothing where it does not exist or is damaged, since it can be measured again."""
@@ -148,7 +174,7 @@ class _Memory:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             found = json.loads(self._path.read_text(encoding="utf-8"))["milliseconds_per_image"]
             return {
-                str(key): {name: float(time) for name, time in times.items() if name in ALGORITHMS}
+                str(key): {name: time and float(time) for name, time in times.items() if name in ALGORITHMS}
                 for key, times in found.items()
             }
         return {}
@@ -158,7 +184,7 @@ class _Memory:
 def _memory() -> _Memory:
     try:
         return _Memory(cache_folder().parent / "algorithms" / f"{_digest()}.json")
-    except (RuntimeError, ValueError):  # no home directory, or a wrong DYNCONV_CPU: said when the operators are built
+    except (RuntimeError, ValueError, OSError):  # no home directory, a wrong DYNCONV_CPU, a package without sources
         return _Memory(None)
 
 
@@ -169,7 +195,7 @@ def _digest() -> str:
         ValueError: see `processor.limit`.
     """
     folder = Path(__file__).parent
-    sources = [folder / "algorithms.py", *sorted((folder / "ops").iterdir())]
+    sources = [Path(__file__), folder / "algorithms.py", folder / "geometry.py", *sorted((folder / "ops").iterdir())]
     content = b"".join(source.read_bytes() for source in sources if source.suffix in (".py", ".cpp", ".h"))
     limits = (processor.limit(), *(os.environ.get(name, "") for name in ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA")))
     about = (processor.name(), *sorted(processor.instruction_sets()), *limits, torch.__version__)
@@ -213,12 +239,13 @@ def _in_fresh_thread(measure: Callable[[], Times]) -> Times:
         torch.set_num_threads(threads)  # OpenMP's number is a thread's own, too
         try:
             times.append(measure())
-        except (RuntimeError, MemoryError) as error:  # too little memory, say: the call itself may have enough
-            logger.debug("not measured: %s", error)
+        except Exception as error:  # the prediction stands; what is really wrong, the call itself will say
+            logger.debug("not measured: %r", error)
 
     thread = threading.Thread(target=run, name="dynconv-measure")
-    thread.start()
-    thread.join()
+    with contextlib.suppress(RuntimeError):  # no more threads can be had
+        thread.start()
+        thread.join()
     return times[0] if times else {}
 
 
@@ -227,16 +254,20 @@ def _measure(geometry: Geometry, candidates: Sequence[str]) -> Times:
 
     The candidates take turns, so that other load on the machine affects them alike.
     """
-    few = replace(geometry, batch=min(geometry.batch, _FEW_IMAGES))
-    times: Times = {}
-    if few != geometry:
-        times = {name: min(taken) for name, taken in _rounds(few, candidates, 1).items()}
-        most = _OUT_FIRST * min(times.values())
+    g = geometry
+    numbers = g.batch * g.out_channels * (g.in_channels // g.groups) * math.prod(g.kernel)
+    left = [name for name in candidates if numbers <= _MOST_NUMBERS or name not in _KERNEL_PER_IMAGE]
+    times: Times = dict.fromkeys(candidates)
+    few = replace(g, batch=min(g.batch, _FEW_IMAGES))
+    if few != g:
+        first = {name: min(taken) for name, taken in _rounds(few, left, 2).items()}
+        times |= first
+        most = _OUT_FIRST * min(first.values(), default=0.0)
         # Products with few rows say nothing about `pixel` with many.
-        candidates = [name for name in candidates if name == "pixel" or times[name] <= most]
-    taken = _rounds(geometry, candidates, _MOST_ROUNDS)
+        left = [name for name, taken in first.items() if name == "pixel" or taken <= most]
+    taken = _rounds(g, left, _MOST_ROUNDS)
     times |= {name: min(of) for name, of in taken.items()}
-    logger.debug("measured: %s: %s", _key(geometry), times)
+    logger.debug("measured: %s: %s", _key(g), times)
     return {} if _unsettled(taken) else times
 
 
@@ -260,8 +291,9 @@ def _rounds(geometry: Geometry, candidates: Sequence[str], most: int) -> dict[st
 
     taken: dict[str, list[float]] = {}
     for name in candidates:
-        run(name)  # oneDNN and the operators prepare themselves
-        taken[name] = [round(1e3 * _seconds(partial(run, name)) / g.batch, 6)]
+        with contextlib.suppress(RuntimeError, ValueError, MemoryError):  # it cannot compute this after all
+            run(name)  # oneDNN and the operators prepare themselves
+            taken[name] = [round(1e3 * _seconds(partial(run, name)) / g.batch, 6)]
     for _ in range(most - 1):
         for name in _unsettled(taken):
             taken[name].append(round(1e3 * _seconds(partial(run, name)) / g.batch, 6))
@@ -269,14 +301,14 @@ def _rounds(geometry: Geometry, candidates: Sequence[str], most: int) -> dict[st
 
 
 def _unsettled(taken: Mapping[str, Sequence[float]]) -> list[str]:
-    """Of the algorithms that may be the fastest, those whose times do not agree yet."""
-    most = _OUT * min(min(times) for times in taken.values())
-    return [name for name, times in taken.items() if min(times) <= most and not _agree(times)]
+    """Of the algorithms that may be the fastest, those whose times do not agree yet; and all that have only one."""
+    most = _OUT * min((min(times) for times in taken.values()), default=0.0)
+    return [name for name, times in taken.items() if len(times) < 2 or (min(times) <= most and not _agree(times))]
 
 
 def _agree(times: Sequence[float]) -> bool:
-    least, *others = sorted(times)
-    return bool(others) and others[0] <= _SETTLED * least
+    least, next_to_it, *_ = sorted(times)
+    return next_to_it <= _SETTLED * least
 
 
 def _seconds(run: Callable[[], None]) -> float:

@@ -183,7 +183,8 @@ def _from_cache(recipe: _Recipe, target: Path) -> Path:
         target.parent.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         target.parent.mkdir(mode=0o700, exist_ok=True)
         _refuse_what_others_can_write(target.parent)
-        with locked(target.with_suffix(".lock")):
+        waiting = f"waiting for another process, which is compiling {target.stem}"
+        with locked(target.with_suffix(".lock"), waiting):
             if not target.exists() and not failure.exists():  # now that no other process compiles it
                 try:
                     recipe.compile(target)
@@ -213,8 +214,11 @@ def _refuse_what_others_can_write(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, waiting: str = "") -> Iterator[None]:
     """Holds a lock between processes. Where there is none, several may work at once, each under its own name.
+
+    Args:
+        waiting: what to log while another process holds it; empty for nothing.
 
     Raises:
         OSError: the file cannot be made.
@@ -229,7 +233,8 @@ def locked(path: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                logger.info("waiting for another process, which is making %s", path.stem)
+                if waiting:
+                    logger.info("%s", waiting)
                 fcntl.flock(file, fcntl.LOCK_EX)
         yield  # closing the file, or the end of the process, releases the lock
 
