@@ -195,7 +195,7 @@ dist-prebuilt: dist ## and a wheel for this kind of Linux machine with the opera
 	PATH="$(CURDIR)/.venv-release/bin:$$PATH" auditwheel repair --exclude libgomp.so.1 --wheel-dir dist dist/prebuilt/*.whl
 	rm -r dist/prebuilt
 
-test-dist: dist-prebuilt .venv/.installed-dev ## build, and try what was built in empty environments: alone, and with each extra
+test-dist: $(if $(filter Linux,$(shell uname)),dist-prebuilt,dist) .venv/.installed-dev ## build, and try what was built in empty environments: alone, and with each extra
 	$(IN_VENV) DYNCONV_DIST="$(CURDIR)/dist" UV="$(CURDIR)/.venv-release/bin/uv" python -m pytest tests/packaging $(PYTEST_ARGS)
 
 clean: ## remove .venv, caches and build outputs; runs/ and data/ stay

@@ -32,14 +32,20 @@ class PrebuildHook(BuildHookInterface[Any]):
         targets = _targets(operators / "targets.py")
         if not sys.platform.startswith("linux") or machine not in targets.TARGETS:
             sys.exit(f"DYNCONV_PREBUILD: is for Linux on {', '.join(targets.TARGETS)}, not for {machine}; unset it")
-        compiler = shlex.split(os.environ.get("CXX") or "g++")
+        try:
+            compiler = shlex.split(os.environ.get("CXX") or "g++")
+        except ValueError as error:
+            sys.exit(f"DYNCONV_PREBUILD: CXX is not a command: {error}")
         self._folder = tempfile.TemporaryDirectory(prefix="dynconv-")
         for source in sorted(operators.glob("*.cpp")):
             for target in targets.TARGETS[machine]:
                 name = targets.file_name(source, target)
                 library = Path(self._folder.name) / name
                 self.app.display_info(f"compiling {name}")
-                subprocess.run([*compiler, *targets.FLAGS, *target.flags, source, "-s", "-o", library], check=True)
+                try:
+                    subprocess.run([*compiler, *targets.FLAGS, *target.flags, source, "-s", "-o", library], check=True)
+                except (OSError, subprocess.CalledProcessError) as error:
+                    sys.exit(f"DYNCONV_PREBUILD: needs g++ 11 or newer, or one that CXX names ({error})")
                 build_data["force_include"][str(library)] = f"dynconv/layer/ops/prebuilt/{name}"
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-linux_{machine}"

@@ -53,6 +53,8 @@ def wheel() -> Path:
 
 
 def compiled_wheel() -> Path:
+    if platform.system() != "Linux":
+        pytest.skip("the operators are compiled for Linux only; not tested: the wheel with compiled operators")
     (found,) = DIST.glob(f"*manylinux*_{platform.machine()}.whl")
     return found
 

@@ -56,6 +56,13 @@ def test_the_base_configuration_is_a_point_of_the_search_if_it_lies_within() -> 
     assert base_point(outside.axes, outside.base) is None
 
 
+@pytest.mark.parametrize("field", ["batch_size", "micro_batch"])  # the latter may also be auto
+def test_whole_numbers_are_searched_between_two(field: str) -> None:
+    (axis,) = parse({"search": {field: {"low": 125, "high": 500}}}).axes
+
+    assert axis.points is not None and axis.points[0] == 125 and axis.points[-1] == 500
+
+
 @pytest.mark.parametrize(
     ("change", "answer"),
     [
@@ -93,6 +100,8 @@ def test_the_base_configuration_is_a_point_of_the_search_if_it_lies_within() -> 
         ({"search": {"model.gate": LR}}, "search: model.gate: needs choices: its values are not numbers"),
         ({"search": {"epochs": LR}}, "search: epochs: needs whole numbers"),
         ({"sampler": "grid"}, "search: optim.lr: the grid needs choices or a step"),
+        ({"fields": {"micro_batch": "auto"}}, "micro_batch: auto would be another number in each trial"),
+        ({"search": {"micro_batch": {"choices": [50, "auto"]}}}, "micro_batch: auto would be another number in each"),
         (
             {"sampler": "grid", "trials": 4, "search": {"epochs": {"low": 1, "high": 3}}},
             "trials: the grid has 3 points, fewer than 4 trials",

@@ -85,7 +85,7 @@ def run(words: Sequence[str]) -> int:
         rate=arguments.rate,
     )
     server.serve(
-        partial(model.load, arguments.run, arguments.data, arguments.backend),
+        partial(model.load, arguments.run, arguments.data, arguments.backend, arguments.max_batch),
         arguments.host, arguments.port, limits, arguments.workers,
         ready=lambda url: print(url, flush=True),
     )  # fmt: skip

@@ -39,8 +39,8 @@ class Served:
 Backend = Literal["torch", "onnxruntime"]
 
 
-def load(path: Path, source: str | None, backend: Backend = "torch") -> Served:
-    """Loads a run or weights and runs the network once, so that everything is compiled before the first request.
+def load(path: Path, source: str | None, backend: Backend = "torch", max_batch: int = 1) -> Served:
+    """Loads a run or weights and runs the network, so that all is compiled and measured before the first request.
 
     The packaged weights come with their class means. For other networks, the means are measured on the data set if it
     is found; nothing is downloaded.
@@ -48,12 +48,13 @@ def load(path: Path, source: str | None, backend: Backend = "torch") -> Served:
     Args:
         source: where the data set is; by default the run's own source.
         backend: what computes the probabilities; routing weights are always torch's.
+        max_batch: the largest batch that requests will make.
 
     Raises:
         DynconvError: there is no network at `path`, no data at a given `source`, or onnxruntime is missing.
     """
     predictor = OnnxPredictor.load(path) if backend == "onnxruntime" else Predictor.load(path)
-    _warm_up(predictor)
+    _warm_up(predictor, max_batch)
     packaged = is_packaged(path)
     means: list[Tensor] = []
     if source is not None:
@@ -73,8 +74,10 @@ def load(path: Path, source: str | None, backend: Backend = "torch") -> Served:
     return Served(name, predictor, means)
 
 
-def _warm_up(predictor: Predictor) -> None:
+def _warm_up(predictor: Predictor, max_batch: int) -> None:
+    """Runs a batch of each size for which the fastest algorithms are measured by themselves: powers of two."""
     size = predictor.frame.size
-    images = torch.zeros(1, 3, size, size, dtype=torch.uint8)
-    predictor.probabilities(images)
-    explain.routing_weights(predictor, images)
+    for exponent in range(max_batch.bit_length()):
+        images = torch.zeros(2**exponent, 3, size, size, dtype=torch.uint8)
+        predictor.probabilities(images)
+        explain.routing_weights(predictor, images)

@@ -154,6 +154,9 @@ def parse(tree: dict[str, Any], where: str = "") -> Sweep:
     if not isinstance(search, dict) or not search:
         raise DynconvError(f"{where}search: must name fields and their values, as in 'optim.lr: {{low: 0.1, high: 1}}'")
     axes = tuple(_axis(base, str(field), found, f"{where}search: ") for field, found in search.items())
+    searched = [value for axis in axes if axis.field == "micro_batch" for value in axis.ends()]
+    if "auto" in (base.micro_batch, *searched):
+        raise DynconvError(f"{where}micro_batch: auto would be another number in each trial; give a number")
     if config.equal_time and any(axis.field == "epochs" for axis in axes):
         raise DynconvError(f"{where}search: epochs cannot be searched with equal_time, which sets them")
     if config.sampler == "grid":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -187,6 +188,8 @@ def _annotation(field: str) -> Any:
 
 
 def _plain(kind: Any) -> Any:
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):  # a number, or a word such as auto
+        return next((part for part in typing.get_args(kind) if part in (int, float)), kind)
     return typing.get_args(kind)[0] if typing.get_origin(kind) is Annotated else kind
 
 

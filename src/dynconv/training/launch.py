@@ -55,8 +55,8 @@ class Launch(Frozen):
     compile: bool = False
     """Compile the network with torch.compile."""
     deterministic: bool = False
-    """Compute by algorithms that give the same bits each time, which may be slower on a GPU. On a CPU training does so
-    anyway, for one number of threads."""
+    """Compute by algorithms that give the same bits each time, which may be slower on a GPU. On a CPU it keeps `auto`
+    from measuring which algorithm is fastest; all else gives the same bits anyway, for one number of threads."""
     checkpoint_minutes: float = Field(5.0, gt=0)
     """Minutes after which the state is saved within an epoch; it also is at the end of each."""
     log: tuple[LogName, ...] = ()
@@ -97,8 +97,7 @@ def start(
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
     config = group.each(partial(fitted, config, dataset, chosen))
     group.each(lambda: require_trainable(config, dataset, device, group))
-    numbers = len(dataset.classes), len(dataset.train.labels)
-    config = group.share(partial(fitting_micro_batch, config, *numbers, device, group.size))
+    config = group.share(partial(fitting_micro_batch, config, dataset, device, group.size))
     if seconds:
         config = group.share(partial(_within, config, launch, dataset, seconds))
     if initial:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.machine import autocast, available_memory, pick_precision
 from dynconv.model.cost import Row
@@ -23,7 +24,7 @@ _SHARE = 0.8
 _WORKSPACES = 100 * 2**20
 """What convolutions take for themselves, in bytes."""
 
-_COUNTED = 16
+_COUNTED = 4
 """Images of the forward pass in which bytes are counted."""
 
 
@@ -68,24 +69,29 @@ def estimate(config: TrainConfig, rows: Sequence[Row], images: int) -> tuple[int
     return 4 * kept * sum(row.parameters for row in rows), 2 * at_once * values
 
 
-def fitting_micro_batch(
-    config: TrainConfig, classes: int, images: int, device: torch.device, processes: int = 1
-) -> TrainConfig:
+def fitting_micro_batch(config: TrainConfig, dataset: Dataset, device: torch.device, processes: int = 1) -> TrainConfig:
     """With micro_batch `auto`, the configuration with the largest one that fits into the memory that is free; says so.
 
     The whole batch where the system does not say how much is free.
 
     Args:
-        images: number of training images.
-        processes: so many share a micro-batch, each with at least one image.
+        processes: so many share a micro-batch, each with at least one image; on a CPU they also share the memory.
 
     Raises:
         DynconvError: not even one image for each process fits.
     """
     if config.micro_batch != "auto":
         return config
-    batch = min(config.batch_size, images)
-    free, (fixed, each) = free_memory(device), _needed(config, classes, device)
+    batch = min(config.batch_size, len(dataset.train.labels))
+    fixed, each = _needed(config, len(dataset.classes), device)
+    free = free_memory(device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        free, images = free_memory(device), dataset.train.images.nbytes
+        if free is not None and 2 * images <= free:  # then `process.place` puts them there
+            fixed += images
+    else:
+        fixed *= processes
     room = math.inf if free is None else _SHARE * free - fixed
     # The batch is divided evenly, but where it is all images of a small set.
     divisors = [n for n in range(1, config.batch_size + 1) if config.batch_size % n == 0 and n < batch]
@@ -111,15 +117,24 @@ def _needed(config: TrainConfig, classes: int, device: torch.device) -> tuple[in
 
     What the backward pass needs is counted in a forward pass at the largest size. On a CPU training takes 1.6 to 1.8
     times as much for each image, with gradients and workspaces.
+
+    Raises:
+        OutOfMemoryError: not even that fits.
     """
-    with torch.random.fork_rng(devices=[]):
-        net = Net(config.model, classes).to(device)
-        side = max(config.image_sizes)
-        x_NCHW = torch.rand(_COUNTED, 3, side, side, device=device)
-    net.input.fit(x_NCHW)
+    side = max(config.image_sizes)
     precision, _ = pick_precision(config.precision, device)
-    with autocast(device, precision):
-        fewer, more = (_saved_bytes(net, x_NCHW[:count]) for count in (_COUNTED // 2, _COUNTED))
+    try:
+        with torch.random.fork_rng(devices=[]), autocast(device, precision):
+            net = Net(config.model, classes).to(device)
+            x_NCHW = torch.rand(_COUNTED, 3, side, side).to(device)
+            net.input.fit(x_NCHW)
+            fewer, more = (_saved_bytes(net, x_NCHW[:count]) for count in (_COUNTED // 2, _COUNTED))
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise OutOfMemoryError(
+            f"out of memory with {_COUNTED} images; lower model.widths, model.experts or image_sizes"
+        ) from error
     weights = sum(parameter.numel() for parameter in net.parameters())
     kept = _kept_per_weight(config) + 1
     return 4 * kept * weights + _WORKSPACES, max(1, 2 * (more - fewer) // (_COUNTED - _COUNTED // 2))

@@ -10,10 +10,13 @@ from rich.console import Console
 
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
+from dynconv.data import Dataset
 from dynconv.errors import DynconvError
+from dynconv.machine import pick_device
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
 from dynconv.training.launch import Launch, config_of, fitted, load, resume, start
+from dynconv.training.memory import fitting_micro_batch
 from dynconv.training.progress import Progress
 from dynconv.validation import flat, shown
 
@@ -50,6 +53,8 @@ def train_seeds(
     """
     dataset = group.first_on_each_machine(lambda: load(config, launch.data))
     config = group.each(partial(fitted, config, dataset, chosen))
+    if config.micro_batch == "auto":  # one number for all, which is what batch normalisation averages over
+        config = group.share(partial(_with_micro_batch, config, launch, dataset, folder, seeds, group.size))
     for seed in seeds:
         path, own = run_of(folder, seed), config.model_copy(update={"seed": seed})
         begun, summary = group.share(partial(_found, path, own))
@@ -63,6 +68,17 @@ def train_seeds(
         yield summary
         if not summary.finished:
             return
+
+
+def _with_micro_batch(
+    config: TrainConfig, launch: Launch, dataset: Dataset, folder: Path, seeds: Sequence[int], processes: int
+) -> TrainConfig:
+    """With the number of a seed that has begun, or else the one that fits into memory."""
+    for seed in seeds:
+        if (run_of(folder, seed) / "config.yaml").exists():
+            theirs = config_of(RunDir.open(run_of(folder, seed)))
+            return config.model_copy(update={"micro_batch": theirs.micro_batch})
+    return fitting_micro_batch(config, dataset, pick_device(launch.device), processes)
 
 
 def _found(path: Path, config: TrainConfig) -> tuple[bool, Summary | None]:

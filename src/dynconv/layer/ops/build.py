@@ -113,7 +113,7 @@ class _Recipe:
 
 
 @contextlib.contextmanager
-def built(source: Path, seconds: int) -> Iterator[Path]:
+def built(source: Path, seconds: int, prebuilt: bool = True) -> Iterator[Path]:
     """The library of a C++ file; load it inside the block. Compiles it unless the package or the cache has it.
 
     Where CXX names a compiler, the package's own is not taken.
@@ -122,13 +122,14 @@ def built(source: Path, seconds: int) -> Iterator[Path]:
     Args:
         source: the file; all headers beside it count as included.
         seconds: about how long it takes to compile.
+        prebuilt: whether one that came with the package will do.
 
     Raises:
         UnavailableError: there is no compiler, it failed, or the cached library is not safe to load.
     """
-    prebuilt = _prebuilt(source)
-    if prebuilt is not None:
-        yield prebuilt
+    packaged = _prebuilt(source) if prebuilt else None
+    if packaged is not None:
+        yield packaged
         return
     recipe = _Recipe.of(source, seconds)
     try:

@@ -95,16 +95,18 @@ class Library:
             return self._found
 
     def _load(self) -> ctypes.CDLL | str:
-        try:
-            with built(self._source, self._seconds) as path:
-                try:
-                    library = ctypes.CDLL(str(path))
-                except OSError as error:
-                    own = "remove it, or name another folder in XDG_CACHE_HOME"
-                    hint = "set CXX=g++ to compile it here" if path.parent == targets.PREBUILT else own
-                    return f"cannot load {path}: {error} ({hint})"
-        except UnavailableError as reason:
-            return str(reason)
+        for prebuilt in (True, False):
+            try:
+                with built(self._source, self._seconds, prebuilt) as path:
+                    try:
+                        library = ctypes.CDLL(str(path))
+                    except OSError as error:
+                        if path.parent == targets.PREBUILT:  # there is no libgomp, which not every torch brings
+                            continue
+                        return f"cannot load {path}: {error} (remove it, or name another folder in XDG_CACHE_HOME)"
+            except UnavailableError as reason:
+                return str(reason)
+            break
         for name, (integers, arrays) in self._functions.items():
             function = getattr(library, name)
             function.argtypes = [ctypes.c_int64] * integers + [ctypes.c_void_p] * arrays

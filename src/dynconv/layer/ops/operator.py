@@ -52,20 +52,29 @@ class Convolution(NamedTuple):
 
 Kernel = Callable[..., Any]
 
-# Not torch.library.custom_op: its kernels import torch's compiler when they are first called, which takes a second.
-LIBRARY = torch.library.Library("dynconv", "FRAGMENT")
+_DEFINED: dict[str, torch.library.Library] = {}
 
 
-def define(name: str, schema: str, kernel: Kernel, fake: Kernel) -> torch._ops.OpOverload:
-    """torch's operator dynconv::NAME.
+def define(
+    name: str, schema: str, kernel: Kernel, fake: Kernel, gradient: Kernel | None = None, save: Kernel | None = None
+) -> torch._ops.OpOverload:
+    """torch's operator dynconv::NAME. One of this name that there is, as when a module is loaded again, is replaced.
+
+    Not torch.library.custom_op: its kernels import torch's compiler when they are first called, which takes a second.
 
     Args:
         kernel: computes it, on any device.
         fake: what it returns, for inputs without values.
+        gradient, save: its backward pass and what that needs, as for torch.library.register_autograd; none without.
     """
-    LIBRARY.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
-    LIBRARY.impl(name, kernel, "CompositeExplicitAutograd")
-    torch.library.register_fake(f"dynconv::{name}", fake, lib=LIBRARY)
+    if name in _DEFINED:
+        _DEFINED.pop(name)._destroy()
+    library = _DEFINED[name] = torch.library.Library("dynconv", "FRAGMENT")
+    library.define(f"{name}{schema}", tags=(torch.Tag.pt2_compliant_tag,))
+    library.impl(name, kernel, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"dynconv::{name}", fake, lib=library)
+    if gradient is not None:
+        torch.library.register_autograd(f"dynconv::{name}", gradient, setup_context=save, lib=library)
     operator: torch._ops.OpOverload = getattr(torch.ops.dynconv, name).default
     return operator
 
@@ -98,7 +107,7 @@ class Operator:
         inputs = f"Tensor x, Tensor weight, Tensor routing, {', '.join(f'SymInt {integer}' for integer in integers)}"
         self.forward = define(
             name, f"({inputs}) -> Tensor", lambda *inputs: self._kernel(inputs[0])[0](*inputs),
-            lambda x, weight, routing, *numbers: self.empty_output(x, weight, *numbers),
+            lambda x, weight, routing, *numbers: self.empty_output(x, weight, *numbers), self._autograd, _save,
         )  # fmt: skip
         self.backward = define(
             f"{name}_backward",
@@ -106,7 +115,6 @@ class Operator:
             lambda *inputs: self._kernel(inputs[1])[1](*inputs),
             self._fake_backward,
         )
-        torch.library.register_autograd(f"dynconv::{name}", self._autograd, setup_context=_save, lib=LIBRARY)
         register_flops(name)
 
     def __call__(self, x: Tensor, weight: Tensor, routing: Tensor, *integers: int) -> Tensor:

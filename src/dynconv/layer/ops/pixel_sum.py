@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from dynconv.layer.ops.library import Library
-from dynconv.layer.ops.operator import LIBRARY, define, nhwc
+from dynconv.layer.ops.operator import define, nhwc
 
 library = Library(Path(__file__).with_name("pixel_sum.cpp"), {"dynconv_pixel_sum_bfloat16": (3, 2)}, seconds=1)
 
@@ -55,5 +55,4 @@ def _gradient(ctx: Any, grad_NC: Tensor) -> Tensor:
     return grad_NC.to(ctx.dtype)[:, :, None, None].expand(ctx.shape)
 
 
-_operator = define("pixel_sum", "(Tensor x) -> Tensor", _kernel, _fake)
-torch.library.register_autograd("dynconv::pixel_sum", _gradient, setup_context=_save, lib=LIBRARY)
+_operator = define("pixel_sum", "(Tensor x) -> Tensor", _kernel, _fake, _gradient, _save)
