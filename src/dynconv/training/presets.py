@@ -84,7 +84,9 @@ def accurate() -> TrainConfig:
 def best() -> TrainConfig:
     """`accurate` made wide, with still more augmentation: hours without a GPU.
 
-    2.62 PFLOP of training, 2.1 times those of `accurate`. Not yet measured.
+    `dynconv train best` on an Intel Xeon with AMX, bf16: test accuracy 95.35 % (n = 1) with test-time augmentation,
+    94.85 % without. It took about four hours, mostly on one core and beside other work: 2.62 PFLOP, 2.1 times
+    those of `accurate`.
     """
     return TrainConfig(
         preset="best",
