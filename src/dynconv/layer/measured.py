@@ -257,16 +257,17 @@ def _measure(geometry: Geometry, candidates: Sequence[str]) -> Times:
     g = geometry
     numbers = g.batch * g.out_channels * (g.in_channels // g.groups) * math.prod(g.kernel)
     left = [name for name in candidates if numbers <= _MOST_NUMBERS or name not in _KERNEL_PER_IMAGE]
-    times: Times = dict.fromkeys(candidates)
-    few = replace(g, batch=min(g.batch, _FEW_IMAGES))
+    few, first = replace(g, batch=min(g.batch, _FEW_IMAGES)), dict[str, float]()
     if few != g:
         first = {name: min(taken) for name, taken in _rounds(few, left, 2).items()}
-        times |= first
         most = _OUT_FIRST * min(first.values(), default=0.0)
         # Products with few rows say nothing about `pixel` with many.
         left = [name for name, taken in first.items() if name == "pixel" or taken <= most]
     taken = _rounds(g, left, _MOST_ROUNDS)
-    times |= {name: min(of) for name, of in taken.items()}
+    found = {name: min(of) for name, of in taken.items()}
+    # Those that are out already: as many times slower than the fastest as with few images.
+    slower = min(found.values(), default=1.0) / min(first.values(), default=1.0)
+    times: Times = dict.fromkeys(candidates) | {name: time * slower for name, time in first.items()} | found
     logger.debug("measured: %s: %s", _key(g), times)
     return {} if _unsettled(taken) else times
 
