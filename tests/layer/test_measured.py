@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         timed.append(run.args[0])
         return SLOW_AND_FAST.get(run.args[0], 5e-3)
 
-    monkeypatch.setattr(measured, "_seconds", seconds)
+    monkeypatch.setattr(measured, "seconds_of", seconds)
     return timed
 
 
@@ -148,7 +148,7 @@ def test_on_a_busy_machine_the_prediction_stands_for_this_process(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     times = iter(2.0**n for n in range(1000))
-    monkeypatch.setattr(measured, "_seconds", lambda run: next(times))
+    monkeypatch.setattr(measured, "seconds_of", lambda run: next(times))
 
     assert choice.choose(geometry()) == choice._predicted(geometry())
     assert not list(folder.glob("*.json"))
@@ -158,7 +158,7 @@ def test_where_measuring_fails_the_prediction_stands(folder: Path, monkeypatch: 
     def fail(run: Callable[[], None]) -> float:
         raise MemoryError
 
-    monkeypatch.setattr(measured, "_seconds", fail)
+    monkeypatch.setattr(measured, "seconds_of", fail)
 
     assert choice.choose(geometry()) == choice._predicted(geometry())
 
@@ -186,13 +186,13 @@ def test_nothing_is_measured_where_the_same_bits_are_asked_for(
 
 
 def test_one_slow_run_rules_nothing_out(folder: Path, clock: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    timed, usual = [], measured._seconds
+    timed, usual = [], measured.seconds_of
 
     def disturbed(run: "partial[None]") -> float:
         timed.append(run.args[0])
         return usual(run) * (20 if timed.count("output") in (1, 3) and run.args[0] == "output" else 1)
 
-    monkeypatch.setattr(measured, "_seconds", disturbed)
+    monkeypatch.setattr(measured, "seconds_of", disturbed)
 
     assert choice.choose(geometry(batch=40)) == "output" and timed.count("output") >= 4  # with few images, and with all
 

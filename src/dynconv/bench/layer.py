@@ -12,7 +12,6 @@ import gc
 import json
 import os
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -28,6 +27,7 @@ from dynconv.bench.shapes import Shape, shapes
 from dynconv.layer import choice
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.geometry import Geometry
+from dynconv.layer.measured import seconds_of
 from dynconv.layer.mixing import mix_convolutions
 from dynconv.layer.ops import depthwise, fused, winograd
 from dynconv.model.config import ModelConfig
@@ -160,27 +160,12 @@ def _measure_cell(
                 best = min((min(t) for t in times.values() if t), default=0.0)
                 if turn > 1 and min(times[name]) > HOPELESS * best:
                     continue
-                seconds = _seconds(partial(run, method), device)
+                seconds = seconds_of(partial(run, method), 5e-3, partial(_wait, device))
                 if turn:  # the first round warms up
                     times[name].append(seconds)
         for name, taken in times.items():
             found[name][f"{mode}_ms"] = 1e3 * statistics.median(taken)
     return found
-
-
-def _seconds(run: Callable[[], None], device: torch.device) -> float:
-    """Of one call; of several in a row where one is too short to time."""
-    count, least = 1, 5e-3
-    while True:
-        _wait(device)
-        began = time.perf_counter()
-        for _ in range(count):
-            run()
-        _wait(device)
-        taken = time.perf_counter() - began
-        if taken >= least:
-            return taken / count
-        count = max(2 * count, int(1.2 * least / taken) * count)
 
 
 def _wait(device: torch.device) -> None:

@@ -294,10 +294,10 @@ def _rounds(geometry: Geometry, candidates: Sequence[str], most: int) -> dict[st
     for name in candidates:
         with contextlib.suppress(RuntimeError, ValueError, MemoryError):  # it cannot compute this after all
             run(name)  # oneDNN and the operators prepare themselves
-            taken[name] = [round(1e3 * _seconds(partial(run, name)) / g.batch, 6)]
+            taken[name] = [round(1e3 * seconds_of(partial(run, name)) / g.batch, 6)]
     for _ in range(most - 1):
         for name in _unsettled(taken):
-            taken[name].append(round(1e3 * _seconds(partial(run, name)) / g.batch, 6))
+            taken[name].append(round(1e3 * seconds_of(partial(run, name)) / g.batch, 6))
     return taken
 
 
@@ -312,13 +312,20 @@ def _agree(times: Sequence[float]) -> bool:
     return next_to_it <= _SETTLED * least
 
 
-def _seconds(run: Callable[[], None]) -> float:
-    """Of one call; of several in a row where one is too short to time."""
-    count, least = 1, 1e-3
+def seconds_of(run: Callable[[], None], least: float = 1e-3, wait: Callable[[], None] = lambda: None) -> float:
+    """Seconds of one call; of several in a row where one is too short to time.
+
+    Args:
+        least: seconds that are long enough.
+        wait: returns once the device has done what it was asked to.
+    """
+    count = 1
     while True:
+        wait()
         began = time.perf_counter()
         for _ in range(count):
             run()
+        wait()
         taken = time.perf_counter() - began
         if taken >= least:
             return taken / count
