@@ -1,4 +1,4 @@
-"""HTTP connections with a time limit for clients that are slow on purpose."""
+"""HTTP connections: a time limit for clients that are slow on purpose, and no request lost when the server ends."""
 
 from __future__ import annotations
 
@@ -6,15 +6,22 @@ import asyncio
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+_LAST_SECONDS = 1.0
+"""Seconds for which a server that ends still waits for the header of a request on a connection without one."""
+
 
 class Connection(H11Protocol):
     """Closes the connection unless a whole request header, or the rest of a refused body, arrives in time.
 
     uvicorn limits only the pause after an answer; this class applies the same limit from the first byte on. While a
     request is being answered, the request's own limits apply.
+
+    When the server ends, uvicorn closes connections without a request at once, and loses those that are on their way,
+    such as the first one on a new connection. Here they are answered.
     """
 
     _closing: asyncio.TimerHandle | None = None
+    _last = False  # the next answer is the last
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -22,11 +29,22 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
+        if self._last and self.cycle is not None:
+            self.cycle.keep_alive = False
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self._unwatch()
+
+    def shutdown(self) -> None:
+        """Called once, when the server ends."""
+        self._last = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            super().shutdown()
+            return
+        self._unwatch()
+        self._closing = self.loop.call_later(min(_LAST_SECONDS, self.config.timeout_keep_alive), self._close)
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

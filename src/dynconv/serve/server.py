@@ -159,6 +159,14 @@ class _Server(uvicorn.Server):
             loop.add_reader(self.orphaned, self._stop)
         self._ready()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # What was accepted becomes a connection in the next round of the loop; a server that is closed then drops it.
+        loop = asyncio.get_running_loop()
+        for listener in (listener for server in self.servers for listener in server.sockets):
+            loop.remove_reader(listener)
+        await asyncio.sleep(0)
+        await super().shutdown(sockets)
+
     def _stop(self) -> None:
         assert self.orphaned is not None
         asyncio.get_running_loop().remove_reader(self.orphaned)
