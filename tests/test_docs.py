@@ -274,7 +274,7 @@ def test_the_tutorial_prints_what_it_shows(
     monkeypatch.setenv("COLUMNS", "100")
     drawn = shapes.generate(0, 400, 200)
     monkeypatch.setattr(shapes, "generate", lambda seed: drawn)
-    monkeypatch.setattr("dynconv.cli.train.write_report", lambda runs, *_, **__: runs[0] / "report" / "report.html")
+    monkeypatch.setattr("dynconv.cli.train._report_of", lambda runs, *_, **__: runs[0] / "report" / "report.html")
     small = CONFIG.model_copy(update={"epochs": 3, "batch_size": 40, "micro_batch": 40})
     monkeypatch.setitem(PRESETS, "quick", lambda: small)
     Image.new("RGB", (300, 200), "red").save("photo.jpg")

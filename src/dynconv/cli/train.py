@@ -14,7 +14,6 @@ from dynconv.cli.messages import show_messages
 from dynconv.cli.settings import TrainArguments, chosen_fields, parse_training, seconds_of
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
-from dynconv.report.write import write_curves, write_report
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
 from dynconv.training.launch import Outcome, resume, start
@@ -132,6 +131,8 @@ def _print_next(outcome: Outcome, report: bool) -> None:
 def _report_of(runs: list[Path], output: Path | None = None, dataset: Dataset | None = None) -> Path | None:
     """Writes the page about runs that have just ended. They are complete without it."""
     logger.info("writing the report")
+    from dynconv.report.write import write_report  # not at the start: what it imports takes more than a second
+
     try:
         return write_report(runs, output, dataset=dataset, meanings=field_descriptions(TrainConfig))
     except DynconvError as error:
@@ -141,6 +142,8 @@ def _report_of(runs: list[Path], output: Path | None = None, dataset: Dataset | 
 
 def _curves_of(run: Path) -> None:
     """Writes only the plots: the user interrupted the run and does not want to wait for the page."""
+    from dynconv.report.write import write_curves
+
     try:
         write_curves(run)
     except DynconvError as error:

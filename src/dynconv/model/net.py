@@ -71,14 +71,18 @@ class InputTransform(nn.Module):
         """
         x = self._coloured(to_unit_range(images_N3HW))
         names = ["red", "green", "blue"] if self.colours == 3 else ["brightness"]
-        for name, lowest, highest in zip(names, x.amin((0, 2, 3)), x.amax((0, 2, 3)), strict=True):
-            if lowest == highest:
+        for name, x_NHW in zip(names, x.unbind(1), strict=True):
+            if (x_NHW == x_NHW[0, 0, 0]).all():
                 raise ValueError(f"images: every pixel has the same {name}; give images that differ")
         self.mean.copy_(x.mean((0, 2, 3)))
         self.std.copy_(x.std((0, 2, 3)))
         if self.whiten:
-            patches = F.unfold(self._standardise(x[:5000]), 2).transpose(1, 2).flatten(0, 1).double()
-            variance, components = torch.linalg.eigh(patches.T @ patches / len(patches))
+            covariance, count = x.new_zeros(len(self.whitening) // 2, len(self.whitening) // 2, dtype=torch.float64), 0
+            for some in x[:5000].split(50):  # few enough for a processor's cache
+                patches_NCL = F.unfold(self._standardise(some), 2).double()
+                covariance += (patches_NCL @ patches_NCL.mT).sum(0)
+                count += patches_NCL.shape[0] * patches_NCL.shape[2]
+            variance, components = torch.linalg.eigh(covariance / count)
             filters = (components / (variance + self.eps).sqrt()).T.flip(0).view(-1, self.colours, 2, 2)
             self.whitening.copy_(torch.cat((filters, -filters)))
         self.fitted = True
