@@ -14,7 +14,7 @@ from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
-from dynconv.model.tta import EVAL_BATCH, tta_logits
+from dynconv.model.tta import EVAL_BATCH, mean_over_views, unsure
 
 MODEL = ModelConfig(widths=(8, 8), pools=(4, 2), experts=2)
 CLASSES = ("cat", "dog", "owl")
@@ -65,9 +65,26 @@ def test_logits_are_those_of_the_network_on_the_same_images(weights: Path, net: 
 
     with torch.no_grad():
         torch.testing.assert_close(predictor.logits(images), net(x), rtol=0, atol=1e-6)
-        torch.testing.assert_close(predictor.logits(images, tta=True), tta_logits(net, x), rtol=0, atol=1e-6)
     assert predictor.classes == CLASSES and predictor.data_name == "shapes"
     assert predictor.model == MODEL and predictor.provenance == "made up" and predictor.run is None
+
+
+def test_test_time_augmentation_averages_over_views_of_unsure_images(
+    tmp_path: Path, net: Net, images: torch.Tensor
+) -> None:
+    with torch.no_grad():
+        net.head.linear.weight *= 0.1
+        net.head.linear.bias.zero_()
+        save_weights(tmp_path / "unsure.safetensors", weights_of(net))
+        predictor = Predictor.load(tmp_path / "unsure.safetensors")
+        x = (images.float() / 255).contiguous(memory_format=torch.channels_last)
+        assert unsure(net(x)).all()
+
+        torch.testing.assert_close(predictor.logits(images, tta=True), mean_over_views(net, x), rtol=0, atol=1e-6)
+        net.head.linear.weight *= 1000
+        save_weights(tmp_path / "sure.safetensors", weights_of(net))
+    predictor = Predictor.load(tmp_path / "sure.safetensors")
+    assert torch.equal(predictor.logits(images, tta=True), predictor.logits(images))
 
 
 def test_probabilities_are_the_softmax_and_need_no_gradient(weights: Path, images: torch.Tensor) -> None:

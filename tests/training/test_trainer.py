@@ -353,8 +353,11 @@ def test_the_average_of_the_weights_is_what_is_saved_and_evaluated(tmp_path: Pat
 
     assert losses[0] == losses[1], "averaging does not change the training itself"
     assert averaged.test_loss != plain.test_loss
-    accuracy = (Predictor.load(run.path).logits(dataset.test.images).argmax(1) == dataset.test.labels).float().mean()
-    assert float(accuracy) == pytest.approx(averaged.test_accuracy)
+    predictor, test = Predictor.load(run.path), dataset.test
+    right = [predictor.logits(test.images, tta=tta).argmax(1) == test.labels for tta in (False, True)]
+    assert [float(each.float().mean()) for each in right] == pytest.approx(
+        [averaged.test_accuracy, averaged.test_accuracy_tta]
+    )
 
 
 def test_a_collapsed_router_warns(tmp_path: Path, dataset: Dataset, caplog: pytest.LogCaptureFixture) -> None:

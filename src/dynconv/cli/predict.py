@@ -38,7 +38,7 @@ class PredictArguments(Arguments):
     top: Annotated[int, Field(ge=1)] = 3
     """Number of classes to show per image."""
     tta: bool = False
-    """Test-time augmentation: average over six views of each image; more accurate, six times as slow."""
+    """Test-time augmentation: average over six views of images the network is unsure of; more accurate, slower."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False
     """Print one JSON object per line: image, and class, probability, top; or error."""
     csv: bool = False

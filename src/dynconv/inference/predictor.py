@@ -25,7 +25,7 @@ from dynconv.errors import DynconvError
 from dynconv.machine import Precision, autocast, pick_device, pick_precision
 from dynconv.model.cost import multiply_adds
 from dynconv.model.net import Net, shapes_of
-from dynconv.model.tta import batched_logits
+from dynconv.model.tta import batched_logits, tta_logits
 
 Picture = str | Path | BinaryIO | Image.Image | np.ndarray | Tensor
 """What can be classified: a file, a PIL image, an array uint8 [H, W, 3] or [H, W], a tensor uint8 [3, H, W]."""
@@ -100,7 +100,7 @@ class Predictor:
 
         Args:
             images_NCHW: uint8 RGB [N, 3, H, W].
-            tta: the mean over six views, see `dynconv.model.tta.tta_logits`; more accurate, six times as slow.
+            tta: for unsure images the mean over six views, see `dynconv.model.tta`; more accurate, takes longer.
 
         Raises:
             ValueError: images of another type or shape.
@@ -110,7 +110,13 @@ class Predictor:
             found = f"{str(images_NCHW.dtype).removeprefix('torch.')} {list(images_NCHW.shape)}"
             raise ValueError(f"images: need uint8 [N, 3, H, W], not {found}")
         with autocast(self.device, self.precision):
-            logits_NC = batched_logits(self.net, images_NCHW.to(self.device), tta=tta).cpu()
+            logits_NC = batched_logits(self.net, images_NCHW.to(self.device)).cpu()
+            if tta:
+                logits_NC = tta_logits(
+                    logits_NC,
+                    images_NCHW,
+                    lambda images: batched_logits(self.net, images.to(self.device), views=True).cpu(),
+                )
         if not logits_NC.isfinite().all():
             raise DynconvError("the network's output is not finite, so its weights are damaged; train it again")
         return logits_NC

@@ -89,7 +89,7 @@ class TrainConfig(Frozen):
     holdout: int = Field(0, ge=0, le=MOST_IMAGES)
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
     tta: bool = True
-    """Also report test-time augmentation: the image and its mirror, each at three translations."""
+    """Also report test-time augmentation: of unsure images, the image and its mirror, each at three translations."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Of the forward and backward pass. auto: bf16 where it is multiplied natively, else fp16 on a GPU with tensor
     cores, else fp32. In fp16 the loss is scaled."""

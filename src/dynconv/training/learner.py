@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from dynconv.data.dataset import Split
 from dynconv.machine import Precision, autocast
 from dynconv.model.net import Net
 from dynconv.model.routing_statistics import BlockRouting, routing_statistics
@@ -104,21 +103,21 @@ class Learner:
             optimizer.zero_grad()
         return loss_sum, correct
 
-    def logits(self, split: Split, *, tta: bool = False) -> Tensor:
-        """Logits float32 [N, K] of the weights that are evaluated, on the device of the split.
+    def logits(self, images_NCHW: Tensor, *, views: bool = False) -> Tensor:
+        """Logits float32 [N, K] of the weights that are evaluated, on the device of the images; see `batched_logits`.
 
         Each process computes a part of them, and all get the whole.
         """
-        mine = self._group.part(len(split.labels))
+        mine = self._group.part(len(images_NCHW))
         with autocast(self.device, self.precision):
             parts = [
-                batched_logits(self.evaluated, images.to(self.device), tta=tta).to(images.device)
-                for images in split.images[mine].split(evaluation_batch(split.images.shape[-1]))
+                batched_logits(self.evaluated, images.to(self.device), views=views).to(images.device)
+                for images in images_NCHW[mine].split(evaluation_batch(images_NCHW.shape[-1]))
             ]
         logits_NK = torch.cat(parts)
         if self._group.size == 1:
             return logits_NK
-        whole_NK = torch.zeros(len(split.labels), logits_NK.shape[1], device=self.device)
+        whole_NK = torch.zeros(len(images_NCHW), logits_NK.shape[1], device=self.device)
         whole_NK[mine] = logits_NK.to(self.device)
         return self._group.sum(whole_NK).to(logits_NK.device)
 

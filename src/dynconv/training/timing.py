@@ -38,7 +38,8 @@ def epochs_within(
     timed = _Timed(config, dataset, device, compile)
     steps = {size: _side_by_side([timed], size)[0] for size in sorted(set(config.image_sizes))}
     evaluation = timed.evaluation_seconds()
-    at_end = (TTA_VIEWS + 1) * evaluation if config.tta else evaluation  # once more, for the report
+    # Once more for the report; test-time augmentation at most, were every image unsure.
+    at_end = (TTA_VIEWS + 1) * evaluation if config.tta else evaluation
 
     def whole(epochs: int) -> float:
         return _run_seconds(config, epochs, steps, len(dataset.train.labels)) + epochs * evaluation + at_end
@@ -126,9 +127,9 @@ class _Timed:
         splits = [split for split in (self._dataset.test, self._dataset.validation) if split]
         sample = self._dataset.test.sample(EVALUATED)
         self._learner.net.eval()
-        self._learner.logits(sample)
+        self._learner.logits(sample.images)
         began = time.perf_counter()
-        self._learner.logits(sample)
+        self._learner.logits(sample.images)
         seconds = time.perf_counter() - began
         self._learner.begin()
         return seconds * sum(len(split.labels) for split in splits) / len(sample.labels)

@@ -38,6 +38,7 @@ from dynconv.errors import DynconvError
 from dynconv.machine import pick_device, pick_precision
 from dynconv.model.cost import total_multiply_adds
 from dynconv.model.net import Net
+from dynconv.model.tta import tta_logits
 from dynconv.training import advice
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
@@ -276,13 +277,13 @@ class Trainer:
 
     def evaluate(self) -> dict[str, Any]:
         """Loss and accuracy on the test images and on those held out, by the fields of `EpochLine`."""
-        self.test_logits = self.learner.logits(self.test)
+        self.test_logits = self.learner.logits(self.test.images)
         figures = {
             "test_loss": loss_of(self.test_logits, self.test.labels),
             "test_accuracy": accuracy_of(self.test_logits, self.test.labels),
         }
         if self.held_out:
-            logits = self.learner.logits(self.held_out)
+            logits = self.learner.logits(self.held_out.images)
             figures["validation_loss"] = loss_of(logits, self.held_out.labels)
             figures["validation_accuracy"] = accuracy_of(logits, self.held_out.labels)
         if not (all(map(math.isfinite, figures.values())) and self.learner.is_finite()):
@@ -355,7 +356,7 @@ class Trainer:
         config, dataset, learner, labels = self.config, self.dataset, self.learner, self.test.labels
         if self.stopping.weights is not None:
             self.take_best(self.stopping.weights)
-        logits = learner.logits(self.test) if self.test_logits is None else self.test_logits
+        logits = learner.logits(self.test.images) if self.test_logits is None else self.test_logits
         if not logits.isfinite().all():  # of weights that are finite but too large, from a state
             raise DynconvError(f"{self.run.state}: the network's output is not finite; start the run again")
         if self.group.leads:
@@ -364,7 +365,9 @@ class Trainer:
                 state, config.model, dataset.classes, dataset.name, self.provenance(), config.precision, dataset.frame
             )
             save_weights(self.run.weights, weights)
-        logits_tta = learner.logits(self.test, tta=True) if config.tta else None
+        logits_tta = None
+        if config.tta:
+            logits_tta = tta_logits(logits, self.test.images, lambda images: learner.logits(images, views=True))
         summary = self.summarise(logits, logits_tta)
         if self.group.leads:
             probabilities = (logits if logits_tta is None else logits_tta).softmax(1).cpu()
