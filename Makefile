@@ -83,8 +83,11 @@ OWN_DATA := --data --config --resume
 train: .venv/.installed ## train a network: make train ARGS="standard --seed 3" (default: quick)
 	$(IN_VENV) dynconv train $(ARGS) $(if $(filter $(OWN_DATA) $(OWN_DATA:%=%=%),$(ARGS)),,--data auto)
 
-test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/layer -k conv")
-	$(IN_VENV) python -m pytest $(PYTEST_ARGS)
+# A process for each core, of one thread each: faster than one process with a thread for each core.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+
+test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/layer -k conv"; in one process: "-n 0")
+	$(IN_VENV) $(PYTEST) $(PYTEST_ARGS)
 
 # What depends on the processor or on a compiler. Instruction sets are held down for torch, oneDNN and our own operators.
 LESSER := tests/layer tests/model tests/training tests/inference/test_predictor.py tests/inference/test_evaluate.py \
@@ -96,11 +99,12 @@ NO_COMPILER := CXX=no-such-compiler XDG_CACHE_HOME="$(CURDIR)/.venv/no-cache"
 
 test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on one with AVX2 only, and without a compiler
 	@uname -m | grep -qE 'x86_64|amd64' || echo "not x86: the tests as with AVX2 only are left out"
-	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) python -m pytest $(LESSER) $(PYTEST_ARGS)
-	$(IN_VENV) $(NO_COMPILER) python -m pytest $(LESSER) $(PYTEST_ARGS)
+	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) $(PYTEST) $(LESSER) $(PYTEST_ARGS)
+	$(IN_VENV) $(NO_COMPILER) $(PYTEST) $(LESSER) $(PYTEST_ARGS)
 
+# In one process, since some of them take half of a machine's memory.
 test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), an emulated ARM processor, twenty kills
-	$(IN_VENV) python -m pytest -m large tests/layer tests/training $(PYTEST_ARGS)
+	$(IN_VENV) python -m pytest -m large tests/cli tests/data tests/layer tests/training $(PYTEST_ARGS)
 
 test-logs: .venv/.installed-dev ## the tests of Weights & Biases and MLflow, with some thirty packages that they bring along
 	$(INSTALL) -e '.[wandb,mlflow]'
@@ -114,7 +118,7 @@ test-lowest: ## the tests that use dependencies most, with the lowest versions t
 	sed 's/^torch==.*/torch==$(TORCH)/' constraints-min.txt > .venv-lowest/constraints.txt
 	$(call INSTALL_TORCH,.venv-lowest)
 	.venv-lowest/$(PIP_INSTALL) $(PIP_ARGS) -c .venv-lowest/constraints.txt -e '.[test]'
-	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" python -m pytest -W default::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
+	PATH="$(CURDIR)/.venv-lowest/bin:$$PATH" $(PYTEST) -W default::DeprecationWarning $(LOWEST) $(PYTEST_ARGS)
 
 soak: .venv/.installed-dev ## look for memory that grows: 200 trainings, 1,000 loads, 100,000 requests (a quarter of an hour)
 	$(IN_VENV) python benchmarks/soak.py

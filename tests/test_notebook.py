@@ -29,7 +29,7 @@ def test_its_code_runs_in_order_on_generated_images(
     cells: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("WALKTHROUGH_DATA", "shapes")
-    monkeypatch.setenv("WALKTHROUGH_EPOCHS", "1")
+    monkeypatch.setenv("WALKTHROUGH_SMALL", "1")
     backend = plt.get_backend()
     plt.switch_backend("agg")
     names: dict[str, Any] = {"__name__": "notebook"}

@@ -62,7 +62,13 @@ def losses(run: Path) -> list[float]:
     return [line.loss for line in RunDir.open(run).metrics().steps]
 
 
-@pytest.mark.parametrize("size", [0, 300, 3_000, 8_000, 20_000, 60_000])
+LARGE = pytest.mark.large
+
+
+@pytest.mark.parametrize(
+    "size", [0, pytest.param(300, marks=LARGE), 3_000, pytest.param(8_000, marks=LARGE), 20_000,
+             pytest.param(60_000, marks=LARGE)]
+)  # fmt: skip
 def test_training_ends_with_one_line_and_can_go_on(tmp_path: Path, trained: Path, size: int) -> None:
     run = tmp_path / "run"
     ((code, said),) = limited(size, ["train", "quick", *WORDS, "--run", str(run)])
@@ -79,7 +85,7 @@ def test_training_ends_with_one_line_and_can_go_on(tmp_path: Path, trained: Path
     assert losses(run) == losses(trained)
 
 
-@pytest.mark.parametrize("size", ["16k", "120k"])
+@pytest.mark.parametrize("size", ["16k", pytest.param("120k", marks=LARGE)])
 def test_training_on_a_disk_that_fills_up_can_go_on(tmp_path: Path, trained: Path, size: str) -> None:
     """Unlike a limit on the size of a file, a full disk leaves nothing for the files that come after.
 

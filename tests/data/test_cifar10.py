@@ -38,6 +38,7 @@ def rewrite(file: Path, **changes: object) -> None:
     file.write_bytes(pickle.dumps({**batch(0), **changes}, protocol=2))
 
 
+@pytest.mark.large
 def test_the_real_images_are_the_same_in_every_form(real_cifar10: Callable[[str], Path]) -> None:
     """Same pixels and labels from all four; the official class names, 6,000 images of each."""
     forms = [read(real_cifar10(layout)) for layout in ("python", "binary", "tar", "npy")]

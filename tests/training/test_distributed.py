@@ -96,6 +96,7 @@ def test_any_number_of_processes_trains_the_same_network(tmp_path: Path, alone: 
     assert output.count("test accuracy on shapes") == output.count("epoch   4/4") == 1
 
 
+@pytest.mark.large
 def test_balanced_classes_and_a_hold_out_that_ends_it(tmp_path: Path) -> None:
     """are the same in two processes: the same images, losses and end, and the weights of the same epoch."""
     words = [*TRAINING, "--epochs", "3", "--sampling", "balanced", "--holdout", "500", "--target", "0.05"]

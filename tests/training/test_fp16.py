@@ -8,11 +8,13 @@ from tiny import CONFIG, MODEL
 from torch import Tensor
 
 from dynconv.cli.main import main
-from dynconv.data import shapes
+from dynconv.data import Split, shapes
 from dynconv.model.net import Net
 from dynconv.training.learner import Learner
 
-DATA = shapes.generate(0, 400, 10).train
+SPLIT = shapes.generate(0, 400, 10).train
+DATA = Split(SPLIT.images[:, :, ::2, ::2].contiguous(), SPLIT.labels)
+"""Of 16 pixels, since a CPU takes long to multiply fp16."""
 
 
 def learner(precision: Any, scale: float = 2.0**16) -> Learner:
@@ -44,20 +46,20 @@ def test_it_follows_float32() -> None:
 
 
 def test_a_step_whose_gradients_are_too_large_is_left_out_and_the_scale_halved() -> None:
-    trained = learner("fp16", scale=2.0**44)
+    trained = learner("fp16", scale=2.0**26)
     before = weights(trained)
 
     steps(trained, range(1))
 
     assert all(torch.equal(old, new) for old, new in zip(before, weights(trained), strict=True))
-    assert trained.state_dict()["scaler"]["scale"] == 2.0**43
-    steps(trained, range(1, 24))
-    assert trained.state_dict()["scaler"]["scale"] < 2.0**40
+    assert trained.state_dict()["scaler"]["scale"] == 2.0**25
+    steps(trained, range(1, 12))
+    assert trained.state_dict()["scaler"]["scale"] < 2.0**23
     assert not all(torch.equal(old, new) for old, new in zip(before, weights(trained), strict=True))
 
 
 def test_it_goes_on_from_its_state_as_if_nothing_had_happened() -> None:
-    whole, first = learner("fp16", scale=2.0**34), learner("fp16", scale=2.0**34)
+    whole, first = learner("fp16", scale=2.0**24), learner("fp16", scale=2.0**24)
     losses = steps(whole, range(12))
     assert steps(first, range(6)) == losses[:6]
 
