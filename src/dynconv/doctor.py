@@ -28,7 +28,7 @@ from dynconv.machine import (
 )
 
 MATTERING = ("avx2", "fma", "avx512f", "avx512_bf16", "amx_bf16", "bf16", "asimd", "sve")
-MEMORY_NEEDED = 6 * 2**30
+MEMORY_NEEDED = 3 * 2**30  # the presets take 2.2 GB at most
 DISK_NEEDED = 2**30  # the data, unpacked and as an archive, and some runs
 HOLD_DOWN = {
     "DYNCONV_CPU": "the operators of dynconv",
@@ -81,7 +81,7 @@ def _machine() -> list[Finding]:
     ]  # fmt: skip
     memory = available_memory()
     if memory is not None:
-        advice = "training takes up to 6 GiB; lower --micro-batch, or close other programs"
+        advice = "training takes up to 3 GiB; lower --micro-batch, or close other programs"
         found.append(_finding("memory", f"{_gib(memory)} available", memory < MEMORY_NEEDED, advice))
     return found
 

@@ -299,6 +299,18 @@ def test_several_runs_side_by_side(run: Path, copy: Path, tmp_path: Path, capsys
     assert capsys.readouterr().out.strip().endswith("report.html")
 
 
+def test_the_report_beside_the_runs_is_no_run(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """So `dynconv report runs/*` works a second time, too."""
+    for name in ("one", "two"):
+        shutil.copytree(run, tmp_path / name)
+    for _ in range(2):
+        assert main(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
+
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "report"}
+    assert "2 runs" in text((tmp_path / "report/report.html").read_text(encoding="utf-8"))
+    assert main(["report", str(tmp_path / "report")]) == 2 and "not a run directory" in capsys.readouterr().err
+
+
 def test_names_are_text_not_markup() -> None:
     names = ("<script>alert(1)</script>", "a$b$ & <b>")
     made = Predictions(torch.tensor([0, 1, 1]), torch.tensor([[0.9, 0.1], [0.2, 0.8], [0.7, 0.3]]), names, "<i>")

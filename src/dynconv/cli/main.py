@@ -33,7 +33,8 @@ examples:
   dynconv train --config run.yaml --data ~/cifar-10-batches-py
   dynconv train --resume runs/20250101-120000-quick-cifar10-seed0
 
-exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input, 130 interrupted"""
+exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input,
+  75 stopped by a scheduler, 130 interrupted"""
 
 
 def main(words: Sequence[str] | None = None) -> int:

@@ -39,7 +39,7 @@ def write_report(
     """Writes the report on one run, with metrics.csv, or on several. Logs what is missing or damaged.
 
     Args:
-        runs: run directories.
+        runs: run directories; reports among them are left out.
         output: folder for the files; by default report/ in the run, or beside the runs if there are several.
         data: where the images are; by default the run's own source. A page about several runs shows no images.
         dataset: the images, if they are already in memory.
@@ -91,11 +91,17 @@ def write_curves(run: Path) -> None:
 
 
 def _read(runs: Sequence[Path]) -> list[RunRecord]:
+    # The report on several runs lies beside them, where runs/* matches it.
+    runs = [run for run in runs if not _is_report(run)] or runs
     resolved = [run.resolve() for run in runs]
     for run, path in zip(runs, resolved, strict=True):
         if resolved.count(path) > 1:
             raise DynconvError(f"{run}: named twice")
     return [read_record(run) for run in runs]
+
+
+def _is_report(folder: Path) -> bool:
+    return (folder / PAGE).exists() and not (folder / "config.yaml").exists()
 
 
 def _folder(records: list[RunRecord]) -> Path:
