@@ -85,6 +85,19 @@ def test_a_folder_that_training_may_not_enter(
     assert [path.name for path in tmp_path.iterdir()] == ["theirs"] and not list(folder.iterdir())
 
 
+@pytest.mark.parametrize("inside", ["", "train", "train/cat"])
+def test_a_data_set_that_may_not_be_examined(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: Path, inside: str
+) -> None:
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        shutil.copy(trained / "report/loss.png", tmp_path / "images" / name / "a.png")
+    folder = tmp_path / "images" / inside
+    with closed(folder):
+        said = refused(capsys, "data", str(tmp_path / "images"))
+    assert said.startswith(str(folder)) and said.endswith(": cannot be read (Permission denied)")
+
+
 def test_images_that_may_not_be_read_or_copied(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], trained: Path
 ) -> None:

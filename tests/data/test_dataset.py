@@ -43,6 +43,12 @@ def test_labels_have_to_name_classes(labels: list[int], reason: str) -> None:
         Dataset("toy", ("a", "b", "c"), Split(images, torch.tensor(labels, dtype=torch.int64)), DATASET.test, "here")
 
 
+def test_one_class_is_refused() -> None:
+    """Whatever form it was read from: an array, for example, whose labels are all 0."""
+    with pytest.raises(DataError, match="here: all images are of one class, 'a'; need two classes or more"):
+        Dataset("toy", ("a",), split([0, 0]), split([0]), "here")
+
+
 def test_images_have_to_be_uint8_rgb() -> None:
     with pytest.raises(DataError, match="uint8"):
         Split(torch.zeros(2, 3, 4, 4), torch.zeros(2, dtype=torch.int64))

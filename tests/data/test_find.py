@@ -173,7 +173,7 @@ def test_a_registered_data_set_and_form_need_no_other_change(monkeypatch: pytest
     toy = data.load("shapes")
 
     @registry.data_set("toy", "toy images", toy.classes)
-    def generate(seed: int) -> Dataset:
+    def generate(seed: int, _: DataConfig) -> Dataset:
         return Dataset("toy", toy.classes, toy.train, toy.test, f"seed {seed}")
 
     @registry.form("images.toy", lambda path: path / "images.toy" if (path / "images.toy").is_file() else None)

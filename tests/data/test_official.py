@@ -14,6 +14,8 @@ from PIL import Image
 
 from dynconv.data import NAMED, cifar100, idx, load, svhn
 from dynconv.data.dataset import DataError
+from dynconv.data.find import at_hand
+from dynconv.data.frame import DataConfig, Frame
 
 RNG = np.random.default_rng(0)
 
@@ -265,6 +267,33 @@ def test_imagenette_has_names_for_people(tmp_path: Path) -> None:
 
     assert dataset.name == "imagenette" and dataset.classes[:2] == ("tench", "English springer")
     assert dataset.train.labels.tolist() == list(range(10))
+
+
+def test_imagenette_is_read_as_it_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From its archive where that lies already, as after a download."""
+    from dynconv.data import imagenette
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DYNCONV_DATA", raising=False)
+    for split in ("train", "val"):
+        for number in imagenette.IMAGENETTE:
+            path = tmp_path / "files" / split / number / "1.png"
+            path.parent.mkdir(parents=True)
+            Image.new("RGB", (40, 20), "white").save(path)
+    place = tmp_path / "data" / "imagenette"
+    place.mkdir(parents=True)
+    with tarfile.open(place / imagenette.ARCHIVE, "w:gz") as file:
+        file.add(tmp_path / "files", "imagenette2-160")
+    wanted = DataConfig(size=24, fit="pad")
+
+    found = load("imagenette", wanted=wanted)
+    monkeypatch.setattr(imagenette.Official, "download", lambda _: place)
+    downloaded = imagenette.imagenette(0, wanted)
+
+    assert at_hand("imagenette")
+    for dataset in (found, downloaded):
+        assert dataset.frame == Frame(24, "pad") and dataset.name == "imagenette"
+        assert (dataset.test.images[0, 0, 12] == 255).all() and dataset.test.images[0, 0, 0, 12] < 200, "bars above"
 
 
 @pytest.mark.parametrize("name", ["mnist", "svhn"])

@@ -1,8 +1,11 @@
 import json
 import math
 import re
+from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -124,6 +127,28 @@ def test_other_classes_than_the_networks_are_refused() -> None:
     with pytest.raises(DynconvError, match="classes") as caught:
         using.load_dataset(fixed([[0.0]]))  # shapes has ten
     assert "cat, dog, owl" in str(caught.value)
+
+
+def test_nothing_is_held_out_of_other_data_than_the_runs_own(tmp_path: Path) -> None:
+    """Which may have too few images for it, or images for validation of its own."""
+    images, labels = np.zeros((20, 8, 8, 3), np.uint8), np.arange(20) % 2
+    arrays = {"train_images": images, "train_labels": labels, "test_images": images, "test_labels": labels}
+    np.savez(tmp_path / "other.npz", **arrays)
+    trained = SimpleNamespace(
+        run=SimpleNamespace(
+            config=SimpleNamespace(seed=0, holdout=5000),
+            environment=SimpleNamespace(data_source=str(tmp_path / "other.npz")),
+        ),
+        frame=Frame(8), classes=("class 0", "class 1"), data_name="other",
+    )  # fmt: skip
+    predictor, other = cast("Predictor", trained), str(tmp_path / "other.npz")
+
+    assert len(using.load_dataset(predictor, other).train.labels) == 20
+    with pytest.raises(DynconvError, match="holdout: 5000 takes"):
+        using.load_dataset(predictor, other, split="validation")
+    trained.run.config.holdout = 4
+    held = using.load_dataset(predictor).validation
+    assert held is not None and len(held.labels) == 4, "of its own, as in training"
 
 
 def test_a_split_that_was_not_held_out_is_refused() -> None:

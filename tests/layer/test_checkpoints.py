@@ -52,6 +52,10 @@ def test_stacked_kernels_flat_biases_and_a_pointwise_router() -> None:
     torch.manual_seed(0)
     layer = DynamicConv1d(4, 6, 3, experts=3)
     stacked, biases, router = torch.randn(18, 4, 3), torch.randn(18), torch.randn(3, 4, 1)
+    before = layer.weight.clone()
+    with pytest.raises(ValueError, match="bias: needs"):
+        load_experts(layer, stacked, biases.flatten()[1:])
+    assert torch.equal(layer.weight, before), "nothing was taken"
     load_experts(layer, stacked, biases)
     load_router(layer.router, router)
     x = torch.randn(2, 4, 9)

@@ -99,6 +99,7 @@ def test_wrong_input_is_one_line(
         for words, said in {
             ("--port", port): f"port {port} of 127.0.0.1: {os.strerror(errno.EADDRINUSE)}; choose another --port",
             ("--host", "no.such.host.invalid"): "host: 'no.such.host.invalid' is not an address",
+            ("--host", "192.168..1"): "host: '192.168..1' is not an address of this machine (not a host name)",
             ("--port", "99999"): "port",
             ("--max-batch", "0"): "max_batch: must be",
             (str(tmp_path / "none"), "--port", "0"): "none",

@@ -150,6 +150,10 @@ def test_a_notice_of_the_scheduler(tmp_path: Path, alone: Path, capsys: pytest.C
     [
         (["--data", "/nowhere"], "/nowhere: does not exist"),
         (["--micro-batch", "1", "--batch-size", "1"], "2 processes cannot share a micro_batch of 1 images"),
+        (
+            ["--batch-size", "12000", "--micro-batch", "3000"],
+            "micro_batch: 3000 does not divide the batch of 10000 images that 2 processes share",
+        ),
     ],
 )
 def test_a_mistake_is_told_once(tmp_path: Path, words: list[str], message: str) -> None:

@@ -54,6 +54,24 @@ def test_the_first_block_of_a_preset_sees_maps_of_24_to_48_pixels(preset: str, s
     assert found.micro_batch * size**2 <= max(500 * 64**2, 25 * size**2)
 
 
+@given(
+    images=st.integers(2, 30_000),
+    size=st.sampled_from([24, 32, 64, 128]),
+    preset=st.sampled_from(list(PRESETS)),
+    micro_batch=st.sampled_from([0, 20, 25, 50, 100, 125, 250, 500]),
+)
+def test_what_is_trained_can_be_read_again(images: int, size: int, preset: str, micro_batch: int) -> None:
+    """A run is continued from its configuration, with the parts of a batch that a person has set as well."""
+    config, chosen = PRESETS[preset](), []
+    if micro_batch and config.batch_size % micro_batch == 0:
+        config, chosen = config.model_copy(update={"micro_batch": micro_batch}), ["micro_batch"]
+
+    found = suited(config, dataset(images, size), chosen).config
+
+    assert TrainConfig.model_validate(found.model_dump()) == found
+    assert found.micro_batch == micro_batch or not chosen
+
+
 def test_what_a_person_has_set_stays(caplog: pytest.LogCaptureFixture) -> None:
     fields = {
         "image_sizes": [40], "batch_size": 10, "epochs": 3, "model": {"widths": [8, 8], "pools": [2]},

@@ -1,11 +1,14 @@
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from tiny import CONFIG
 
 from dynconv.data import shapes
 from dynconv.errors import DynconvError
 from dynconv.training import timing
+from dynconv.training.config import MOST_EPOCHS
 from dynconv.training.timing import epochs_within, equal_time
 
 DATA = shapes.generate(0, 600, 100)
@@ -53,6 +56,28 @@ def test_as_many_epochs_as_fit_into_the_time(monkeypatch: pytest.MonkeyPatch) ->
     assert epochs_within(BASE.model_copy(update={"tta": False}), DATA, 10_000, device="cpu")[0] > 700
     with pytest.raises(DynconvError, match="take about 36 s here, more than the 30 s of --time"):
         epochs_within(with_tta, DATA, 30, device="cpu")
+
+
+@given(st.integers(1, 40), st.lists(st.sampled_from([16, 20, 24, 28, 32]), min_size=1, max_size=7))
+def test_the_time_of_all_steps_is_that_of_each_epochs(epochs: int, sizes: list[int]) -> None:
+    config = BASE.model_copy(update={"epochs": epochs, "image_sizes": tuple(sizes)})
+    seconds = {size: size**2.5 for size in sizes}
+
+    one_by_one = sum(6 * seconds[config.image_size(epoch)] for epoch in range(epochs))
+
+    assert timing._run_seconds(config, epochs, seconds, 600) == pytest.approx(one_by_one)
+
+
+@given(st.integers(0, 2_000_000))
+def test_the_most_that_fit_are_found_without_trying_all(most: int) -> None:
+    tried: list[int] = []
+
+    def fits(epochs: int) -> bool:
+        tried.append(epochs)
+        return epochs <= most
+
+    assert timing._most(fits) == min(max(most, 1), MOST_EPOCHS)
+    assert len(tried) < 50
 
 
 def test_an_evaluation_is_timed_by_a_part_of_the_images() -> None:

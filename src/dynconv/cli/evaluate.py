@@ -36,7 +36,7 @@ def run(words: Sequence[str]) -> int:
     arguments = parse(EvaluateArguments, words, "evaluate")
     show_messages()
     predictor = Predictor.load(arguments.run)
-    dataset = load_dataset(predictor, arguments.data)
+    dataset = load_dataset(predictor, arguments.data, split=arguments.split)
     split = choose_split(dataset, arguments.split)
     plain = evaluate(predictor, split)
     tta = evaluate(predictor, split, tta=True) if predictor.run is None or predictor.run.config.tta else None

@@ -33,8 +33,8 @@ def read(path: Path, _: DataConfig) -> Dataset:
     """Reads train and test images, uint8 [N,H,W,3] or [N,3,H,W], or grey ones without or with one channel, and labels,
     whole numbers [N] or [N,1].
 
-
     Arrays carry no class names: 50,000 images of 32x32 with 5,000 of each of ten labels are assumed to be CIFAR-10.
+
     Raises:
         DataError: an array is missing, damaged or of another shape; the error names it.
     """

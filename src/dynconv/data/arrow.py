@@ -194,7 +194,12 @@ class Rows(Store):
             with self._parquet.ParquetFile(path) as opened:
                 groups = (opened.metadata.row_group(number) for number in range(opened.num_row_groups))
                 unpacked = sum(group.total_byte_size for group in groups)
-                check_expansion(escaped(str(path)), unpacked, path.stat().st_size, "PNG or JPEG images")
+                check_expansion(
+                    escaped(str(path)),
+                    unpacked,
+                    path.stat().st_size,
+                    "if this is intended, save it as PNG or JPEG images",
+                )
                 yield from opened.iter_batches(_AT_ONCE, columns=[column])
             return
         with self._arrow.memory_map(str(path)) as opened, self._arrow.ipc.open_stream(opened) as stream:

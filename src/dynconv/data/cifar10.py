@@ -93,9 +93,9 @@ def read(path: Path, _: DataConfig) -> Dataset:
 
 
 @data_set("cifar10", "CIFAR-10", CLASSES, archive=ARCHIVES[0])
-def cifar10(_: int) -> Dataset:
+def cifar10(_: int, wanted: DataConfig) -> Dataset:
     """CIFAR-10, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return read(OFFICIAL.download() / ARCHIVES[0], DataConfig())
+    return read(OFFICIAL.download() / ARCHIVES[0], wanted)
 
 
 def _holds_batches(path: Path) -> bool:

@@ -90,9 +90,9 @@ def read(path: Path, _: DataConfig) -> Dataset:
 
 
 @data_set("cifar100", "CIFAR-100", CLASSES, archive=ARCHIVES[0])
-def cifar100(_: int) -> Dataset:
+def cifar100(_: int, wanted: DataConfig) -> Dataset:
     """CIFAR-100, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return read(OFFICIAL.download() / ARCHIVES[0], DataConfig())
+    return read(OFFICIAL.download() / ARCHIVES[0], wanted)
 
 
 def _content(path: Path) -> bytes:

@@ -67,6 +67,10 @@ class Dataset:
 
     def __post_init__(self) -> None:
         require_class_names(self.classes, self.origin)
+        if len(self.classes) < 2:
+            raise DataError(
+                f"{self.origin}: all images are of one class, {self.classes[0]!r}; need two classes or more"
+            )
         for split_name in ("train", "test", "validation"):
             split: Split | None = getattr(self, split_name)
             if split is None:

@@ -176,7 +176,9 @@ def doubts(found: Contents, probabilities_NC: Tensor) -> list[Doubt]:
     if probabilities_NC.shape[1] != len(found.classes):
         raise DataError(f"{found.origin}: has {len(found.classes)} classes, the network {probabilities_NC.shape[1]}")
     own = probabilities_NC.gather(1, found.labels[:, None])[:, 0]
-    means = torch.stack([own[found.labels == label].mean() for label in range(len(found.classes))])
+    whole = torch.ones(len(own), dtype=torch.bool)
+    whole[list(found.damaged)] = False
+    means = torch.stack([own[whole & (found.labels == label)].mean() for label in range(len(found.classes))])
     sure = torch.where(probabilities_NC >= means, probabilities_NC, -1.0)
     sure.scatter_(1, found.labels[:, None], -1.0)
     best, label = sure.max(1)

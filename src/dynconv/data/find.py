@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -57,10 +59,10 @@ def _found(source: str, seed: int, wanted: DataConfig) -> Dataset:
         return read(path, wanted)
     asked = NAMED[source] if source != AUTO else next(iter(NAMED.values()))
     if not asked.archive:
-        return asked.get(seed)
+        return asked.get(seed, wanted)
     if named := os.environ.get(places.VARIABLE):
         return _accepted(read(expand(named), wanted), asked, source, f"${places.VARIABLE}, {named},")
-    for place in places.usual_places(asked.name):
+    for place in _places(asked):
         if found_at(place):
             dataset = read(place, wanted)
             if dataset.name != asked.name and dataset.name in NAMED and source != AUTO:
@@ -68,12 +70,12 @@ def _found(source: str, seed: int, wanted: DataConfig) -> Dataset:
                 continue
             return _accepted(dataset, asked, source, str(place))
     try:
-        return asked.get(seed)
+        return asked.get(seed, wanted)
     except DataError as error:
         substitute = next(each for each in NAMED.values() if not each.archive)
         if source == AUTO:
             logger.warning(_banner(asked, substitute, error))
-            return substitute.get(seed)
+            return substitute.get(seed, wanted)
         cache = places.cache_folder()
         raise DataError(
             f"{asked.title} is not in ${places.VARIABLE} (not set), ./data or {cache}, and {error}. You can use "
@@ -87,8 +89,12 @@ def at_hand(source: str) -> bool:
     generated = source in NAMED and not NAMED[source].archive
     if generated or source not in (AUTO, *NAMED) or os.environ.get(places.VARIABLE):
         return True
-    name = next(iter(NAMED)) if source == AUTO else source
-    return any(found_at(place) for place in places.usual_places(name))
+    return any(found_at(place) for place in _places(NAMED[next(iter(NAMED)) if source == AUTO else source]))
+
+
+def _places(asked: Named) -> list[Path]:
+    """The usual places of a data set, and its archive in each of them, which is read where it is."""
+    return [each for place in places.usual_places(asked.name) for each in (place, place / asked.archive)]
 
 
 def found_at(path: Path) -> bool:
@@ -106,13 +112,10 @@ def read(path: Path, wanted: DataConfig | None = None) -> Dataset:
         DataError: there is no data set, or it is damaged.
     """
     path = path.absolute()
-    try:
+    with _readable(path):
         found = _form_of(path)
         dataset = found[0].read(found[1], wanted or DataConfig()) if found else None
         missing = None if found else next(filter(None, (form.missing(path) for form in FORMS)), None)
-    except OSError as error:
-        where = escaped(str(error.filename or path))
-        raise DataError(f"{where}: cannot be read ({error.strerror or type(error).__name__})") from error
     if dataset is None:
         if not os.path.exists(path):  # noqa: PTH110
             raise DataError(f"{escaped(str(path))}: does not exist; give a folder or an archive that holds the data")
@@ -128,8 +131,19 @@ def read(path: Path, wanted: DataConfig | None = None) -> Dataset:
 
 def image_files(path: Path) -> Listing | None:
     """The image files of the data set at `path`; None where its form has none. Raises DataError as `read` does."""
-    found = _form_of(path)
-    return found[0].list_images(found[1]) if found and found[0].list_images else None
+    with _readable(path):
+        found = _form_of(path)
+        return found[0].list_images(found[1]) if found and found[0].list_images else None
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Turns the system's errors about what is below `path` into DataError."""
+    try:
+        yield
+    except OSError as error:
+        where = escaped(str(error.filename or path))
+        raise DataError(f"{where}: cannot be read ({error.strerror or type(error).__name__})") from error
 
 
 def _form_of(path: Path) -> tuple[Form, Path] | None:

@@ -50,7 +50,8 @@ def _fits(images: Tensor, frame: Frame) -> bool:
 
 
 def _framed(images_N3HW: Tensor, frame: Frame, origin: str) -> Tensor:
-    numpy_file.check_expansion(escaped(origin), len(images_N3HW) * frame.size**2 * 3, images_N3HW.numel())
+    advice = "lower --data.size, or give fewer images"
+    numpy_file.check_expansion(escaped(origin), len(images_N3HW) * frame.size**2 * 3, images_N3HW.numel(), advice)
     found = room_for(len(images_N3HW), frame.size)
     places = found.permute(0, 2, 3, 1).numpy()
 

@@ -91,15 +91,15 @@ def read(path: Path, _: DataConfig) -> Dataset:
 
 
 @data_set("mnist", "MNIST", DIGITS, archive=f"{FILES[0]}.gz and its companions", mirrored=False)
-def mnist(_: int) -> Dataset:
+def mnist(_: int, wanted: DataConfig) -> Dataset:
     """MNIST, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return read(MNIST.download(), DataConfig())
+    return read(MNIST.download(), wanted)
 
 
 @data_set("fashion-mnist", "Fashion-MNIST", CLOTHES, archive=f"{FILES[0]}.gz and its companions")
-def fashion_mnist(_: int) -> Dataset:
+def fashion_mnist(_: int, wanted: DataConfig) -> Dataset:
     """Fashion-MNIST, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return read(FASHION.download(), DataConfig())
+    return read(FASHION.download(), wanted)
 
 
 def _file(folder: Path, name: str) -> Path | None:

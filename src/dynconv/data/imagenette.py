@@ -22,6 +22,6 @@ OFFICIAL = Official(
 
 
 @data_set("imagenette", "Imagenette", tuple(IMAGENETTE.values()), archive=ARCHIVE)
-def imagenette(_: int) -> Dataset:
+def imagenette(_: int, wanted: DataConfig) -> Dataset:
     """The version with shorter sides of 160 pixels, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return folder.read(OFFICIAL.download() / ARCHIVE, DataConfig())
+    return folder.read(OFFICIAL.download() / ARCHIVE, wanted)

@@ -53,7 +53,12 @@ def load_archive(path: Path, names: Collection[str], kinds: str = NUMBERS) -> di
         size = path.stat().st_size
         with zipfile.ZipFile(path) as archive:
             members = {name: archive.getinfo(f"{name}.npy") for name in names if f"{name}.npy" in archive.namelist()}
-            check_expansion(where, sum(member.file_size for member in members.values()), size)
+            check_expansion(
+                where,
+                sum(member.file_size for member in members.values()),
+                size,
+                "if this is intended, save it as .npy files",
+            )
             for name, member in members.items():
                 if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
                     raise ValueError(f"{name} is compressed in a way that NumPy does not write")
@@ -68,12 +73,12 @@ def load_archive(path: Path, names: Collection[str], kinds: str = NUMBERS) -> di
     return arrays
 
 
-def check_expansion(where: str, expanded: int, size: int, instead: str = ".npy files of 32x32 images") -> None:
-    """Raises DataError if a file of `size` bytes may not become `expanded` bytes in memory; says what to do instead."""
+def check_expansion(where: str, expanded: int, size: int, instead: str) -> None:
+    """Raises DataError if `size` bytes may not become `expanded` bytes in memory; `instead` says what to do."""
     if expanded > max(FREE, EXPANSION * size):
         raise DataError(
             f"{where}: would expand from {size:,} to {expanded:,} bytes, more than {EXPANSION} times its size; "
-            f"if this is intended, save it as {instead}"
+            + instead
         )
 
 

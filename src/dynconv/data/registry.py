@@ -15,7 +15,7 @@ from dynconv.data.dataset import Dataset
 from dynconv.data.frame import DataConfig
 from dynconv.data.listing import Listing
 
-Get = TypeVar("Get", bound=Callable[[int], Dataset])
+Get = TypeVar("Get", bound=Callable[[int, DataConfig], Dataset])
 Read = TypeVar("Read", bound=Callable[[Path, DataConfig], Dataset])
 
 
@@ -29,7 +29,8 @@ class Named:
         classes: class names, in the order of the labels.
         archive: names of the files that `get` downloads; empty if `get` generates the images.
         mirrored: whether a mirrored image is still one of its class; false for digits.
-        get: downloads or generates the images; takes a seed. Raises DataError.
+        get: downloads or generates the images; takes a seed, and how images of other sizes are to be read, which it may
+            leave to its caller. Raises DataError.
     """
 
     name: str
@@ -37,7 +38,7 @@ class Named:
     classes: tuple[str, ...]
     archive: str
     mirrored: bool
-    get: Callable[[int], Dataset]
+    get: Callable[[int, DataConfig], Dataset]
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Form:
 
     Attributes:
         description: the files by which users recognise it.
-        find: returns where under a path this format is, or None; looks only at names.
+        find: returns where under a path this format is, or None; looks at names, those in archives included.
         read: reads what `find` found. How images of other sizes are to be read is its second argument; a reader may as
             well return them as they are, all of one size. Raises DataError.
         missing: if `find` returns None but a path holds part of this format: what is missing, and what to do.
@@ -70,7 +71,7 @@ FORMS: list[Form] = []
 def data_set(
     name: str, title: str, classes: tuple[str, ...], archive: str = "", *, mirrored: bool = True
 ) -> Callable[[Get], Get]:
-    """Registers the decorated function, which takes a seed, as the data set `name`."""
+    """Registers the decorated function, `Named.get`, as the data set `name`."""
 
     def register(get: Get) -> Get:
         NAMED[name] = Named(name, title, classes, archive, mirrored, get)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from dynconv.data.dataset import Dataset, Split
+from dynconv.data.frame import DataConfig
 from dynconv.data.registry import data_set
 
 CLASSES = ("arrow", "bars", "crescent", "cross", "disc", "heart", "ring", "square", "star", "triangle")
@@ -22,7 +23,7 @@ _SIZE = 32
 
 
 @data_set("shapes", "generated images", CLASSES)
-def shapes(seed: int) -> Dataset:
+def shapes(seed: int, _: DataConfig) -> Dataset:
     """The generated set at its usual size."""
     return generate(seed)
 

@@ -57,9 +57,9 @@ def read(path: Path, _: DataConfig) -> Dataset:
 
 
 @data_set("stl10", "STL-10", CLASSES, archive=ARCHIVE)
-def stl10(_: int) -> Dataset:
+def stl10(_: int, wanted: DataConfig) -> Dataset:
     """STL-10, downloaded to the cache (2.6 GB); the seed is ignored. Raises DataError."""
-    return read(OFFICIAL.download() / ARCHIVE, DataConfig())
+    return read(OFFICIAL.download() / ARCHIVE, wanted)
 
 
 def _split(where: str, pixels: bytes, labels: bytes) -> Split:

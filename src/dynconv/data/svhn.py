@@ -56,9 +56,9 @@ def read(path: Path, _: DataConfig) -> Dataset:
 
 
 @data_set("svhn", "SVHN", CLASSES, archive=f"{FILES[0]} and {FILES[1]}", mirrored=False)
-def svhn(_: int) -> Dataset:
+def svhn(_: int, wanted: DataConfig) -> Dataset:
     """SVHN without its extra images, downloaded to the cache; the seed is ignored. Raises DataError."""
-    return read(OFFICIAL.download(), DataConfig())
+    return read(OFFICIAL.download(), wanted)
 
 
 def _split(path: Path) -> Split:

@@ -25,22 +25,25 @@ MOST_PAIRS = 10
 """How many confusions are listed."""
 
 
-def load_dataset(predictor: Predictor, source: str | None = None) -> Dataset:
+def load_dataset(predictor: Predictor, source: str | None = None, *, split: str = "test") -> Dataset:
     """The data set at `source`; by default the one that the predictor was trained on.
 
-    If the predictor comes from a run with a hold-out, the same validation images are held out again.
+    If the predictor comes from a run with a hold-out, the same validation images are held out again. Of a `source` that
+    is given, only where another `split` than `test` is wanted and it has no validation images of its own.
 
     Raises:
         DynconvError: no data there, or its classes differ from the predictor's.
     """
     seed, holdout = (predictor.run.config.seed, predictor.run.config.holdout) if predictor.run else (0, 0)
-    source = source or trained_on(predictor)
+    given, source = source, source or trained_on(predictor)
     frame = predictor.frame
     dataset = data.load(source, seed=seed, wanted=data.DataConfig(size=frame.size, fit=frame.fit))
     if tuple(dataset.classes) != predictor.classes:
         raise DynconvError(
             f"{source}: its classes are {_list(dataset.classes)}, the network's {_list(predictor.classes)}"
         )
+    if given and (split == "test" or dataset.validation):
+        return dataset
     return data.hold_out(dataset, holdout, seed) if holdout else dataset
 
 

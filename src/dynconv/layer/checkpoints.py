@@ -34,11 +34,11 @@ def load_experts(layer: DynamicConv, weight: Tensor, bias: Tensor | None = None)
         )
     if (bias is None) != (layer.bias is None):
         raise ValueError(f"bias: the layer has {'none' if layer.bias is None else 'one, and none is given'}")
-    layer.weight.copy_(weight.reshape(layer.weight.shape))
     if bias is not None and layer.bias is not None:
         if bias.numel() != layer.bias.numel():
             raise ValueError(f"bias: needs {list(layer.bias.shape)}, not {list(bias.shape)}")
         layer.bias.copy_(bias.reshape(layer.bias.shape))
+    layer.weight.copy_(weight.reshape(layer.weight.shape))
 
 
 @torch.no_grad()

@@ -176,8 +176,9 @@ class _Server(uvicorn.Server):
 def _bind(host: str, port: int) -> socket.socket:
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except OSError as error:
-        raise DynconvError(f"host: {host!r} is not an address of this machine ({error.strerror})") from error
+    except (OSError, UnicodeError) as error:  # a label that is empty or too long is no name in IDNA
+        reason = getattr(error, "strerror", None) or "not a host name"
+        raise DynconvError(f"host: {host!r} is not an address of this machine ({reason})") from error
     listener = socket.socket(family, kind, protocol)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:

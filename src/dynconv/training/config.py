@@ -21,6 +21,7 @@ FREEZABLE = ("experts", "routers", "biases", "head")
 """Parts of the network that can be frozen, besides whole blocks."""
 
 MOST_IMAGES = 1_000_000_000
+MOST_EPOCHS = 1_000_000
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 
@@ -77,7 +78,7 @@ class TrainConfig(Frozen):
     """The preset that this run started from."""
     seed: int = Field(0, ge=0, le=2**32 - 1)
     """Seed of the weights, the order of the images and their augmentation."""
-    epochs: int = Field(5, ge=1, le=1_000_000)
+    epochs: int = Field(5, ge=1, le=MOST_EPOCHS)
     """Passes over the training set."""
     batch_size: int = Field(500, ge=1, le=MOST_IMAGES)
     """Images per step of the optimizer."""

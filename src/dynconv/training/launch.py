@@ -181,6 +181,11 @@ def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.devic
     micro_batch = min(at_once, config.batch_size, len(dataset.train.labels))
     if micro_batch < group.size:
         raise DynconvError(f"{group.size} processes cannot share a micro_batch of {micro_batch} images; start fewer")
+    batch = min(config.batch_size, len(dataset.train.labels))
+    if group.size > 1 and batch % micro_batch:
+        raise DynconvError(
+            f"micro_batch: {micro_batch} does not divide the batch of {batch} images that {group.size} processes share"
+        )
     largest = rows(config.model, len(dataset.classes), max(config.image_sizes))
     require_memory(config, largest, len(dataset.train.labels), device)
     try:

@@ -91,8 +91,9 @@ def augment_for_size(augment: AugmentConfig, size: int, chosen: Collection[str])
 
 
 def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes: list[str]) -> TrainConfig:
-    batch = next((size for size in _BATCHES if images >= _STEPS_PER_EPOCH * size), _BATCHES[-1])
-    batch = min(batch, config.batch_size)
+    sizes = [size for size in _BATCHES if size <= config.batch_size and _divides(config.micro_batch, size, chosen)]
+    enough = [size for size in sizes if images >= _STEPS_PER_EPOCH * size]
+    batch = next(iter(enough or sizes[-1:]), config.batch_size)
     update: dict[str, object] = {"batch_size": batch}
     if "micro_batch" not in chosen:
         update["micro_batch"] = min(batch, config.images_per_pass)
@@ -102,6 +103,11 @@ def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes:
     config = config.model_copy(update=update)
     changes.append(f"for {images:,} training images: batches of {config.batch_size}, {config.epochs} epochs")
     return config
+
+
+def _divides(micro_batch: int | str, batch: int, chosen: Collection[str]) -> bool:
+    """Whether a batch may have this size: one that a person has set the size of the parts of stays a multiple of it."""
+    return "micro_batch" not in chosen or not isinstance(micro_batch, int) or batch % min(micro_batch, batch) == 0
 
 
 def _has_own_shape(model: ModelConfig, chosen: Collection[str]) -> bool:

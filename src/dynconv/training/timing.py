@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import chain, count
 
 import torch
@@ -16,7 +16,7 @@ from dynconv.errors import DynconvError
 from dynconv.machine import pick_device, pick_precision
 from dynconv.model.net import Net
 from dynconv.model.tta import TTA_VIEWS
-from dynconv.training.config import TrainConfig
+from dynconv.training.config import MOST_EPOCHS, TrainConfig
 from dynconv.training.learner import Learner
 
 EVALUATED = 1000
@@ -49,7 +49,7 @@ def epochs_within(
             f"an epoch and its evaluations take about {whole(1):,.0f} s here, more than the {seconds:,.0f} s of "
             "--time; allow more time, or lower model.widths or image_sizes"
         )
-    found = next(n for n in count(1) if whole(n + 1) > seconds)
+    found = _most(lambda epochs: whole(epochs) <= seconds)
     return found, whole(found)
 
 
@@ -69,7 +69,7 @@ def equal_time(
     steps = [{size: found[which] for size, found in by_size.items()} for which in (0, 1)]
     images = len(dataset.train.labels)
     budget = _run_seconds(base, base.epochs, steps[0], images)
-    longer = next(n for n in count(1) if _run_seconds(config, n, steps[1], images) >= budget)
+    longer = _most(lambda epochs: _run_seconds(config, epochs, steps[1], images) < budget, least=0) + 1
     choice = min((longer, max(longer - 1, 1)), key=lambda n: abs(_run_seconds(config, n, steps[1], images) - budget))
     return choice, _run_seconds(config, choice, steps[1], images) / budget
 
@@ -81,11 +81,25 @@ def _costs_the_same(base: TrainConfig, config: TrainConfig) -> bool:
     return kind and config.model_copy(update={"optim": theirs, "seed": base.seed}) == base
 
 
+def _most(fits: Callable[[int], bool], least: int = 1) -> int:
+    """The most epochs that fit, by bisection: where some do not, more do not. `least` is not tried."""
+    beyond = least + 1
+    while beyond <= MOST_EPOCHS and fits(beyond):
+        least, beyond = beyond, 2 * beyond
+    beyond = min(beyond, MOST_EPOCHS + 1)
+    while beyond - least > 1:
+        middle = (least + beyond) // 2
+        least, beyond = (middle, beyond) if fits(middle) else (least, middle)
+    return least
+
+
 def _run_seconds(config: TrainConfig, epochs: int, step_seconds: dict[int, float], images: int) -> float:
     """The time of all training steps of a run with this number of epochs."""
-    whole = config.model_copy(update={"epochs": epochs})
-    steps = images // min(config.batch_size, images)
-    return steps * sum(step_seconds[whole.image_size(epoch)] for epoch in range(epochs))
+    steps, sizes = images // min(config.batch_size, images), config.image_sizes[-epochs:]
+    # Epoch e trains at the size at e * len(sizes) // epochs: see `TrainConfig.image_size`.
+    begins = [-(-place * epochs // len(sizes)) for place in range(len(sizes) + 1)]
+    whole = zip(sizes, begins[:-1], begins[1:], strict=True)
+    return steps * sum((end - begin) * step_seconds[size] for size, begin, end in whole)
 
 
 def _side_by_side(pair: list[_Timed], size: int) -> list[float]:

@@ -13,6 +13,7 @@ import pytest
 import dynconv
 from dynconv.cli.main import main
 from dynconv.data import shapes
+from dynconv.data.augment import AugmentConfig
 from dynconv.report import plot
 from dynconv.report.handin import method
 
@@ -221,6 +222,67 @@ def test_each_optimizer_is_described(trained: Path, optim: dict[str, Any], expec
     chapter = method.training(Subject(record.__class__(record.path, config)))
 
     assert all(each in str(chapter.blocks) or each in repr(chapter.blocks).replace("\\\\", "\\") for each in expected)
+
+
+CHANGED = {
+    "flip": "random", "translate": 3, "cutout": 7, "mixup": 0.3, "cutmix": 1.5, "crop_scale": (0.4, 0.9),
+    "crop_ratio": (0.6, 1.7), "brightness": 0.35, "contrast": 0.45, "saturation": 0.55, "hue": 0.15,
+    "policy": "trivialaugment", "randaugment_operations": 5, "randaugment_magnitude": 11, "erase": 0.65,
+    "erase_scale": (0.03, 0.3), "erase_ratio": (0.4, 2.9),
+}  # fmt: skip
+NEEDS = {
+    "crop_ratio": {"crop_scale": (0.3, 1)}, "randaugment_operations": {"policy": "randaugment"},
+    "randaugment_magnitude": {"policy": "randaugment"}, "erase_scale": {"erase": 0.5}, "erase_ratio": {"erase": 0.5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("field", AugmentConfig.model_fields)
+def test_each_augmentation_is_described(field: str) -> None:
+    usual = {"flip": "none", "translate": 0} | NEEDS.get(field, {})
+    before, after = (
+        method._augmentation(AugmentConfig.model_validate(fields).model_dump(mode="json"))
+        for fields in (usual, usual | {field: CHANGED[field]})
+    )
+
+    assert before != after and (before == "The training images are not augmented.") == (field not in NEEDS)
+
+
+def chapter_of(trained: Path, **fields: Any) -> str:
+    from dynconv.report.record import read_record
+    from dynconv.report.subject import Subject
+
+    record = read_record(trained)
+    config = record.config.model_copy(update=fields)
+    return str(method.training(Subject(record.__class__(record.path, config))).blocks)
+
+
+def test_the_loss_that_is_printed_is_the_one_that_was_minimised(trained: Path) -> None:
+    plain, weighted = chapter_of(trained), chapter_of(trained, class_weights="balanced")
+    assert "w_{y_i}" not in plain and "equally frequent" not in plain
+    assert "w_{y_i}" in weighted and "The weight w of a class" in weighted
+    assert "equally frequent" in chapter_of(trained, sampling="balanced")
+
+
+@pytest.mark.usefixtures("without_drawing")
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        (
+            {"selected_by": "hold-out accuracy", "selected_epoch": 1},
+            "With the weights of epoch 1, which was best on the",
+        ),
+        ({"finished": False, "stopped_by": "interrupt", "epochs": 1}, "Where training ended, after 1 of 2 epochs"),
+    ],
+)
+def test_the_figures_are_said_to_be_those_of_their_weights(
+    copy: Path, capsys: pytest.CaptureFixture[str], fields: dict[str, Any], said: str
+) -> None:
+    summary = json.loads((copy / "summary.json").read_text(encoding="utf-8"))
+    (copy / "summary.json").write_text(json.dumps(summary | fields), encoding="utf-8")
+
+    report, _ = written([str(copy)], copy / "out", capsys)
+
+    assert f"{said}" in report and "fter the last epoch" not in report
 
 
 def test_it_is_written_from_python_too(copy: Path) -> None:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Sequence
 from typing import Any
 
+from dynconv.data.policies import STRONGEST
 from dynconv.layer.routing import GATES
 from dynconv.model.config import ModelConfig
 from dynconv.report.handin.document import (
@@ -68,8 +69,32 @@ def _augmentation(fields: dict[str, Any]) -> str:
         changes.append(f"mirrored ({how})")
     if fields.get("translate"):
         changes.append(f"shifted by up to {fields['translate']} pixels in each direction")
+    if tuple(fields.get("crop_scale", (1, 1))) != (1, 1):
+        (least, most), (narrow, wide) = fields["crop_scale"], fields["crop_ratio"]
+        changes.append(
+            f"cropped to a share of {least:g} to {most:g} of their area, {narrow:g} to {wide:g} times as wide as high, "
+            "and resized"
+        )
+    changes += [
+        f"changed in {name} by up to {100 * fields[name]:g} %"
+        for name in ("brightness", "contrast", "saturation")
+        if fields.get(name)
+    ]
+    if fields.get("hue"):
+        changes.append(f"turned in hue by up to {360 * fields['hue']:g} degrees")
+    if (policy := fields.get("policy", "none")) == "trivialaugment":
+        changes.append("changed by one random operation at a random level (TrivialAugment Wide)")
+    elif policy == "randaugment":
+        operations, level = fields["randaugment_operations"], fields["randaugment_magnitude"]
+        changes.append(f"changed by {operations} random operations at level {level} of {STRONGEST} (RandAugment)")
     if fields.get("cutout"):
         changes.append(f"covered by a blank square of {fields['cutout']} pixels")
+    if fields.get("erase"):
+        (least, most), (narrow, wide) = fields["erase_scale"], fields["erase_ratio"]
+        changes.append(
+            f"erased, with probability {fields['erase']:g}, in a box of {least:g} to {most:g} of their area, "
+            f"{narrow:g} to {wide:g} times as wide as high"
+        )
     changes += [
         f"mixed with another image ({name}, alpha {fields[name]:g})" for name in ("mixup", "cutmix") if fields.get(name)
     ]
@@ -198,16 +223,23 @@ def training(subject: Subject) -> Chapter:
     tree = record.config.tree()
     optim: dict[str, Any] = tree.get("optim", {})
     smoothing = optim.get("label_smoothing", 0.0)
+    weighted = tree.get("class_weights", "none") != "none"
+    weight = r"w_{y_i} \, " if weighted else ""
     blocks: list[Block] = [
         text("The loss is the cross-entropy between the labels and the predicted probabilities ", Symbol("p"), ":"),
         Equation(
-            r"L = -\dfrac{1}{M} \; \sum_{i=1}^{M} \; \sum_{c=1}^{C} q_{ic} \log p_{ic}, \qquad " + _targets(smoothing)
+            r"L = -\dfrac{1}{M} \; \sum_{i=1}^{M} \; " + weight + r"\sum_{c=1}^{C} q_{ic} \log p_{ic}, \qquad "
+            + _targets(smoothing)
         ),
         text(
             "with ", Symbol("M"), f" = {tree.get('batch_size', '?')} images in a batch, ", Symbol("C"),
             f"{f' = {len(subject.classes)}' if subject.classes else ''} classes and the label ", Symbol("y"),
             " of each image.",
             f" Label smoothing spreads {smoothing:g} of each target over all classes." if smoothing else "",
+            " The weight w of a class is inverse to its number of training images, 1 on the average image."
+            if weighted else "",
+            " Images are drawn so that each class is equally frequent in an epoch."
+            if tree.get("sampling") == "balanced" else "",
         ),
         *_optimizer(optim),
         *_schedule(optim),

@@ -75,7 +75,7 @@ def outcome(subjects: Sequence[Subject], group: Group) -> Chapter:
 def _headline(ended: Sequence[Subject], group: Group) -> list[Span]:
     (_, plain), *rest = accuracies(group)
     first = ended[0]
-    whole = f"After the last epoch, the test accuracy is {plain}" + (f", and {rest[0][1]} {rest[0][0]}" if rest else "")
+    whole = f"{_moment(ended)}, the test accuracy is {plain}" + (f", and {rest[0][1]} {rest[0][0]}" if rest else "")
     if len(ended) == 1 and first.results:
         summary = first.record.summary
         assert summary is not None
@@ -84,6 +84,19 @@ def _headline(ended: Sequence[Subject], group: Group) -> list[Span]:
     elif len(ended) > 1:
         whole += f": means ± standard deviations of {len(ended)} runs that differ only in their seed"
     return [whole + ". No epoch was chosen by its test accuracy."]
+
+
+def _moment(ended: Sequence[Subject]) -> str:
+    """Of which weights the figures are, as the beginning of a sentence."""
+    summaries = [subject.record.summary for subject in ended if subject.record.summary]
+    chosen = {summary.selected_epoch for summary in summaries}
+    if None not in chosen:
+        which = f"epoch {chosen.pop()}, which was" if len(chosen) == 1 else "the epoch that was"
+        return f"With the weights of {which} best on the hold-out"
+    if all(summary.finished for summary in summaries):
+        return "After the last epoch"
+    done = {f"{summary.epochs} of {summary.epochs_planned}" for summary in summaries}
+    return f"Where training ended, after {done.pop() if len(done) == 1 else 'some'} epochs"
 
 
 def _runs(ended: Sequence[Subject], group: Group) -> Table:
@@ -103,9 +116,10 @@ def _runs(ended: Sequence[Subject], group: Group) -> Table:
     several = len(ended) > 1
     if several:
         rows.append((f"mean ± sd (n = {len(ended)})", *(_with_unit(name, figure) for name, figure in figures.items())))
+    moment = _moment(ended)
     caption = (
-        "The figures after the last epoch. TTA: test-time augmentation. Training accuracy is measured on augmented "
-        "images."
+        f"The figures {moment[0].lower()}{moment[1:]}. TTA: test-time augmentation. Training accuracy is measured on "
+        "augmented images."
     )
     return Table(caption, columns, tuple(rows), total=several)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from torch import Tensor
 from torch.nn import functional as F
 
 from dynconv.model.net import Net
@@ -46,10 +47,11 @@ def _exciting(routing: Routing, classes: tuple[str, ...]) -> list[tuple[str, lis
 
 def first_kernels(net: Net, shown: int = 24) -> Plot:
     """Plots the first block's experts as images: what each output channel responds to in the pixels."""
-    weight_KOCHW = next(iter(net.backbone)).conv.weight.detach().float().cpu()
+    conv = next(iter(net.backbone)).conv
+    weight_KOCHW = _dense(conv.weight.detach().float().cpu(), conv.groups)
     if net.input.whiten:  # map back to pixels through the fixed filters, ignoring their non-linearity
         whitening = net.input.whitening.float().cpu()
-        k, o, c, height, width = weight_KOCHW.shape
+        k, o = weight_KOCHW.shape[:2]
         pixels = F.conv_transpose2d(weight_KOCHW.flatten(0, 1), whitening).unflatten(0, (k, o))
     else:
         pixels = weight_KOCHW
@@ -78,3 +80,13 @@ def first_kernels(net: Net, shown: int = 24) -> Plot:
     how = through if net.input.whiten else f"in {what}"
     caption = f"Kernels of block 1's experts: the first {count} output channels, {how}; grey is zero."
     return draw("kernels", caption, paint, 8, 0.3 + 0.42 * k)
+
+
+def _dense(weight_KOCHW: Tensor, groups: int) -> Tensor:
+    """The same kernels with all input channels, those outside of their group being zero."""
+    k, o, c, height, width = weight_KOCHW.shape
+    whole = weight_KOCHW.new_zeros(k, o, groups * c, height, width)
+    for group in range(groups):
+        outputs = slice(group * o // groups, (group + 1) * o // groups)
+        whole[:, outputs, group * c : (group + 1) * c] = weight_KOCHW[:, outputs]
+    return whole
