@@ -13,7 +13,7 @@ from tiny import WORDS
 
 from dynconv.cli.main import main
 from dynconv.data import shapes
-from dynconv.layer.ops import depthwise, fused, norm_gelu, winograd
+from dynconv.layer.ops import depthwise, fused, norm_gelu, pixel_sum, winograd
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
 
@@ -67,8 +67,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True, scope="session")
 def operators_are_built() -> None:
     """Before the first test, whose output and time the compilation would otherwise be part of."""
-    for operator in (depthwise, fused, winograd, norm_gelu.library):
-        operator.available()
+    for operator in (depthwise, fused, winograd, norm_gelu, pixel_sum):
+        operator.library.available()
 
 
 @pytest.fixture(scope="session")

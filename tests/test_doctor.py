@@ -28,12 +28,13 @@ def test_names_what_decides_the_speed_and_whether_it_can_run() -> None:
         "fused operator",
         "winograd operator",
         "norm_gelu operator",
+        "pixel_sum operator",
         "free disk, here",
     } <= names
 
 
 def test_a_missing_compiler_is_reported_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(winograd, "status", lambda: "not available: no C++ compiler found")
+    monkeypatch.setattr(winograd.library, "status", lambda: "not available: no C++ compiler found")
 
     finding = found()["winograd operator"]
 

@@ -17,7 +17,7 @@ import dynconv
 from dynconv import data
 from dynconv.data import places
 from dynconv.errors import DynconvError
-from dynconv.layer.ops import depthwise, fused, norm_gelu, winograd
+from dynconv.layer.ops import depthwise, fused, norm_gelu, pixel_sum, winograd
 from dynconv.machine import (
     available_memory,
     instruction_sets,
@@ -108,12 +108,8 @@ def _computing() -> list[Finding]:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     precision, why = pick_precision("auto", device)
     advice = "training works without it, but slower on a CPU; install a C++ compiler: apt install g++"
-    found = {
-        "fused": fused.status(),
-        "winograd": winograd.status(),
-        "depthwise": depthwise.status(),
-        "norm_gelu": norm_gelu.library.status(),
-    }
+    found = {"fused": fused.status()}
+    found |= {each.library.name: each.library.status() for each in (winograd, depthwise, norm_gelu, pixel_sum)}
     return [
         Finding("device", f"{name} (--device auto)"),
         Finding("precision", f"{precision} (--precision auto): {why}"),

@@ -84,7 +84,7 @@ def test_step_compares_the_algorithms_and_numbers_of_experts(
     assert set(measured) == {"float32", "bfloat16"}
     for dtype, rates in measured.items():
         assert set(rates["algorithms"]) >= {"auto", "kernel", "input"}
-        assert ("winograd" in rates["algorithms"]) == (dtype == "float32" and winograd.available())
+        assert ("winograd" in rates["algorithms"]) == (dtype == "float32" and winograd.library.available())
         assert set(rates["experts"]) == {"1", "3"}
         assert sum(rates["parts"].values()) == pytest.approx(1)
         named = {"augmentation", "input transform", "routers", "optimizer", "loss", "head"}

@@ -211,6 +211,19 @@ def test_a_class_name_is_no_path(pictures: Path, tmp_path: Path) -> None:
     assert files.copy_by_class(picture, "..", tmp_path).parent.name == "_"
 
 
+def test_folders_that_are_links_are_searched_as_in_training(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "images" / "__MACOSX").mkdir(parents=True)
+    for name in ("elsewhere/a.png", "images/__MACOSX/b.png", "images/c.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "images" / "back").symlink_to(tmp_path / "images")
+
+    found = files.find([str(tmp_path / "images")])
+
+    assert [Path(each).relative_to(tmp_path / "images").as_posix() for each in found] == ["c.png", "linked/a.png"]
+
+
 def test_folders_are_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", "dynconv")
     for name in ("b/2.JPG", "a.webp", "b/.hidden/3.png", ".4.png", "notes.txt"):

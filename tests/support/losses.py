@@ -57,7 +57,7 @@ def machine() -> str:
         torch.backends.cpu.get_cpu_capability(),
         *(line for line in lines if line.startswith(told)),
         *(cache.read_text().strip() for cache in caches),
-        f"{fused.status()} {winograd.status()} {norm_gelu.library.status()}",
+        f"{fused.status()} {winograd.library.status()} {norm_gelu.library.status()}",
         f"{torch.get_num_threads()} threads",
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

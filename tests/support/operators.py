@@ -17,7 +17,7 @@ def needs_operators(*algorithms: str) -> None:
     """Skips the test where those of `algorithms` that are operators (all, if none is named) are ruled out or no
     compiler is installed. Fails where they should work and do not."""
     for name in algorithms or OPERATORS:
-        status = OPERATORS[name].status() if name in OPERATORS else "available"
+        status = OPERATORS[name].library.status() if name in OPERATORS else "available"
         if status.startswith("available"):
             continue
         if any(excuse in status for excuse in EXCUSES):

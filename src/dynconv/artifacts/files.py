@@ -39,6 +39,11 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Pat
             temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Writes a text file as `write_atomically` does, in UTF-8."""
+    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+
+
 def write_folder(path: Path, write: Callable[[Path], object]) -> None:
     """Lets `write` fill a new folder beside `path`, then puts it in the place of the one that is there, if any.
 

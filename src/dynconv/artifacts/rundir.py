@@ -28,7 +28,7 @@ import yaml
 
 from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.environment import command_line
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.artifacts.predictions import Predictions, read_predictions, write_predictions
 from dynconv.artifacts.records import (
     LINES,
@@ -266,7 +266,7 @@ class RunDir:
         return read_predictions(self.path / "predictions.npz", f"`dynconv evaluate {self.path}` predicts again")
 
     def _write_text(self, name: str, text: str) -> None:
-        write_atomically(self.path / name, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(self.path / name, text)
 
 
 def _cannot_go_on(file: Path, error: OSError) -> DynconvError:

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.bench.shapes import Shape, shapes
 from dynconv.layer import choice
 from dynconv.layer.algorithms import ALGORITHMS
@@ -205,4 +205,4 @@ def write_cells(path: Path, about: dict[str, Any], cells: list[dict[str, Any]]) 
     lines = ",\n".join(f"  {json.dumps(cell)}" for cell in cells)
     head = json.dumps(about, indent=1)[:-2]
     text = f'{head},\n "cells": [\n{lines}\n]}}\n'
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_text(path, text)

@@ -14,7 +14,7 @@ import torch
 from rich.console import RenderableType
 
 from dynconv.artifacts.environment import environment, git_commit, require_committed
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_atomically, write_text
 from dynconv.bench import infer, layer, predict, report, serve, step
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
@@ -164,7 +164,7 @@ def _write_figures(request: Request, machine: dict[str, Any], found: dict[str, A
     if request.output:
         about = {"machine": machine, "git_commit": _commit(request), "rounds": request.rounds}
         text = json.dumps(about | found, indent=1) + "\n"
-        write_atomically(request.output, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(request.output, text)
         yield f"written: {request.output}"
 
 

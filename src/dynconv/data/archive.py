@@ -60,6 +60,27 @@ def read(
     return found
 
 
+def files(
+    path: Path, wanted: Collection[str], largest: int = LARGEST_BATCH, largest_archive: int = LARGEST_ARCHIVE
+) -> dict[str, bytes]:
+    """As `read`, but `path` may be a folder as well, of which it takes those of the wanted files that are there.
+
+    Raises:
+        DataError: as for `read`; or a file cannot be read.
+    """
+    if path.is_file():
+        return read(path, wanted, largest, largest_archive)
+    found = {}
+    for file in (path / name for name in wanted if (path / name).is_file()):
+        try:
+            if (size := file.stat().st_size) > largest:
+                raise DataError(f"{escaped(str(file))}: has {size:,} bytes; use the official files")
+            found[file.name] = file.read_bytes()
+        except OSError as error:
+            raise DataError(f"{escaped(str(file))}: cannot be read ({error.strerror})") from error
+    return found
+
+
 @dataclass
 class Member:
     """A file or a folder in an archive; its content can be taken until the next one is asked for."""

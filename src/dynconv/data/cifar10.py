@@ -60,32 +60,14 @@ def read(path: Path, _: DataConfig) -> Dataset:
     Raises:
         DataError: a batch is missing, truncated, or not what the official files contain; the error names the file.
     """
-    if path.is_file():
-        members = archive.read(path, (*PYTHON_FILES, *BINARY_FILES))
-
-        def get(name: str) -> bytes:
-            return members[name]
-
-        names = set(members)
-    else:
-
-        def get(name: str) -> bytes:
-            if (size := (path / name).stat().st_size) > archive.LARGEST_BATCH:
-                raise DataError(f"{escaped(str(path / name))}: has {size:,} bytes; use the official files")
-            return (path / name).read_bytes()
-
-        names = {entry.name for entry in path.iterdir() if entry.is_file()}
-    binary = not names & set(PYTHON_FILES)
+    found = archive.files(path, (*PYTHON_FILES, *BINARY_FILES))
+    binary = not found.keys() & set(PYTHON_FILES)
     files, decode = (BINARY_FILES, _decode_binary) if binary else (PYTHON_FILES, _decode_python)
-    if missing := [name for name in files if name not in names]:
+    if missing := [name for name in files if name not in found]:
         raise DataError(f"{escaped(str(path))}: {', '.join(missing)} missing; copy the whole data set again")
     images, labels = [], []
     for name in files:
-        where = escaped(f"{path}/{name}")
-        try:
-            x, y = decode(where, get(name))
-        except OSError as error:
-            raise DataError(f"{where}: cannot be read ({error.strerror})") from error
+        x, y = decode(escaped(f"{path}/{name}"), found.pop(name))
         images.append(torch.from_numpy(x.reshape(-1, 3, 32, 32)))
         labels.append(torch.from_numpy(y))
     train = Split(torch.cat(images[:-1]), torch.cat(labels[:-1]))

@@ -11,9 +11,9 @@ import tempfile
 
 import numpy as np
 import torch
-from platformdirs import user_cache_path
 from torch import Tensor
 
+from dynconv.data.places import cache_folder
 from dynconv.errors import DynconvError
 
 IN_MEMORY = 512 << 20
@@ -29,7 +29,7 @@ def room_for(count: int, side: int) -> Tensor:
     shape, size = (count, 3, side, side), count * 3 * side * side
     if size <= IN_MEMORY:
         return torch.empty(shape, dtype=torch.uint8)
-    folder = user_cache_path("dynconv")
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder) as file:

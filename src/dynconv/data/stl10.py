@@ -44,10 +44,7 @@ def read(path: Path, _: DataConfig) -> Dataset:
     Raises:
         DataError: a file is missing, truncated, or not what the official ones contain; the error names it.
     """
-    if path.is_file():
-        found = archive.read(path, FILES, archive.LARGEST_FILE, archive.LARGEST_IMAGES)
-    else:
-        found = {name: (path / name).read_bytes() for name in FILES if (path / name).is_file()}
+    found = archive.files(path, FILES, archive.LARGEST_FILE, archive.LARGEST_IMAGES)
     if missing := [name for name in FILES if name not in found]:
         raise DataError(f"{escaped(str(path))}: {', '.join(missing)} missing; copy the whole data set again")
     train, test = (

@@ -14,7 +14,7 @@ try:
 except ImportError as error:
     raise ImportError("dynconv.export.hub needs huggingface_hub: pip install 'dynconv[hub]'") from error
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.artifacts.found_weights import DEFAULT
 from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.data.framing import HOW
@@ -128,7 +128,7 @@ class HubPredictor(Predictor, ModelHubMixin):
             "provenance": self.provenance,
         }
         text = json.dumps(about, indent=2) + "\n"
-        write_atomically(save_directory / CONFIG, lambda file: file.write_text(text, encoding="utf-8"))
+        write_text(save_directory / CONFIG, text)
 
     @classmethod
     def _from_pretrained(

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.data import Split
 from dynconv.errors import DynconvError
 from dynconv.inference import explain
@@ -34,7 +34,7 @@ def save(means: list[Tensor], file: Path) -> None:
     """Writes them as JSON, [blocks][classes][K], to five decimals. Raises DynconvError where that is impossible."""
     rounded = [[[round(value, 5) for value in row] for row in mean_CK.tolist()] for mean_CK in means]
     text = json.dumps(rounded) + "\n"
-    write_atomically(file, lambda partial: partial.write_text(text, encoding="utf-8"))
+    write_text(file, text)
 
 
 def load(predictor: Predictor, file: Path) -> list[Tensor]:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import NoReturn, Self
+from typing import Self
 
 from torch import Tensor
 
@@ -19,6 +19,7 @@ from dynconv.artifacts.files import write_atomically
 from dynconv.data.dataset import DataError
 from dynconv.data.frame import Frame
 from dynconv.data.image import ENDINGS
+from dynconv.data.tree import FolderTree, is_hidden
 from dynconv.errors import DynconvError, escaped
 from dynconv.inference.predictor import to_pixels
 
@@ -60,12 +61,12 @@ def _images_below(folder: Path) -> list[str]:
 
 
 def _files_below(folder: Path) -> Iterator[Path]:
-    def refuse(error: OSError) -> NoReturn:
+    try:
+        for entry in FolderTree(folder).entries():
+            if entry.kind != "folder" and not is_hidden(entry.parts[-1]):
+                yield folder.joinpath(*entry.parts)
+    except OSError as error:
         raise DynconvError(f"{escaped(str(error.filename))}: cannot be read ({error.strerror})") from error
-
-    for place, folders, names in os.walk(folder, onerror=refuse):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
 
 
 class Reader:

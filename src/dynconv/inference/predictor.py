@@ -28,7 +28,8 @@ from dynconv.model.net import Net, shapes_of
 from dynconv.model.tta import batched_logits, tta_logits
 
 Picture = str | Path | BinaryIO | Image.Image | np.ndarray | Tensor
-"""What can be classified: a file, a PIL image, an array uint8 [H, W, 3] or [H, W], a tensor uint8 [3, H, W]."""
+"""What can be classified: a file, a PIL image, an array uint8 [H, W, 3], [H, W, 4] or [H, W], or
+a tensor uint8 [3, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ def to_pixels(image: Picture, frame: Frame, name: str | None = None) -> Tensor:
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,), (4,)):
             raise ValueError(
-                f"image: an array must be uint8 [H, W, 3] or [H, W], not {image.dtype} {list(image.shape)}"
+                f"image: an array must be uint8 [H, W, 3], [H, W, 4] or [H, W], not {image.dtype} {list(image.shape)}"
             )
         image = Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):

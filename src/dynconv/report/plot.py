@@ -23,7 +23,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_atomically, write_text
 from dynconv.report import fonts
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#999999", "#B0A000")
@@ -139,7 +139,7 @@ class Plot:
     def save(self, folder: Path) -> None:
         """Writes NAME.png and NAME.svg. Raises DynconvError if they cannot be written."""
         write_atomically(folder / f"{self.name}.png", lambda file: file.write_bytes(self.png))
-        write_atomically(folder / f"{self.name}.svg", lambda file: file.write_text(self.svg, encoding="utf-8"))
+        write_text(folder / f"{self.name}.svg", self.svg)
 
     @property
     def inline(self) -> Markup:

@@ -7,7 +7,7 @@ from pathlib import Path
 import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.errors import DynconvError
 from dynconv.report.page import render
 from dynconv.report.write import PAGE
@@ -42,7 +42,7 @@ def write_page(result: Result, study: optuna.Study, folder: Path) -> Path:
         raise DynconvError(f"{target}: cannot be written ({error.strerror})") from error
     for plot in drawn:
         plot.save(target)
-    write_atomically(target / PAGE, lambda file: file.write_text(page, encoding="utf-8"))
+    write_text(target / PAGE, page)
     return target / PAGE
 
 

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dynconv.artifacts.environment import environment
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.artifacts.state import remove_state
 from dynconv.sweep.config import Sweep
 from dynconv.sweep.slots import Slot
@@ -172,4 +172,4 @@ def number_text(value: Any) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda file: file.write_text(text, encoding="utf-8"))
+    write_text(path, text)

@@ -23,7 +23,7 @@ for kernel in (1, 3):
     for _ in range(2):
         print(DynamicConv2d(8, 8, kernel)(torch.randn(2, 8, 20, 20)).shape)
 print(fused.status())
-print(winograd.status())
+print(winograd.library.status())
 """
 
 

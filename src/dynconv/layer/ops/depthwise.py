@@ -37,16 +37,6 @@ def applies(geometry: Geometry) -> bool:
     )
 
 
-def available() -> bool:
-    """Whether the operator can be used here; compiles it if that has not been done yet (about 3 seconds)."""
-    return library.available()
-
-
-def status() -> str:
-    """One line for people: whether the operator can be used, or why not and what to do."""
-    return library.status()
-
-
 @constant
 def obstacle() -> str:
     """Why the operator, which would be used now, cannot be; empty if it can. Logs the first such reason."""

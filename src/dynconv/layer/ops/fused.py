@@ -47,11 +47,6 @@ def applies(geometry: Geometry) -> bool:
     )
 
 
-def available() -> bool:
-    """Whether the CPU's operator can be used here; compiles it if that has not been done yet (about 6 seconds)."""
-    return library.available()
-
-
 def status() -> str:
     """One line for people: whether the CPU's operator can be used; where there is a GPU, the same of its own."""
     if not torch.cuda.is_available():

@@ -6,7 +6,7 @@ import re
 from functools import partial
 from pathlib import Path
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_atomically, write_text
 from dynconv.errors import escaped
 from dynconv.report.handin.document import (
     FIGURES,
@@ -59,7 +59,7 @@ def write(document: Document, folder: Path) -> Path:
     for plot in document.figures.values():
         write_atomically(folder / FIGURES / f"{plot.name}.pdf", partial(_write_pdf, plot))
     path, whole = folder / "report.tex", latex(document)
-    write_atomically(path, lambda file: file.write_text(whole, encoding="utf-8"))
+    write_text(path, whole)
     return path
 
 

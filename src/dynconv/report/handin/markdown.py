@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.errors import escaped
 from dynconv.report.handin.document import (
     FIGURES,
@@ -36,7 +36,7 @@ def write(document: Document, folder: Path) -> Path:
     for number, chapter in enumerate(document.chapters, 1):
         blocks += [heading(number, chapter), *(block(each, counter) for each in chapter.blocks)]
     whole = "\n\n".join(filter(None, blocks)) + "\n"
-    write_atomically(path, lambda file: file.write_text(whole, encoding="utf-8"))
+    write_text(path, whole)
     return path
 
 

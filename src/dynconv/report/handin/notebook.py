@@ -9,7 +9,7 @@ import base64
 from pathlib import Path
 from typing import Any
 
-from dynconv.artifacts.files import write_atomically
+from dynconv.artifacts.files import write_text
 from dynconv.report.handin import markdown
 from dynconv.report.handin.document import Cell, Document, Figure
 
@@ -30,7 +30,7 @@ def write(document: Document, folder: Path) -> Path:
         cell.id = f"cell-{number}"  # a random one would differ from one writing to the next
     nbformat.validate(notebook)
     path = folder / "report.ipynb"
-    write_atomically(path, lambda file: file.write_text(nbformat.writes(notebook) + "\n", encoding="utf-8"))
+    write_text(path, nbformat.writes(notebook) + "\n")
     return path
 
 
