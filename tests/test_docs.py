@@ -200,6 +200,12 @@ def test_the_page_of_faults_states_the_memory_that_was_measured() -> None:
         assert f"| {first} | {last} |" in text and work["growth"] < 0.03
 
 
+def test_the_page_of_training_states_what_starting_from_weights_gains() -> None:
+    text = (DOCS / "training.md").read_text(encoding="utf-8")
+    for found in measured("transfer")["accuracy"].values():
+        assert f"| {100 * found['mean']:.1f} ± {100 * found['sd']:.1f} % |" in text and found["n"] == 5
+
+
 def test_the_page_of_augmentations_has_every_field_and_the_measured_costs() -> None:
     text = (DOCS / "augmentations.md").read_text(encoding="utf-8")
     # Of each row: the option, what it accepts, its default.
