@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from dynconv.artifacts.environment import require_committed
+from dynconv.artifacts.commit import require_committed
 from dynconv.bench.layer import geometry_of
 from dynconv.errors import DynconvError
 from dynconv.layer.algorithms import ALGORITHMS

@@ -15,14 +15,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from dynconv import data
-from dynconv.artifacts.environment import require_committed
+from dynconv.artifacts.commit import require_committed
 from dynconv.artifacts.found_weights import packaged_weights
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.weights import load_weights, save_weights
 from dynconv.data import Split
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing
-from dynconv.inference.evaluate import Metrics, evaluate
+from dynconv.inference.evaluate import evaluate
+from dynconv.inference.metrics import Metrics
 from dynconv.inference.predictor import Predictor
 from dynconv.report.sections.calibration import calibration, temperature_scaled
 from dynconv.report.sections.corruptions import robustness

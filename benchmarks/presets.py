@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from dynconv.artifacts.environment import require_committed
+from dynconv.artifacts.commit import require_committed
 from dynconv.errors import DynconvError
 
 HERE = Path(__file__).parent

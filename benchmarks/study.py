@@ -34,7 +34,7 @@ import yaml
 from torch.nn.functional import normalize
 
 from dynconv import data
-from dynconv.artifacts.environment import require_committed
+from dynconv.artifacts.commit import require_committed
 from dynconv.artifacts.records import Record
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError

@@ -17,6 +17,8 @@ from dynconv.errors import DynconvError
 from dynconv.layer.ops import processor as layer_processor
 
 Precision = Literal["fp32", "bf16", "fp16"]
+RequestedPrecision = Literal["auto", "fp32", "bf16", "fp16"]
+"""What a configuration asks for; see `pick_precision` for what `auto` stands for."""
 
 _WITH_TENSOR_CORES = (7, 0)  # compute capability: Volta, and Turing, as the T4
 _CONTROL_GROUP = Path("/sys/fs/cgroup")

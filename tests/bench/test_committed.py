@@ -13,7 +13,7 @@ import dynconv
 CODE = """
 import sys
 from pathlib import Path
-from dynconv.artifacts.environment import git_commit, require_committed
+from dynconv.artifacts.commit import git_commit, require_committed
 written = [Path(word) for word in sys.argv[1:]]
 print(git_commit(*written))
 require_committed(*written)

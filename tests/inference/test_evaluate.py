@@ -15,6 +15,7 @@ from dynconv.data import Dataset, Split
 from dynconv.data.frame import Frame
 from dynconv.errors import DynconvError
 from dynconv.inference import evaluate as using
+from dynconv.inference import evaluation_tables, trained_data
 from dynconv.inference.metrics import Metrics
 from dynconv.inference.predictor import Predictor
 
@@ -47,7 +48,7 @@ def split(*labels: int) -> Split:
 def shown(plain: Metrics, tta: Metrics | None, classes: tuple[str, ...]) -> str:
     console = Console(width=80, color_system=None)
     with console.capture() as capture:
-        console.print(using.as_tables(plain, tta, classes))
+        console.print(evaluation_tables.as_tables(plain, tta, classes))
     return capture.get()
 
 
@@ -125,7 +126,7 @@ def test_a_class_without_images_is_null_in_json() -> None:
 
 def test_other_classes_than_the_networks_are_refused() -> None:
     with pytest.raises(DynconvError, match="classes") as caught:
-        using.load_dataset(fixed([[0.0]]))  # shapes has ten
+        trained_data.load_dataset(fixed([[0.0]]))  # shapes has ten
     assert "cat, dog, owl" in str(caught.value)
 
 
@@ -143,17 +144,17 @@ def test_nothing_is_held_out_of_other_data_than_the_runs_own(tmp_path: Path) -> 
     )  # fmt: skip
     predictor, other = cast("Predictor", trained), str(tmp_path / "other.npz")
 
-    assert len(using.load_dataset(predictor, other).train.labels) == 20
+    assert len(trained_data.load_dataset(predictor, other).train.labels) == 20
     with pytest.raises(DynconvError, match="holdout: 5000 takes"):
-        using.load_dataset(predictor, other, split="validation")
+        trained_data.load_dataset(predictor, other, split="validation")
     trained.run.config.holdout = 4
-    held = using.load_dataset(predictor).validation
+    held = trained_data.load_dataset(predictor).validation
     assert held is not None and len(held.labels) == 4, "of its own, as in training"
 
 
 def test_a_split_that_was_not_held_out_is_refused() -> None:
     dataset = Dataset(name="x", classes=CLASSES, train=split(0), test=split(1), origin="", validation=None)
 
-    assert using.choose_split(dataset, "test") is dataset.test
+    assert trained_data.choose_split(dataset, "test") is dataset.test
     with pytest.raises(DynconvError, match="validation"):
-        using.choose_split(dataset, "validation")
+        trained_data.choose_split(dataset, "validation")

@@ -23,7 +23,7 @@ from dynconv.cli.main import main
 from dynconv.data import shapes
 from dynconv.data.frame import Frame
 from dynconv.errors import DynconvError
-from dynconv.inference import evaluate, files, predict
+from dynconv.inference import evaluate, files, predict, trained_data
 from dynconv.inference.predictor import Predictor, to_pixels
 from dynconv.model.config import ModelConfig
 from dynconv.training.config import TrainConfig
@@ -360,7 +360,7 @@ def test_predict_and_evaluate_agree_on_images_of_another_size(
     predictor = Predictor.load(run)
     predictor.classes = tuple(f"class {i}" for i in range(10))  # arrays carry no names
 
-    evaluated = evaluate.evaluate(predictor, evaluate.load_dataset(predictor, str(tmp_path)).test)
+    evaluated = evaluate.evaluate(predictor, trained_data.load_dataset(predictor, str(tmp_path)).test)
     predicted = predictor.predict(list(images), top=10)
 
     for row, prediction in zip(evaluated.probabilities.tolist(), predicted, strict=True):

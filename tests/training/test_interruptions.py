@@ -26,8 +26,8 @@ from dynconv.data import Dataset, hold_out, shapes
 from dynconv.errors import DynconvError
 from dynconv.training import learner
 from dynconv.training.config import OptimConfig
-from dynconv.training.process import NoticeError
 from dynconv.training.progress import Progress
+from dynconv.training.signals import NoticeError
 from dynconv.training.trainer import Trainer
 
 DROPPING = CONFIG.model_copy(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from dynconv import api
 from dynconv.data import Dataset, Split
 from dynconv.data.frame import Frame
-from dynconv.inference.evaluate import load_dataset
 from dynconv.inference.predictor import Predictor
+from dynconv.inference.trained_data import load_dataset
 from dynconv.model.config import PER_BLOCK, ModelConfig
 from dynconv.model.describe import rows
 from dynconv.training.config import TrainConfig

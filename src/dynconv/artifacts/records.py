@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from dynconv.errors import DynconvError
+from dynconv.machine import RequestedPrecision
 from dynconv.model.config import ModelConfig
 from dynconv.model.routing_statistics import BlockRouting
 
@@ -38,7 +39,7 @@ class Config(Record):
     image_sizes: tuple[Count, ...]
     holdout: Count = 0
     tta: bool
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: RequestedPrecision = "auto"
     model: ModelConfig
 
 

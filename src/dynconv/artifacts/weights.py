@@ -24,7 +24,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Any, cast, get_args
 
 import safetensors
 import torch
@@ -36,12 +36,12 @@ from dynconv.artifacts import format_1
 from dynconv.artifacts.files import write_atomically
 from dynconv.data.frame import Frame
 from dynconv.errors import DynconvError, escaped
+from dynconv.machine import RequestedPrecision
 from dynconv.model.config import ModelConfig
 from dynconv.validation import check_class_names
 
 FORMAT = 2
 
-Precision = Literal["auto", "fp32", "bf16", "fp16"]
 """The precision to compute a network in; see `dynconv.machine.pick_precision`."""
 
 
@@ -54,7 +54,7 @@ class Weights:
     classes: tuple[str, ...]
     data_name: str
     provenance: str = ""
-    precision: Precision = "auto"
+    precision: RequestedPrecision = "auto"
     frame: Frame = field(default_factory=Frame)
 
 
@@ -161,11 +161,11 @@ def _text(value: object) -> str:
     return escaped(value)
 
 
-def _precision(fields: dict[str, Any]) -> Precision:
+def _precision(fields: dict[str, Any]) -> RequestedPrecision:
     found = fields.get("precision", "auto")
-    if found not in get_args(Precision):
-        raise ValueError(f"precision: {found!r} is none of {', '.join(get_args(Precision))}")
-    return cast(Precision, found)
+    if found not in get_args(RequestedPrecision):
+        raise ValueError(f"precision: {found!r} is none of {', '.join(get_args(RequestedPrecision))}")
+    return cast(RequestedPrecision, found)
 
 
 _READERS = {1: _read_1, 2: _read_2}

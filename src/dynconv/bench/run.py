@@ -13,7 +13,8 @@ from typing import Any, Literal
 import torch
 from rich.console import RenderableType
 
-from dynconv.artifacts.environment import environment, git_commit, require_committed
+from dynconv.artifacts.commit import git_commit, require_committed
+from dynconv.artifacts.environment import environment
 from dynconv.artifacts.files import write_atomically, write_text
 from dynconv.bench import infer, layer, predict, report, serve, step
 from dynconv.errors import DynconvError

@@ -14,8 +14,10 @@ from tyro.conf import Positional
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
 from dynconv.errors import escaped
-from dynconv.inference.evaluate import as_dict, as_tables, choose_split, evaluate, load_dataset
+from dynconv.inference.evaluate import as_dict, evaluate
+from dynconv.inference.evaluation_tables import as_tables
 from dynconv.inference.predictor import Predictor
+from dynconv.inference.trained_data import choose_split, load_dataset
 
 
 class EvaluateArguments(Arguments):

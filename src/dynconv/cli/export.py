@@ -16,8 +16,8 @@ from dynconv.cli.parse import Arguments, parse
 from dynconv.data import Dataset
 from dynconv.export import onnx_file, runtime, web
 from dynconv.export.export import Format, Written, export, target
-from dynconv.inference.evaluate import load_dataset
 from dynconv.inference.predictor import Predictor
+from dynconv.inference.trained_data import load_dataset
 
 
 class ExportArguments(Arguments):

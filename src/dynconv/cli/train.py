@@ -17,9 +17,9 @@ from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
 from dynconv.training.launch import Outcome, resume, start
-from dynconv.training.process import NoticeError
 from dynconv.training.progress import Progress
 from dynconv.training.seeds import run_of, seed_numbers, train_seeds
+from dynconv.training.signals import NoticeError
 from dynconv.training.trainer import INTERRUPT
 from dynconv.validation import field_descriptions
 

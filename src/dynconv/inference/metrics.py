@@ -16,6 +16,8 @@ from torch import Tensor
 
 TOP = 5
 """An answer of this many classes is judged too, where there are more classes than that."""
+MOST_PAIRS = 10
+"""How many pairs of confused classes are listed."""
 BINS = 15
 """Bins of confidence for the calibration error."""
 THRESHOLDS = (0.0, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Iterable
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -122,10 +123,7 @@ def _band(axes: Axes, runs: list[list[EpochLine]], over: str, key: str, scale: i
     mean = [sum(column) / len(column) for column in values]
     axes.plot(x, mean, label=label, **series(index))
     if len(runs) > 1:
-        deviation = [
-            (sum((value - centre) ** 2 for value in column) / (len(column) - 1)) ** 0.5
-            for column, centre in zip(values, mean, strict=True)
-        ]
+        deviation = [statistics.stdev(column) for column in values]
         low = [centre - sd for centre, sd in zip(mean, deviation, strict=True)]
         high = [centre + sd for centre, sd in zip(mean, deviation, strict=True)]
         axes.fill_between(x, low, high, color=COLOURS[index % len(COLOURS)], alpha=0.2, linewidth=0)
@@ -147,11 +145,19 @@ def pareto(points: dict[str, list[tuple[float, float, float]]]) -> Plot:
                 style = {"color": COLOURS[index % len(COLOURS)], "marker": MARKERS[index % len(MARKERS)]}
                 axes.scatter([run[column] for run in runs], [100 * run[0] for run in runs], s=22, label=name, **style)
             every = sorted((run[column], 100 * run[0]) for runs in points.values() for run in runs)
-            best = [point for i, point in enumerate(every) if point[1] > max([-1.0, *(y for _, y in every[:i])])]
-            axes.step(*zip(*best, strict=True), where="post", color="#999999", linewidth=1, zorder=0)
+            axes.step(*zip(*pareto_front(every), strict=True), where="post", color="#999999", linewidth=1, zorder=0)
             axes.set(xlabel=label, xlim=(0, 1.08 * every[-1][0]))
         panels[0].set(ylabel="test accuracy (%)")
         legend_below(figure, 2)
 
     caption = "Test accuracy against cost, one point per run; the line is the Pareto front."
     return draw("pareto", caption, paint, 7.6, 3.4)
+
+
+def pareto_front(points: Iterable[tuple[float, float]], *, maximise: bool = True) -> list[tuple[float, float]]:
+    """Of points of cost and score, by ascending cost, those whose score no cheaper one equals."""
+    front: list[tuple[float, float]] = []
+    for cost, score in points:
+        if not front or (score > front[-1][1] if maximise else score < front[-1][1]):
+            front.append((cost, score))
+    return front

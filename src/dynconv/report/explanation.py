@@ -17,8 +17,8 @@ from torch import Tensor
 from dynconv.artifacts.files import write_atomically
 from dynconv.errors import DynconvError
 from dynconv.inference import class_routing, explain
-from dynconv.inference.evaluate import load_dataset
 from dynconv.inference.predictor import Predictor, to_pixels
+from dynconv.inference.trained_data import load_dataset
 from dynconv.report.plot import COLOURS, draw, ink
 
 logger = logging.getLogger(__name__)

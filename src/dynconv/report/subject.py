@@ -11,9 +11,9 @@ from torch import Tensor
 
 from dynconv.data import Dataset, Split
 from dynconv.inference import explain
-from dynconv.inference.evaluate import load_dataset
 from dynconv.inference.explain import Ablation
 from dynconv.inference.predictor import Predictor
+from dynconv.inference.trained_data import load_dataset
 from dynconv.model import describe
 from dynconv.model.cost import Row
 from dynconv.report.record import RunRecord, attempt

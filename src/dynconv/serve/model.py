@@ -16,8 +16,8 @@ from dynconv.artifacts.found_weights import is_packaged, packaged_weights
 from dynconv.errors import DynconvError
 from dynconv.export.onnx_predictor import OnnxPredictor
 from dynconv.inference import class_routing, explain
-from dynconv.inference.evaluate import load_dataset, trained_on
 from dynconv.inference.predictor import Predictor
+from dynconv.inference.trained_data import load_dataset, trained_on
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from dynconv.report.curves import pareto_front
 from dynconv.report.plot import COLOURS, Plot, draw, ink, legend_below
 from dynconv.sweep.result import Result, Row, number_text
 from dynconv.sweep.space import Axis
@@ -90,7 +91,10 @@ def _cost(result: Result) -> Plot:
             )
             axes.scatter(*zip(*points, strict=True), **_COMPLETE)
             axes.step(
-                *zip(*_front(points, result.sweep.maximise), strict=True), where="post", color="#999999", zorder=0
+                *zip(*pareto_front(points, maximise=result.sweep.maximise), strict=True),
+                where="post",
+                color="#999999",
+                zorder=0,
             )
             axes.set(xlabel=label, xlim=(0, 1.08 * points[-1][0]))
         figure.axes[0].set(ylabel=_scale(result)[0])
@@ -100,15 +104,6 @@ def _cost(result: Result) -> Plot:
         "by side, or on different machines, cannot be compared."
     )
     return draw("cost", caption, paint, 7.6, 3.2)
-
-
-def _front(points: list[tuple[float, float]], maximise: bool) -> list[tuple[float, float]]:
-    """The points, sorted by cost, that no cheaper one equals."""
-    front: list[tuple[float, float]] = []
-    for cost, score in points:
-        if not front or (score > front[-1][1] if maximise else score < front[-1][1]):
-            front.append((cost, score))
-    return front
 
 
 def _parallel(result: Result, fields: Sequence[str]) -> Plot:

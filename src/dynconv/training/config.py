@@ -14,6 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from dynconv.data.augment import AugmentConfig
 from dynconv.data.frame import LARGEST_SIZE, DataConfig
+from dynconv.machine import RequestedPrecision
 from dynconv.model.config import ModelConfig
 from dynconv.validation import Fraction, Frozen
 
@@ -91,7 +92,7 @@ class TrainConfig(Frozen):
     """Images taken out of the training set, class-balanced, for validation: tune on these, not on the test set."""
     tta: bool = True
     """Also report test-time augmentation: of unsure images, the image and its mirror, each at three translations."""
-    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    precision: RequestedPrecision = "auto"
     """Of the forward and backward pass. auto: bf16 where it is multiplied natively, else fp16 on a GPU with tensor
     cores, else fp32. In fp16 the loss is scaled."""
     init: str = ""

@@ -48,8 +48,9 @@ from dynconv.training.learner import Learner
 from dynconv.training.logs import LogName, Logs
 from dynconv.training.memory import OutOfMemoryError, ran_out
 from dynconv.training.optim import lr_factor, set_learning_rates
-from dynconv.training.process import NoticeError, Signals, heard_signals, keep_freed_memory, peak_memory, place
+from dynconv.training.process import keep_freed_memory, peak_memory, place
 from dynconv.training.progress import Progress
+from dynconv.training.signals import NoticeError, Signals, heard_signals
 from dynconv.training.stopping import PATIENCE, TARGET, Stopping
 
 ROUTING_IMAGES = 500

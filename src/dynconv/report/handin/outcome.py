@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -131,12 +132,11 @@ def _with_unit(name: str, figure: tuple[float, float | None, int] | None) -> str
 def _check(ended: Sequence[Subject]) -> list[Block]:
     """Code that computes the accuracy from the records, and again from the weights."""
     best = [100 * subject.record.summary.best_accuracy for subject in ended if subject.record.summary]
-    mean = sum(best) / len(best)
+    mean = statistics.mean(best)
     source = "accuracies = [100 * run.accuracy for run in runs]\n"
     if len(best) > 1:
-        deviation = (sum((each - mean) ** 2 for each in best) / (len(best) - 1)) ** 0.5
         source += 'print(f"{mean(accuracies):.2f} ± {stdev(accuracies):.2f} %, n = {len(runs)}")'
-        output = f"{mean:.2f} ± {deviation:.2f} %, n = {len(best)}\n"
+        output = f"{mean:.2f} ± {statistics.stdev(best):.2f} %, n = {len(best)}\n"
     else:
         source += 'print(f"{accuracies[0]:.2f} %, n = 1")'
         output = f"{mean:.2f} %, n = 1\n"
@@ -144,7 +144,8 @@ def _check(ended: Sequence[Subject]) -> list[Block]:
     if all(subject.predictor and subject.dataset and subject.results for subject in ended):
         tta = ended[0].record.config.tta
         again = (
-            "from dynconv.inference.evaluate import evaluate, load_dataset\n\n"
+            "from dynconv.inference.evaluate import evaluate\n"
+            "from dynconv.inference.trained_data import load_dataset\n\n"
             "for run in runs:  # again, from the weights\n"
             "    predictor = run.predictor()\n"
             f"    measured = evaluate(predictor, load_dataset(predictor, data).test, tta={tta})\n"

@@ -5,13 +5,11 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
+from dynconv.inference.metrics import MOST_PAIRS
 from dynconv.report.plot import NUMBERED_CLASSES, Plot, draw, heat_map, ink, readable
 from dynconv.report.results import Results
 from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
-
-MOST_PAIRS = 10
-"""How many confusions are listed."""
 
 
 @section("results", "Results", order=20)
