@@ -8,10 +8,11 @@ from PIL import Image
 
 from dynconv.artifacts.environment import environment
 from dynconv.artifacts.rundir import RunDir
-from dynconv.artifacts.weights import Precision, Weights, save_weights
+from dynconv.artifacts.weights import Weights, save_weights
 from dynconv.cli.main import main
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
+from dynconv.machine import RequestedPrecision
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 from dynconv.model.tta import EVAL_BATCH, mean_over_views, unsure
@@ -119,7 +120,7 @@ def test_a_weights_file_is_computed_in_its_precision(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     net: Net,
-    configured: Precision,
+    configured: RequestedPrecision,
     computed: str,
 ) -> None:
     """On a processor that multiplies bf16, too."""
