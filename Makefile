@@ -83,8 +83,9 @@ OWN_DATA := --data --config --resume
 train: .venv/.installed ## train a network: make train ARGS="standard --seed 3" (default: quick)
 	$(IN_VENV) dynconv train $(ARGS) $(if $(filter $(OWN_DATA) $(OWN_DATA:%=%=%),$(ARGS)),,--data auto)
 
-# A process for each core, of one thread each: faster than one process with a thread for each core.
-PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal
+# Several processes of one thread each are faster than one process with a thread for each core; tests/conftest.py says
+# how many. One that hangs or crashes is not started again, so it ends the run.
+PYTEST := OMP_NUM_THREADS=1 python -m pytest --numprocesses auto --max-worker-restart 0 --dist worksteal
 
 test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS="tests/layer -k conv"; in one process: "-n 0")
 	$(IN_VENV) $(PYTEST) $(PYTEST_ARGS)

@@ -1,6 +1,6 @@
 """Time and memory of a training step against K, N, width, image size and batch -> benchmarks/growth.json and .png.
 
-    python benchmarks/growth.py
+    python benchmarks/growth.py        (on Linux, which tells the largest memory of a process)
 
 The network of `quick`, one thing changed at a time; N by blocks of 64 channels on maps of half the image. Each point is
 a process of its own, so that its largest memory is its own: two steps to warm up, then the median of five. Memory: the
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -25,7 +24,9 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from dynconv.artifacts.commit import require_committed
 from dynconv.artifacts.environment import environment
+from dynconv.errors import DynconvError
 from dynconv.machine import pick_precision
 from dynconv.model.cost import total_multiply_adds
 from dynconv.model.net import Net
@@ -59,7 +60,7 @@ def measured(point: dict[str, Any]) -> dict[str, float]:
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(batch, 3, size, size, generator=generator).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(10, (batch,), generator=generator)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = peak()
     torch.manual_seed(0)
     net = Net(model.model_copy(update=changes), 10)
     net.input.fit(images[:50])
@@ -72,13 +73,17 @@ def measured(point: dict[str, Any]) -> dict[str, float]:
         learner.step(images, labels, batch, batch)
         if turn > 1:
             times.append(time.perf_counter() - began)
-    grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
-    unit = 1 if sys.platform == "darwin" else 1024
     return {
         "seconds": statistics.median(times),
-        "bytes": grown * unit,
+        "bytes": peak() - before,
         "multiply_adds": batch * total_multiply_adds(net, size),
     }
+
+
+def peak() -> int:
+    """Largest memory of this program so far, in bytes. `getrusage` would count that of the program that started it."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return 1024 * int(line.split()[1])
 
 
 def in_a_process(point: dict[str, Any]) -> dict[str, float]:
@@ -143,6 +148,10 @@ def main() -> None:
     if point:
         print(json.dumps(measured(point)))
         return
+    try:
+        require_committed(OUTPUT, OUTPUT.with_suffix(".png"))
+    except DynconvError as error:
+        sys.exit(str(error))
     curves = {name: curve(name, values) for name, (_, values) in CURVES.items()}
     about = environment("cifar10")
     machine = {"processor": about.processor, "cores": about.cores, "git_commit": about.git_commit}

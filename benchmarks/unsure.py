@@ -12,13 +12,16 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 from pathlib import Path
 from typing import Any
 
 from torch.nn import functional as F
 
 from dynconv import data
+from dynconv.artifacts.commit import require_committed
 from dynconv.artifacts.environment import environment
+from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
 from dynconv.machine import autocast
 from dynconv.model.tta import batched_logits, unsure
@@ -34,10 +37,13 @@ def measured(path: Path, source: str) -> dict[str, Any]:
     predictor = Predictor.load(path)
     assert predictor.run is not None
     config = config_of(predictor.run)
+    if not config.holdout:
+        sys.exit(f"{path}: its run held no images out; name runs of a study")
     held = data.hold_out(data.load(source), config.holdout, config.seed).validation
-    assert held is not None, f"{path}: its run held no images out"
+    assert held is not None
+    images = held.images.to(predictor.device)
     with autocast(predictor.device, predictor.precision):
-        plain, of_views = (batched_logits(predictor.net, held.images, views=views) for views in (False, True))
+        plain, of_views = (batched_logits(predictor.net, images, views=views).cpu() for views in (False, True))
     all_augmented = accuracy_of(of_views, held.labels), float(F.cross_entropy(of_views, held.labels))
     by_margin = {}
     for margin in MARGINS:
@@ -48,8 +54,14 @@ def measured(path: Path, source: str) -> dict[str, Any]:
             "accuracy": 100 * (accuracy_of(logits, held.labels) - all_augmented[0]),
             "loss": float(F.cross_entropy(logits, held.labels)) - all_augmented[1],
         }
-    name = f"{path.parent.name}/{path.name}"
-    return {"run": name, "accuracy": all_augmented[0], "loss": all_augmented[1], "by_margin": by_margin}
+    name, smoothing = f"{path.parent.name}/{path.name}", config.optim.label_smoothing
+    return {
+        "run": name,
+        "label_smoothing": smoothing,
+        "accuracy": all_augmented[0],
+        "loss": all_augmented[1],
+        "by_margin": by_margin,
+    }
 
 
 def main() -> None:
@@ -59,6 +71,10 @@ def main() -> None:
     parser.add_argument("--data", default="cifar10", help="as for dynconv train")
     arguments = parser.parse_args()
 
+    try:
+        require_committed(OUTPUT)
+    except DynconvError as error:
+        sys.exit(str(error))
     found = [measured(path, arguments.data) for path in arguments.runs]
     about = environment("cifar10")
     machine = {"processor": about.processor, "torch": about.packages["torch"], "git_commit": about.git_commit}

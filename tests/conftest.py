@@ -14,8 +14,14 @@ from tiny import WORDS
 from dynconv.cli.main import main
 from dynconv.data import shapes
 from dynconv.layer.ops import depthwise, fused, norm_gelu, pixel_sum, winograd
+from dynconv.machine import available_memory, usable_cores
 
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One for each core that a container's quota leaves, up to 8, and for each 2 GB of memory."""
+    return max(1, min(8, usable_cores(), (available_memory() or 16 << 30) // (2 << 30)))
 
 
 @pytest.fixture(autouse=True)

@@ -179,6 +179,8 @@ def test_held_out_images_are_reported_and_can_be_evaluated(tmp_path: Path, capsy
     figures = json.loads(capsys.readouterr().out)
     assert figures["images"] == 500 and figures["accuracy"] == summary(run)["validation_accuracy"]
     assert figures["accuracy_tta"] is None
+    assert main(["report", str(run), "--format", "md", "--data", "shapes"]) == 0
+    assert "500 are held out of training" in (run / "report" / "report.md").read_text(encoding="utf-8")
 
 
 # --- wrong input

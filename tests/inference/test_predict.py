@@ -218,10 +218,13 @@ def test_folders_that_are_links_are_searched_as_in_training(tmp_path: Path) -> N
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     (tmp_path / "images" / "linked").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "images" / "back").symlink_to(tmp_path / "images")
+    (tmp_path / "images" / "d.png").symlink_to(tmp_path / "images" / "d.png")  # which cannot be read, unlike the others
 
     found = files.find([str(tmp_path / "images")])
 
-    assert [Path(each).relative_to(tmp_path / "images").as_posix() for each in found] == ["c.png", "linked/a.png"]
+    assert [Path(each).relative_to(tmp_path / "images").as_posix() for each in found] == [
+        "c.png", "d.png", "linked/a.png",
+    ]  # fmt: skip
 
 
 def test_folders_are_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

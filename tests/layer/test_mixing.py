@@ -1,6 +1,8 @@
 """Every algorithm against the equation in float64: value, input gradient, expert gradient, routing gradient."""
 
 import itertools
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -26,6 +28,20 @@ WINOGRAD_TOLERANCE = 5e-5
 
 Case = dict[str, Any]
 """Arguments of a convolution; kernel, stride, padding and dilation one number, or one per dimension."""
+
+
+THREADS = st.sampled_from([1, 3])
+"""The operators share their work among threads, in other ways where there are fewer images."""
+
+
+@contextmanager
+def computing_by(threads: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @st.composite
@@ -155,10 +171,10 @@ def test_sequences_and_volumes_agree_with_the_equation(
 @given(
     n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([8, 24, 40, 64]),
     o=st.sampled_from([8, 16, 72]), height=st.integers(1, 17), width=st.integers(1, 17), padding=st.integers(0, 2),
-    channels_last=st.booleans(), seed=st.integers(0, 99),
+    channels_last=st.booleans(), seed=st.integers(0, 99), threads=THREADS,
 )  # fmt: skip
 def test_winograd_agrees_with_the_equation(
-    n: int, k: int, c: int, o: int, height: int, width: int, padding: int, channels_last: bool, seed: int
+    n: int, k: int, c: int, o: int, height: int, width: int, padding: int, channels_last: bool, seed: int, threads: int
 ) -> None:
     needs_operators()
     height, width = max(height, 3 - 2 * padding), max(width, 3 - 2 * padding)
@@ -167,7 +183,8 @@ def test_winograd_agrees_with_the_equation(
     inputs = tensors(case, seed)
     if channels_last:
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
-    compare(case, inputs, "winograd")
+    with computing_by(threads):
+        compare(case, inputs, "winograd")
 
 
 @settings(max_examples=120, deadline=None)
@@ -177,11 +194,11 @@ def test_winograd_agrees_with_the_equation(
     height=st.integers(1, 17), width=st.integers(1, 33),
     kernel=st.sampled_from([1, 3, 3]), padding=st.integers(0, 2), stride=st.sampled_from([1, 1, 2]),
     dtype=st.sampled_from([torch.float32, torch.bfloat16]), layout=st.sampled_from(["first", "last", "strided"]),
-    seed=st.integers(0, 99),
+    seed=st.integers(0, 99), threads=THREADS,
 )  # fmt: skip
 def test_fused_agrees_with_the_equation(
     n: int, k: int, groups: int, c: int, o: int, height: int, width: int, kernel: int, padding: int, stride: int,
-    dtype: torch.dtype, layout: str, seed: int,
+    dtype: torch.dtype, layout: str, seed: int, threads: int,
 ) -> None:  # fmt: skip
     needs_operators()
     c, o = (groups * min(channels, 144 // groups) for channels in (c, o))
@@ -194,7 +211,8 @@ def test_fused_agrees_with_the_equation(
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     if layout == "strided":
         inputs[0] = torch.stack((inputs[0], inputs[0]), dim=-1)[..., 0]
-    compare(case, inputs, "fused")
+    with computing_by(threads):
+        compare(case, inputs, "fused")
 
 
 @settings(max_examples=80, deadline=None)
@@ -202,11 +220,11 @@ def test_fused_agrees_with_the_equation(
     n=st.sampled_from([0, 1, 2, 3, 17]), k=st.integers(1, 5), c=st.sampled_from([1, 3, 8, 16, 24, 33, 64]),
     height=sides(), width=sides(), dtype=st.sampled_from([torch.float32, torch.bfloat16]),
     layout=st.sampled_from(["first", "last", "strided"]), algorithm=st.sampled_from(["depthwise", "auto"]),
-    seed=st.integers(0, 99),
+    seed=st.integers(0, 99), threads=THREADS,
 )  # fmt: skip
 def test_depthwise_agrees_with_the_equation(
     n: int, k: int, c: int, height: dict[str, int], width: dict[str, int], dtype: torch.dtype, layout: str,
-    algorithm: str, seed: int,
+    algorithm: str, seed: int, threads: int,
 ) -> None:  # fmt: skip
     needs_operators()
     case: Case = {"n": n, "k": k, "c": c, "o": c, "groups": c, "height": height["size"], "width": width["size"]}
@@ -216,7 +234,8 @@ def test_depthwise_agrees_with_the_equation(
         inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
     if layout == "strided":
         inputs[0] = torch.stack((inputs[0], inputs[0]), dim=-1)[..., 0]
-    compare(case, inputs, algorithm)
+    with computing_by(threads):
+        compare(case, inputs, algorithm)
 
 
 @pytest.mark.parametrize("algorithm", ["kernel", "input", "output", "unfold", "auto"])

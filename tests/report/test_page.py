@@ -303,10 +303,12 @@ def test_the_report_beside_the_runs_is_no_run(run: Path, tmp_path: Path, capsys:
     """So `dynconv report runs/*` works a second time, too."""
     for name in ("one", "two"):
         shutil.copytree(run, tmp_path / name)
+    (tmp_path / "handed-in").mkdir()
+    (tmp_path / "handed-in" / "report.md").touch()
     for _ in range(2):
         assert main(["report", *map(str, sorted(tmp_path.iterdir()))]) == 0
 
-    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "report"}
+    assert {path.name for path in tmp_path.iterdir()} == {"one", "two", "report", "handed-in"}
     assert "2 runs" in text((tmp_path / "report/report.html").read_text(encoding="utf-8"))
     assert main(["report", str(tmp_path / "report")]) == 2 and "not a run directory" in capsys.readouterr().err
 

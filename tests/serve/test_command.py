@@ -1,8 +1,6 @@
 """The command: what it prints, how it ends, and how it is started wrongly."""
 
-import contextlib
 import errno
-import json
 import os
 import socket
 import subprocess
@@ -10,7 +8,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
 import pytest
@@ -51,42 +48,6 @@ def test_a_stop_in_the_middle_of_a_load_loses_nothing(command: Start, picture: C
     assert process.returncode == 0 and "Traceback" not in said
     assert set(answered) == {200}
     assert f"stopped; {len(answered)} requests were answered" in said
-
-
-@pytest.mark.parametrize("sent", [0, 20], ids=["a connection", "a part of a header"])
-@pytest.mark.parametrize("kept", [False, True], ids=["new", "kept"])
-def test_a_request_on_its_way_when_the_server_ends_is_answered(
-    command: Start, picture: Callable[..., bytes], sent: int, kept: bool
-) -> None:
-    process, url = command()
-    body, headers = picture(), {"Content-Type": "image/png"}
-    with contextlib.closing(HTTPConnection(url.removeprefix("http://"), timeout=60)) as client:
-        client.connect()
-        if kept:
-            client.request("POST", "/v1/predict", body, headers)
-            assert client.getresponse().read()
-        length = f"Content-Length: {len(body)}\r\n\r\n"
-        request = f"POST /v1/predict HTTP/1.1\r\nHost: here\r\nContent-Type: image/png\r\n{length}".encode() + body
-        client.sock.sendall(request[:sent])
-        assert requests.get(f"{url}/healthz", headers={"Connection": "close"}).ok  # accepted after this client
-        process.terminate()
-        time.sleep(0.3)
-        client.sock.sendall(request[sent:])
-        with HTTPResponse(client.sock) as answer:
-            answer.begin()
-            assert answer.status == 200 and len(json.load(answer)["images"]) == 1
-        assert client.sock.recv(1) == b"", "the connection is closed after it"
-    assert process.wait(30) == 0
-
-
-def test_a_connection_without_a_request_does_not_keep_the_server_from_ending(command: Start) -> None:
-    process, url = command()
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=60) as client:
-        assert requests.get(f"{url}/healthz", headers={"Connection": "close"}).ok
-        process.terminate()
-        assert client.recv(1) == b""
-    assert process.wait(30) == 0
 
 
 def test_wrong_input_is_one_line(

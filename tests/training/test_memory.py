@@ -75,6 +75,16 @@ def test_each_process_has_an_image(free: dict[str, int | None]) -> None:
         fitting_micro_batch(AUTO, images(1000), CPU, processes=6)
 
 
+def test_processes_divide_the_batch_that_there_is(free: dict[str, int | None]) -> None:
+    """A batch of all images of a small set may have other divisors than the one that was asked for."""
+    fixed, each = memory._needed(AUTO, 10, CPU)
+    free["bytes"] = int((fixed + 60.5 * each) / memory._SHARE)
+    assert fitting_micro_batch(AUTO, images(100), CPU).micro_batch == 60
+
+    free["bytes"] = int((2 * fixed + 60.5 * each) / memory._SHARE)
+    assert fitting_micro_batch(AUTO, images(100), CPU, processes=2).micro_batch == 20
+
+
 def test_too_little_for_a_single_image_is_one_line(free: dict[str, int | None]) -> None:
     free["bytes"] = 1000
 

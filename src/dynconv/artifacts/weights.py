@@ -42,8 +42,6 @@ from dynconv.validation import check_class_names
 
 FORMAT = 2
 
-"""The precision to compute a network in; see `dynconv.machine.pick_precision`."""
-
 
 @dataclass(frozen=True)
 class Weights:

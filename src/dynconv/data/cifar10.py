@@ -7,7 +7,7 @@ Krizhevsky 2009, https://www.cs.toronto.edu/~kriz/cifar.html. Neither archives n
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,6 @@ _PIXELS = 3 * 32 * 32
 _PER_FILE = 10_000
 _LOOKED_AT = 100  # members of an archive
 
-Read = Callable[[str], bytes]
-"""Maps the name of a batch file to its bytes; raises KeyError if there is none."""
-
 
 def find(path: Path) -> Path | None:
     """The folder of batches or the archive in an official layout at or under `path`; None if there is none."""
@@ -60,7 +57,9 @@ def read(path: Path, _: DataConfig) -> Dataset:
     Raises:
         DataError: a batch is missing, truncated, or not what the official files contain; the error names the file.
     """
-    found = archive.files(path, (*PYTHON_FILES, *BINARY_FILES))
+    # Of a folder that holds both versions, the pickles alone are read.
+    pickles = any((path / name).is_file() for name in PYTHON_FILES)
+    found = archive.files(path, PYTHON_FILES if pickles else (*PYTHON_FILES, *BINARY_FILES))
     binary = not found.keys() & set(PYTHON_FILES)
     files, decode = (BINARY_FILES, _decode_binary) if binary else (PYTHON_FILES, _decode_python)
     if missing := [name for name in files if name not in found]:

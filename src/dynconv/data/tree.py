@@ -88,7 +88,11 @@ class FolderTree(Tree):
             entries = sorted(found, key=lambda entry: entry.name)
         for entry in entries:
             own = (*parts, entry.name)
-            if entry.is_dir():
+            try:
+                is_folder, is_file = entry.is_dir(), entry.is_file()
+            except OSError:  # a link to itself, or to a place that may not be searched
+                is_folder = is_file = False
+            if is_folder:
                 identity = _identity(Path(entry.path))
                 if identity in above:
                     continue
@@ -96,7 +100,7 @@ class FolderTree(Tree):
                 if not is_hidden(entry.name):
                     yield from self._below(Path(entry.path), own, above | {identity})
             else:
-                yield Entry(own, "file" if entry.is_file() else "broken")
+                yield Entry(own, "file" if is_file else "broken")
 
     def contents(self, files: Sequence[Parts]) -> Iterator[tuple[int, Content]]:
         yield from ((position, self.path.joinpath(*parts)) for position, parts in enumerate(files))

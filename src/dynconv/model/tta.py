@@ -21,8 +21,12 @@ TTA_VIEWS = 6
 """Views of an image that test-time augmentation averages over."""
 TTA_MARGIN = 0.7
 """Images whose two likeliest classes differ by less in probability are augmented, about half of them. Augmenting the
-others as well changed the accuracy by 0.002 points, on the average of 16 networks (benchmarks/unsure.json). Each image
-is judged by itself, so an answer does not depend on the images that are classified along with it."""
+others as well changed the accuracy by 0.002 points, on the average of 16 networks (benchmarks/unsure.json), which were
+trained with label smoothing 0.2: with less, a network is sure more often. Each image is judged by itself, so an answer
+does not depend on the images that are classified along with it."""
+
+
+_BATCHES_AT_ONCE = 8  # of unsure images; several processes share them
 
 
 def evaluation_batch(side: int) -> int:
@@ -53,18 +57,22 @@ def tta_logits(logits_NK: Tensor, images_NCHW: Tensor, over_views: Callable[[Ten
 
     Args:
         logits_NK: float32 [N, classes], without augmentation.
-        over_views: computes `batched_logits` with views, for those images that it is given.
+        over_views: computes `batched_logits` with views, for some of the images.
     """
-    unsure_N = unsure(logits_NK)
-    if not unsure_N.any():
+    rows = unsure(logits_NK).nonzero()[:, 0]
+    if not len(rows):
         return logits_NK
-    return logits_NK.index_put((unsure_N,), over_views(images_NCHW[unsure_N.to(images_NCHW.device)]))
+    whole_NK = logits_NK.clone()
+    # Images may lie in a file larger than the memory, so only some of them are copied at a time.
+    for some in rows.split(_BATCHES_AT_ONCE * evaluation_batch(images_NCHW.shape[-1])):
+        whole_NK[some] = over_views(images_NCHW.index_select(0, some.to(images_NCHW.device)))
+    return whole_NK
 
 
 def unsure(logits_NK: Tensor, margin: float = TTA_MARGIN) -> Tensor:
     """Of which images the probabilities of the two likeliest classes differ by less than `margin`; bool [N]."""
-    first, second = logits_NK.softmax(1).topk(2, dim=1).values.unbind(1)
-    return first - second < margin
+    best = logits_NK.softmax(1).topk(min(2, logits_NK.shape[1]), dim=1).values
+    return best[:, 0] - best[:, 1:].sum(1) < margin
 
 
 def mean_over_views(net: nn.Module, images_NCHW: Tensor) -> Tensor:

@@ -89,7 +89,7 @@ def read_subject(record: RunRecord, data: str | None, dataset: Dataset | None, m
     """Loads the network, and the images unless they are given; adds any problems to the record's."""
     predictor = attempt(lambda: Predictor.load(record.path), None, record.problems)
     if predictor and dataset is None:
-        dataset = attempt(lambda: load_dataset(predictor, data), None, record.problems)
+        dataset = attempt(lambda: load_dataset(predictor, data, split="validation"), None, record.problems)
     if dataset and record.predictions and not torch.equal(dataset.test.labels.cpu(), record.predictions.labels):
         record.problems.append(f"{dataset.origin}: its test labels are not those of predictions.npz; give --data")
         dataset = None

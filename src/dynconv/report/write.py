@@ -101,7 +101,9 @@ def _read(runs: Sequence[Path]) -> list[RunRecord]:
 
 
 def _is_report(folder: Path) -> bool:
-    return os.path.exists(folder / PAGE) and not os.path.exists(folder / "config.yaml")  # noqa: PTH110 - never raises
+    written = (PAGE, *(f"report.{kind}" for kind in formats.FORMATS))
+    # os.path.exists never raises, unlike Path.exists where a folder may not be searched.
+    return any(os.path.exists(folder / name) for name in written) and not os.path.exists(folder / "config.yaml")  # noqa: PTH110
 
 
 def _folder(records: list[RunRecord]) -> Path:

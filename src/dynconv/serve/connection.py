@@ -17,7 +17,7 @@ class Connection(H11Protocol):
     request is being answered, the request's own limits apply.
 
     When the server ends, uvicorn closes connections without a request at once, and loses those that are on their way,
-    such as the first one on a new connection. Here they are answered.
+    such as the first one on a new connection. Here they are answered, and the answer says that it is the last.
     """
 
     _closing: asyncio.TimerHandle | None = None
@@ -29,8 +29,8 @@ class Connection(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
-        if self._last and self.cycle is not None:
-            self.cycle.keep_alive = False
+        if self._last:
+            self._end_with_answer()
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -41,10 +41,18 @@ class Connection(H11Protocol):
         """Called once, when the server ends."""
         self._last = True
         if self.cycle is not None and not self.cycle.response_complete:
-            super().shutdown()
+            self._end_with_answer()
             return
         self._unwatch()
         self._closing = self.loop.call_later(min(_LAST_SECONDS, self.config.timeout_keep_alive), self._close)
+
+    def _end_with_answer(self) -> None:
+        """Has the connection closed after the answer in progress, if there is one, and the client told so in it."""
+        if self.cycle is None or self.cycle.response_complete:
+            return
+        self.cycle.keep_alive = False
+        if not self.cycle.response_started:  # a list of its own: the server's is that of all connections
+            self.cycle.default_headers = [*self.cycle.default_headers, (b"connection", b"close")]
 
     def _watch(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:

@@ -163,7 +163,8 @@ class _Server(uvicorn.Server):
         # What was accepted becomes a connection in the next round of the loop; a server that is closed then drops it.
         loop = asyncio.get_running_loop()
         for listener in (listener for server in self.servers for listener in server.sockets):
-            loop.remove_reader(listener)
+            with contextlib.suppress(NotImplementedError):  # Windows' loop has no readers
+                loop.remove_reader(listener)
         await asyncio.sleep(0)
         await super().shutdown(sockets)
 

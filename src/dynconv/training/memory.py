@@ -93,8 +93,9 @@ def fitting_micro_batch(config: TrainConfig, dataset: Dataset, device: torch.dev
     else:
         fixed *= processes
     room = math.inf if free is None else _SHARE * free - fixed
-    # The batch is divided evenly, but where it is all images of a small set.
-    divisors = [n for n in range(1, config.batch_size + 1) if config.batch_size % n == 0 and n < batch]
+    # The batch is divided evenly, but where it is all images of a small set; not even then if processes share it.
+    divided = config.batch_size if processes == 1 else math.gcd(batch, config.batch_size)
+    divisors = [n for n in range(1, divided + 1) if divided % n == 0 and n < batch]
     fits = [n for n in (*divisors, config.batch_size) if n >= processes and min(n, batch) * each <= room]
     if not fits:
         raise DynconvError(

@@ -272,6 +272,7 @@ def test_the_loss_that_is_printed_is_the_one_that_was_minimised(trained: Path) -
             "With the weights of epoch 1, which was best on the",
         ),
         ({"finished": False, "stopped_by": "interrupt", "epochs": 1}, "Where training ended, after 1 of 2 epochs"),
+        ({"stopped_by": "target", "epochs": 1}, "Where training ended, after 1 of 2 epochs"),
     ],
 )
 def test_the_figures_are_said_to_be_those_of_their_weights(

@@ -94,7 +94,7 @@ def _moment(ended: Sequence[Subject]) -> str:
     if None not in chosen:
         which = f"epoch {chosen.pop()}, which was" if len(chosen) == 1 else "the epoch that was"
         return f"With the weights of {which} best on the hold-out"
-    if all(summary.finished for summary in summaries):
+    if all(summary.epochs == summary.epochs_planned for summary in summaries):
         return "After the last epoch"
     done = {f"{summary.epochs} of {summary.epochs_planned}" for summary in summaries}
     return f"Where training ended, after {done.pop() if len(done) == 1 else 'some'} epochs"
