@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from dynconv.artifacts.commit import require_committed
@@ -124,20 +123,14 @@ def draw(curves: dict[str, list[dict[str, float]]]) -> None:
         time_axes.plot(values, expected, "--", color="grey", label="as multiply-adds")
         memory_axes.plot(values, [point["bytes"] / 1e6 for point in points], "s-", color="tab:green")
         for each in (time_axes, memory_axes):
-            _scale(each, values)
+            each.set_ylim(bottom=0)
+            each.set_xticks(values, [f"{value:g}" for value in values], rotation=45)
+            each.grid(alpha=0.3)
         memory_axes.set_xlabel(label)
     axes[0, 0].set_ylabel("a step, ms")
     axes[1, 0].set_ylabel("memory, MB")
     axes[0, 0].legend()
     figure.savefig(OUTPUT.with_suffix(".png"), dpi=110)
-
-
-def _scale(axes: Axes, values: list[float]) -> None:
-    """Both axes logarithmic, so that a straight line is a power; the measured values are the ticks."""
-    axes.set_xscale("log", base=2)
-    axes.set_yscale("log")
-    axes.set_xticks(values, [f"{value:g}" for value in values])
-    axes.grid(alpha=0.3)
 
 
 def main() -> None:
