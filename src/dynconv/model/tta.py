@@ -21,11 +21,8 @@ TTA_VIEWS = 6
 """Views of an image that test-time augmentation averages over."""
 TTA_MARGIN = 0.7
 """Images whose two likeliest classes differ by less in probability are augmented, about half of them. Augmenting the
-others as well changed the accuracy by 0.002 points, on the average of 16 networks (benchmarks/unsure.json), which were
-trained with label smoothing 0.2: with less, a network is sure more often. Each image is judged by itself, so an answer
-does not depend on the images that are classified along with it."""
-
-
+others as well changed the accuracy by 0.002 points, on the average of 20 networks (benchmarks/unsure.json). Each image
+is judged by itself, so an answer does not depend on the images that are classified along with it."""
 _BATCHES_AT_ONCE = 8  # of unsure images; several processes share them
 
 
