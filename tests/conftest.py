@@ -19,6 +19,7 @@ from dynconv.machine import available_memory, usable_cores
 MAKE_CIFAR10 = Path(__file__).resolve().parents[2] / "shared/data/make_cifar10.py"
 
 
+@pytest.hookimpl(optionalhook=True)  # without xdist, all tests run in this process
 def pytest_xdist_auto_num_workers() -> int:
     """One for each core that a container's quota leaves, up to 8, and for each 2 GB of memory."""
     return max(1, min(8, usable_cores(), (available_memory() or 16 << 30) // (2 << 30)))

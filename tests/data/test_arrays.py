@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dynconv.data import numpy_file
+from dynconv.data import expansion
 from dynconv.data.dataset import DataError
 from dynconv.data.find import read
 from dynconv.data.frame import Frame
@@ -109,8 +109,8 @@ def test_images_of_another_size_become_what_they_become_elsewhere(
 
 def test_tiny_images_do_not_expand_without_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pixel of three bytes would become 3,072."""
-    monkeypatch.setattr(numpy_file, "FREE", 10_000)
+    monkeypatch.setattr(expansion, "FREE", 10_000)
     folder = write(tmp_path / "mine", **{"test-images": np.zeros((6, 1, 1, 3), np.uint8)})
 
-    with pytest.raises(DataError, match="mine: would expand from 18 to 18,432 bytes"):
+    with pytest.raises(DataError, match=r"mine: would expand from 18 to 18,432 bytes, .*; lower --data\.size"):
         read(folder)

@@ -96,8 +96,8 @@ class RunDir:
             raise DynconvError(f"{folder}: cannot be created ({error.strerror}); choose another --run") from error
         run = cls(folder, record)
         text = yaml.safe_dump({"format": FORMAT, **record.tree()}, sort_keys=False)
-        run._write_text("config.yaml", f"# data: {escaped(environment.data)}\n{text}")
-        run._write_text("environment.json", json.dumps(environment.tree(), indent=2) + "\n")
+        write_text(run.path / "config.yaml", f"# data: {escaped(environment.data)}\n{text}")
+        write_text(run.path / "environment.json", json.dumps(environment.tree(), indent=2) + "\n")
         return run
 
     @classmethod
@@ -197,7 +197,7 @@ class RunDir:
                 kept.append(line)
             if within_epoch and content["kind"] == "step" and content["step"] == step:
                 break
-        self._write_text("metrics.jsonl", "".join(f"{line}\n" for line in kept))
+        write_text(self.path / "metrics.jsonl", "".join(f"{line}\n" for line in kept))
         summary = self.path / "summary.json"
         try:
             summary.unlink(missing_ok=True)
@@ -241,7 +241,7 @@ class RunDir:
     def write_summary(self, summary: Summary) -> None:
         """Writes summary.json, adding the command."""
         whole = summary.tree() | {"command": command_line()}
-        self._write_text("summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
+        write_text(self.path / "summary.json", json.dumps(whole, indent=2, allow_nan=False) + "\n")
 
     def summary(self) -> Summary | None:
         """The content of summary.json; None if the run has not ended. Raises DynconvError if it is damaged."""
@@ -264,9 +264,6 @@ class RunDir:
     def predictions(self) -> Predictions:
         """The content of predictions.npz. Raises DynconvError if it is missing or damaged."""
         return read_predictions(self.path / "predictions.npz", f"`dynconv evaluate {self.path}` predicts again")
-
-    def _write_text(self, name: str, text: str) -> None:
-        write_text(self.path / name, text)
 
 
 def _cannot_go_on(file: Path, error: OSError) -> DynconvError:

@@ -26,10 +26,10 @@ from typing import TYPE_CHECKING, Any
 
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset
+from dynconv.data.expansion import check_expansion
 from dynconv.data.frame import DataConfig
 from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, in_order
 from dynconv.data.listing import read as read_listing
-from dynconv.data.numpy_file import check_expansion
 from dynconv.data.registry import form
 from dynconv.data.tree import Content, Parts, Store, is_hidden
 from dynconv.errors import escaped

@@ -11,8 +11,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from dynconv.data import numpy_file
 from dynconv.data.dataset import Dataset, Split
+from dynconv.data.expansion import check_expansion
 from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.room import room_for
 from dynconv.errors import escaped
@@ -51,7 +51,7 @@ def _fits(images: Tensor, frame: Frame) -> bool:
 
 def _framed(images_N3HW: Tensor, frame: Frame, origin: str) -> Tensor:
     advice = "lower --data.size, or give fewer images"
-    numpy_file.check_expansion(escaped(origin), len(images_N3HW) * frame.size**2 * 3, images_N3HW.numel(), advice)
+    check_expansion(escaped(origin), len(images_N3HW) * frame.size**2 * 3, images_N3HW.numel(), advice)
     found = room_for(len(images_N3HW), frame.size)
     places = found.permute(0, 2, 3, 1).numpy()
 

@@ -17,16 +17,13 @@ import numpy as np
 from numpy.lib import format as npy
 
 from dynconv.data.dataset import DataError
+from dynconv.data.expansion import check_expansion
 from dynconv.errors import escaped
 
-FREE = 256 << 20
-"""Bytes of arrays that any file may hold: 83,000 images of 32x32."""
 LARGEST = 4 << 30
 """Maximum bytes of one array in any file: 1.4 million images of 32x32. A sparse file takes no space on disk."""
 NUMBERS = "biuf"
 """Whole and fractional numbers and truth values, as NumPy's `dtype.kind` names them."""
-EXPANSION = 100
-"""Maximum expansion relative to the size on disk, beyond `FREE`; photographs deflate to 1/2, drawings to 1/20."""
 
 
 def load(path: Path) -> np.ndarray:
@@ -71,15 +68,6 @@ def load_archive(path: Path, names: Collection[str], kinds: str = NUMBERS) -> di
     except Exception as error:  # zipfile, zlib and NumPy each raise their own exceptions
         raise DataError(f"{where}: truncated or not an .npz of numbers ({_reason(error)}); save it again") from error
     return arrays
-
-
-def check_expansion(where: str, expanded: int, size: int, instead: str) -> None:
-    """Raises DataError if `size` bytes may not become `expanded` bytes in memory; `instead` says what to do."""
-    if expanded > max(FREE, EXPANSION * size):
-        raise DataError(
-            f"{where}: would expand from {size:,} to {expanded:,} bytes, more than {EXPANSION} times its size; "
-            + instead
-        )
 
 
 def _read(file: IO[bytes], size: int, kinds: str) -> np.ndarray:

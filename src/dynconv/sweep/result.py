@@ -120,10 +120,10 @@ class Result:
             | row.about
             for row in self.rows
         ]
-        _write(folder / "sweep.json", json.dumps(about | {"trials": trials}, indent=1) + "\n")
-        _write(folder / "sweep.csv", self._csv())
+        write_text(folder / "sweep.json", json.dumps(about | {"trials": trials}, indent=1) + "\n")
+        write_text(folder / "sweep.csv", self._csv())
         if self.ranked:
-            _write(folder / "best.yaml", self._best_yaml())
+            write_text(folder / "best.yaml", self._best_yaml())
 
     def _csv(self) -> str:
         figures = ("epochs", "epochs_done", "relative_time", "train_seconds", "training_flop", "parameters")
@@ -169,7 +169,3 @@ def number_text(value: Any) -> str:
     if isinstance(value, Sequence) and not isinstance(value, str):
         return " ".join(map(number_text, value))
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _write(path: Path, text: str) -> None:
-    write_text(path, text)
