@@ -71,6 +71,21 @@ def test_copies_damage_and_wrong_labels_are_named(pets: Path, capsys: pytest.Cap
     assert len(found["advice"]) == 4
 
 
+def test_of_many_copies_those_that_differ_are_named_first(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Else a row of copies with different labels can name images of one class alone."""
+    first = pets / "train/[red]cat/0.png"
+    for number in range(100, 106):
+        (pets / f"train/[red]cat/{number}.png").write_bytes(first.read_bytes())
+    (pets / "train/dög/copy.png").write_bytes(first.read_bytes())
+
+    assert main(["data", str(pets)]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    row = lines[lines.index("copies with different labels: 1") + 1]
+    assert "[red]cat" in row and "dög/copy.png (train)" in row
+    assert row.endswith(" = ... (4 more)")
+
+
 def test_a_folder_without_splits_says_how_it_is_split(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = examined(capsys, str(pets / "train"))
 

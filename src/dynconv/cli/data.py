@@ -34,6 +34,7 @@ from dynconv.training.suited import augment_for_size
 
 _COLUMNS = 10  # images of a class on the contact sheet
 _MOST_SHOWN = 20  # rows of a list
+_MOST_COPIES = 4  # images of a group of copies that a row names
 
 
 class DataArguments(Arguments):
@@ -125,12 +126,12 @@ def _print(found: Contents, doubtful: list[Doubt], *, asked: bool) -> None:
         table.add_row(Text(escaped(each)), *(f"{found.count(label, split):,}" for split in found.used_splits))
     console.print(table)
     _print_list(console, "damaged", [shown_path(found.damaged[each], found.origin) for each in sorted(found.damaged)])
-    for title, groups in (
-        ("copies", found.copies),
-        ("copies across splits", found.across_splits),
-        ("copies with different labels", found.across_classes),
+    for title, groups, differing in (
+        ("copies", found.copies, found.names),
+        ("copies across splits", found.across_splits, found.splits),
+        ("copies with different labels", found.across_classes, found.labels.tolist()),
     ):
-        _print_list(console, title, [" = ".join(_named(found, each) for each in group[:4]) for group in groups])
+        _print_list(console, title, [_copies(found, group, differing) for group in groups])
     if asked:
         _print_list(console, "labels in doubt", [
             f"{_named(found, each.position)}: {each.given} {each.given_probability:.1%}, "
@@ -147,6 +148,14 @@ def _print_list(console: Console, title: str, rows: Sequence[str]) -> None:
         console.print(f"  {row}", markup=False)
     if len(rows) > _MOST_SHOWN:
         console.print(f"  ... and {len(rows) - _MOST_SHOWN:,} more; --json lists them all")
+
+
+def _copies(found: Contents, group: list[int], differing: Sequence[object]) -> str:
+    """Some images of a group of copies: one of each split or label in which they differ comes before the others."""
+    firsts = {differing[each]: each for each in reversed(group)}
+    shown = sorted(group, key=lambda each: (firsts[differing[each]] != each, each))[:_MOST_COPIES]
+    more = f" = ... ({len(group) - len(shown):,} more)" if len(group) > len(shown) else ""
+    return " = ".join(_named(found, each) for each in shown) + more
 
 
 def _named(found: Contents, position: int) -> str:
