@@ -8,6 +8,7 @@ from dynconv.cli.main import main
 from dynconv.errors import DynconvError
 from dynconv.sweep.config import Sweep, parse
 from dynconv.sweep.space import base_point, grid_point
+from dynconv.training.presets import PRESETS
 
 LR = {"low": 0.1, "high": 1}
 
@@ -74,7 +75,7 @@ def test_whole_numbers_are_searched_between_two(field: str) -> None:
         ({"trials": 0}, "trials: must be a whole number, at least 1, "),
         ({"metric": "test_accuracy"}, "metric: must be one of validation_accuracy, validation_loss, not test_accuracy"),
         ({"sampler": "tree"}, "sampler: must be one of tpe, random, grid, not tree"),
-        ({"preset": "quik"}, "preset: must be one of basic, quick, standard, accurate, best, not quik"),
+        ({"preset": "quik"}, f"preset: must be one of {', '.join(PRESETS)}, not quik"),
         ({"fields": {"epoch": 3}}, "fields: epoch: there is no such field; did you mean epochs?"),
         ({"fields": {"epochs": 0}}, "fields: epochs: must be a whole number, at least 1, "),
         ({"fields": {"seed": 3}}, "fields: seed cannot be set here: each trial has the seeds 0 to seeds - 1"),
