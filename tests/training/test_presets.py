@@ -23,7 +23,9 @@ def test_some_steps_of_a_preset_lower_the_loss(name: str) -> None:
 
     losses = []
     for epoch in range(6):
-        for images, target in training_batches(SPLIT, 10, config.augment, len(SPLIT.labels), config.image_size(0), epoch, 0):
+        for images, target in training_batches(
+            SPLIT, 10, config.augment, len(SPLIT.labels), config.image_size(0), epoch, 0
+        ):
             losses.append(trained.step(images, target, len(images))[0] / len(images))
 
     assert all(torch.isfinite(parameter).all() for parameter in net.parameters())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import statistics
-import time
 import warnings
 from collections.abc import Callable
 from functools import partial
@@ -13,9 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dynconv.bench.turns import medians
 from dynconv.data import shapes
 from dynconv.export import export, onnx_file
 from dynconv.inference.predictor import Predictor
+from dynconv.layer.measured import seconds_of
 from dynconv.model.net import Net
 from dynconv.model.tta import batched_logits
 
@@ -39,18 +39,16 @@ def measure_infer(predictor: Predictor, batch: int, rounds: int) -> dict[str, An
     rates: dict[str, dict[str, float]] = {name: {} for name in methods}
     for size in dict.fromkeys((1, batch)):
         images = dataset.test.images[:size].contiguous()
-        calls = -(-LEAST // size)
-        times: dict[str, list[float]] = {name: [] for name in methods}
-        for turn in range(rounds + 1):
-            for name, method in methods.items():
-                began = time.perf_counter()
-                for _ in range(calls):
-                    method(images)
-                if turn:
-                    times[name].append((time.perf_counter() - began) / calls)
-        for name, taken in times.items():
-            rates[name][str(size)] = size / statistics.median(taken)
+        parts = [images] * -(-LEAST // size)
+        timed = {name: partial(seconds_of, partial(_all, method, parts), 0.0) for name, method in methods.items()}
+        for name, seconds in medians(timed, rounds).items():
+            rates[name][str(size)] = size * len(parts) / seconds
     return {"images_per_second": rates}
+
+
+def _all(method: Callable[[Tensor], object], batches: list[Tensor]) -> None:
+    for images_NCHW in batches:
+        method(images_NCHW)
 
 
 def _methods(net: Net, images: Tensor) -> dict[str, Callable[[Tensor], object]]:

@@ -11,7 +11,6 @@ import ctypes
 import gc
 import json
 import os
-import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -24,6 +23,7 @@ from torch.nn import functional as F
 
 from dynconv.artifacts.files import write_text
 from dynconv.bench.shapes import Shape, shapes
+from dynconv.bench.turns import HOPELESS, medians
 from dynconv.layer import choice
 from dynconv.layer.algorithms import ALGORITHMS
 from dynconv.layer.geometry import Geometry
@@ -34,7 +34,6 @@ from dynconv.model.config import ModelConfig
 
 Method = Callable[[Tensor, Tensor, Tensor, Shape], Tensor]
 BASELINES = ("static", "loop", "grouped")
-HOPELESS = 5.0  # times slower than the best in the first round: not measured again
 
 
 def _static(x: Tensor, weight: Tensor, a: Tensor, shape: Shape) -> Tensor:
@@ -154,17 +153,12 @@ def _measure_cell(
             training(method)
         found[name]["peak_mib"] = mebibytes()
     for mode, run in (("inference", inference), ("training", training)):
-        times: dict[str, list[float]] = {name: [] for name in methods}
-        for turn in range(rounds + 1):
-            for name, method in methods.items():
-                best = min((min(t) for t in times.values() if t), default=0.0)
-                if turn > 1 and min(times[name]) > HOPELESS * best:
-                    continue
-                seconds = seconds_of(partial(run, method), 5e-3, partial(_wait, device))
-                if turn:  # the first round warms up
-                    times[name].append(seconds)
-        for name, taken in times.items():
-            found[name][f"{mode}_ms"] = 1e3 * statistics.median(taken)
+        timed = {
+            name: partial(seconds_of, partial(run, method), 5e-3, partial(_wait, device))
+            for name, method in methods.items()
+        }
+        for name, seconds in medians(timed, rounds, HOPELESS).items():
+            found[name][f"{mode}_ms"] = 1e3 * seconds
     return found
 
 

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from dynconv.bench.turns import medians
 from dynconv.data import shapes
 from dynconv.inference.files import Reader
 from dynconv.inference.predict import predict
 from dynconv.inference.predictor import Predictor
+from dynconv.layer.measured import seconds_of
 
 IMAGES = 2000
 
@@ -37,12 +38,6 @@ def measure_predict(predictor: Predictor, rounds: int) -> dict[str, Any]:
             "the network": lambda: predictor.logits(images),
             "predict, both": lambda: list(predict(predictor, sources, top=1, tta=False)),
         }
-        times: dict[str, list[float]] = {name: [] for name in parts}
-        for turn in range(rounds + 1):
-            for name, part in parts.items():
-                began = time.perf_counter()
-                part()
-                if turn:
-                    times[name].append(time.perf_counter() - began)
-    rates = {name: IMAGES / statistics.median(taken) for name, taken in times.items()}
+        seconds = medians({name: partial(seconds_of, part, 0.0) for name, part in parts.items()}, rounds)
+    rates = {name: IMAGES / taken for name, taken in seconds.items()}
     return {"images": IMAGES, "precision": predictor.precision, "images_per_second": rates}

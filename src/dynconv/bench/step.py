@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from dynconv.bench import profile
-from dynconv.bench.layer import HOPELESS
+from dynconv.bench.turns import HOPELESS, medians
 from dynconv.data.augment import AugmentConfig
 from dynconv.data.batches import training_batches
 from dynconv.data.dataset import Split
@@ -53,8 +53,7 @@ def measure_step(
 ) -> dict[str, Any]:
     """Times a whole training step (forward, loss, backward, optimizers) on random images on the CPU.
 
-    Methods take turns, and each round starts with a different one. A method far slower than the best is timed once,
-    after one warm-up step.
+    Methods take turns, see `turns.medians`.
 
     Returns:
         By dtype, the median images per second: under "algorithms" for each algorithm that can compute every layer, with
@@ -71,22 +70,11 @@ def measure_step(
         nets = {k: _Training(recipe, k, images) for k in {recipe.model.experts, *((k,) for k in experts)}}
         own = nets[recipe.model.experts]
         names = [name for name in ALGORITHMS if own.can_compute(images[:2], labels[:2], dtype, name)]
-        methods = [("algorithms", name, own, name) for name in ("auto", *names)]
-        methods += [("experts", str(k), nets[k,], "auto") for k in experts]
-        times: dict[tuple[str, str], list[float]] = {(group, name): [] for group, name, _, _ in methods}
-        for turn in range(rounds + 1):
-            for place in range(len(methods)):
-                group, name, net, algorithm = methods[(place + turn) % len(methods)]
-                taken = times[group, name]
-                best = min(min(t) for t in times.values() if t) if turn > 1 else 0.0
-                if turn > 1 and min(taken) > HOPELESS * best:
-                    continue
-                seconds = net.seconds(images, labels, dtype, algorithm)
-                if turn:  # the first round warms up
-                    taken.append(seconds)
+        methods = {("algorithms", name): partial(own.seconds, images, labels, dtype, name) for name in ("auto", *names)}
+        methods |= {("experts", str(k)): partial(nets[k,].seconds, images, labels, dtype, "auto") for k in experts}
         rates: dict[str, Any] = {"algorithms": {}, "experts": {}}
-        for (group, name), taken in times.items():
-            rates[group][name] = batch / statistics.median(taken)
+        for (group, name), seconds in medians(methods, rounds, HOPELESS).items():
+            rates[group][name] = batch / seconds
         found["types"][dtype] = rates | _parts(recipe, own, labels, dtype)
     return found
 

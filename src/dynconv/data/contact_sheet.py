@@ -13,15 +13,49 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from dynconv.data.augment import AugmentConfig, require_shift_within
+from dynconv.data.batches import training_batches
+from dynconv.data.dataset import Split
+from dynconv.data.examine import Contents
+from dynconv.data.listing import TRAIN
+
 SMALLEST, LARGEST = 64, 128
 """Side of a shown image in pixels: smaller ones are enlarged by a whole number, larger ones are made smaller."""
 CLASSES = 20
 """The most rows."""
+COLUMNS = 10
+"""Images in a row."""
 _GAP, _MARGIN, _TEXT, _LONGEST = 4, 12, 15, 180  # pixels; _TEXT: height of the font, _LONGEST: width of a name
 _INK, _FAINT, _PAPER, _NONE = "#222222", "#707070", "#ffffff", "no images"
 
 
-def contact_sheet(images: Tensor, labels: Tensor, classes: Sequence[str], columns: int = 10) -> Image.Image:
+def sample(found: Contents) -> tuple[Tensor, Tensor]:
+    """As many images of each class as a row holds, drawn at random, and their labels; each time the same."""
+    order = torch.randperm(len(found.labels), generator=torch.Generator().manual_seed(0))
+    first = torch.cat([order[found.labels[order] == label][:COLUMNS] for label in range(len(found.classes))])
+    return found.images[first], found.labels[first]
+
+
+def as_training_sees(found: Contents, augment: AugmentConfig) -> tuple[Tensor, Tensor]:
+    """The first training image of each class in one epoch after another, and what training takes it for.
+
+    Raises:
+        DataError: the augmentation shifts images further than they are wide.
+    """
+    is_train = torch.tensor([split == TRAIN for split in found.splits])
+    images, labels = found.images[is_train], found.labels[is_train]
+    first = [int((labels == label).nonzero()[0, 0]) for label in range(len(found.classes)) if (labels == label).any()]
+    require_shift_within(augment, found.frame.size)
+    split, classes = Split(images[first], labels[first]), len(found.classes)
+    seen, targets = [], []
+    for epoch in range(COLUMNS):
+        for x_NCHW, target in training_batches(split, classes, augment, len(first), found.frame.size, epoch, 0):
+            seen.append((x_NCHW.clamp(0, 1) * 255).round().byte().contiguous())
+            targets.append(target.argmax(1) if target.is_floating_point() else target)
+    return torch.cat(seen), torch.cat(targets)
+
+
+def contact_sheet(images: Tensor, labels: Tensor, classes: Sequence[str], columns: int = COLUMNS) -> Image.Image:
     """Draws the first `columns` images of each class beside the class's name.
 
     Of more than 20 classes, it shows the first 20 and says how many more there are. Characters that the font lacks

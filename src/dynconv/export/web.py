@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from dynconv.export.runtime import Runtime
 from dynconv.inference import class_routing
 from dynconv.inference.predictor import Predictor
 from dynconv.page import files, samples
+from dynconv.page.about import about
 
 _FOLDER = Path(__file__).parent / "page"
 _SCRIPTS = ("page.js", "camera.js", "image.js", "network.js")
@@ -79,10 +79,10 @@ def export(
 def _contents(predictor: Predictor, dataset: Dataset, built: Built, runtime: Runtime, name: str) -> dict[str, bytes]:
     """The folder's files by their paths in it."""
     drawings = samples.draw(predictor.classes)
-    about = _about(predictor, dataset, runtime, name, list(drawings))
+    told = _about(predictor, dataset, runtime, name, list(drawings))
     found = {
         "model.onnx": built.content,
-        "model.json": json.dumps(about).encode(),
+        "model.json": json.dumps(told).encode(),
         **{name: text.encode() for name, text in files.shared().items()},
         **{name: (_FOLDER / name).read_bytes() for name in _SCRIPTS},
         **{f"runtime/{name}": content for name, content in runtime.files.items()},
@@ -98,21 +98,10 @@ def _contents(predictor: Predictor, dataset: Dataset, built: Built, runtime: Run
 
 
 def _about(predictor: Predictor, dataset: Dataset, runtime: Runtime, name: str, drawings: list[str]) -> dict[str, Any]:
-    """What the page has to know: the fields of the server's GET /v1/model, and how images are framed."""
-    means = class_routing.measure(predictor, dataset.test)
+    """What the page has to know, and how it frames images."""
     return {
-        "name": name,
-        "version": version("dynconv"),
+        **about(predictor, name, class_routing.measure(predictor, dataset.test), drawings),
         "runtime": f"onnxruntime-web {runtime.version}",
-        "data": predictor.data_name,
-        "classes": list(predictor.classes),
-        "blocks": len(predictor.model.widths),
-        "experts": list(predictor.model.per_block("experts")),
-        "class_routing": [
-            [[None if value != value else round(value, 5) for value in row] for row in mean_CK.tolist()]
-            for mean_CK in means
-        ],
-        "samples": drawings,
         "frame": {
             **asdict(predictor.frame),
             "columns_first": int(PIL.__version__.partition(".")[0]) >= 13,  # python-pillow/Pillow#9549

@@ -312,7 +312,7 @@ def _agree(times: Sequence[float]) -> bool:
     return next_to_it <= _SETTLED * least
 
 
-def seconds_of(run: Callable[[], None], least: float = 1e-3, wait: Callable[[], None] = lambda: None) -> float:
+def seconds_of(run: Callable[[], object], least: float = 1e-3, wait: Callable[[], None] = lambda: None) -> float:
     """Seconds of one call; of several in a row where one is too short to time.
 
     Args:

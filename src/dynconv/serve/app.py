@@ -19,6 +19,7 @@ from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.types import ASGIApp
 
+from dynconv.page.about import about
 from dynconv.serve import pages, schemas, upload
 from dynconv.serve.batching import Answer, Batcher
 from dynconv.serve.current import Current
@@ -122,20 +123,9 @@ def _add_model(app: FastAPI, current: Current, limits: Limits, guarded: list[Dep
 
 def _about(current: Current, limits: Limits) -> schemas.ModelAnswer:
     served = current.served
-    model = served.predictor.model
     return schemas.ModelAnswer(
-        name=served.name,
-        version=version("dynconv"),
+        **about(served.predictor, served.name, served.class_routing, current.drawings),
         loaded=datetime.fromtimestamp(int(current.since), UTC),
-        data=served.predictor.data_name,
-        classes=list(served.predictor.classes),
-        blocks=len(model.widths),
-        experts=list(model.per_block("experts")),
-        class_routing=[
-            [[None if value != value else value for value in row] for row in mean_CK.tolist()]
-            for mean_CK in served.class_routing
-        ],
-        samples=list(current.drawings),
         limits=schemas.LimitsAnswer(body=limits.body, images=limits.images, pixels=limits.pixels),
     )
 
