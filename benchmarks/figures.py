@@ -9,7 +9,8 @@ A page names a study where its table stands, and what stands there is replaced:
 
 A study that names curves gets a picture of accuracy against multiply-adds, docs/NAME.png.
 
-Accuracies and losses are those of the last epoch on the hold-out; differences are paired by seed, with Student's 95 %
+Accuracies and losses are those of the last epoch on the hold-out, or on the test set where nothing was held out;
+differences are paired by seed, with Student's 95 %
 interval (docs/protocol.md).
 """
 
@@ -79,14 +80,15 @@ def row(study: Study, name: str, runs: dict[str, dict[int, Line]]) -> list[str]:
     similar = [value for line in lines for value in line["measured"]["cosines"] if value is not None]
     lost = [100 * line["measured"]["lost_with"]["mean"] for line in lines if "lost_with" in line["measured"]]
     compared = name != arm.reference and arm.reference in runs
+    images = "validation" if config.holdout else "test"
     return [
         arm.about,
         f"{first['summary']['parameters'] / 1e6:.2f}",
         f"{first['summary']['multiply_adds'] / 1e6:.1f}",
         f"{flop / 1e15:.4f}",
-        spread([100 * last(line, "validation_accuracy") for line in lines], ".2f"),
-        spread([last(line, "validation_loss") for line in lines], ".3f"),
-        difference(runs[name], runs[arm.reference], "validation_accuracy") if compared else "",
+        spread([100 * last(line, f"{images}_accuracy") for line in lines], ".2f"),
+        spread([last(line, f"{images}_loss") for line in lines], ".3f"),
+        difference(runs[name], runs[arm.reference], f"{images}_accuracy") if compared else "",
         str(len(lines)),
         f"{statistics.mean(similar):.2f}" if similar else "",
         f"{statistics.mean(lost):.1f}" if lost else "",
