@@ -41,11 +41,11 @@ def train(
         run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
-        deterministic: whether to compute by algorithms that give the same bits each time, see `dynconv train --help`.
+        deterministic: whether to compute by algorithms that give the same bits each time, see `dynconv train --help-all`.
         log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
         size, fit: how images of any size and shape are read, as --data.size and --data.fit: 64, or auto; crop, pad or
             stretch.
-        fields: hyper-parameters, as `dynconv train --help` lists them: seed=3, epochs=5, model={"experts": 4}.
+        fields: hyper-parameters, as `dynconv train --help-all` lists them: seed=3, epochs=5, model={"experts": 4}.
 
     Raises:
         DynconvError: no such preset, field, data or device, or the directory cannot be written.

@@ -106,7 +106,7 @@ def test_the_options_are_those_of_the_help(
     monkeypatch.setenv("COLUMNS", "120")
     text = script("fish").read_text()
     with pytest.raises(SystemExit):
-        main([verb, "--help"])
+        main([verb, "--help-all"])
     lines = [line for line in capsys.readouterr().out.splitlines() if re.match(r"[│ ]+(-h, )?--[a-z]", line)]
     shown = {
         flag for line in lines for flag in re.findall(r"--[a-z][\w.-]*", re.split(r" {2,}|\{|[A-Z]{3,}", line[2:])[0])

@@ -71,8 +71,11 @@ def test_copies_damage_and_wrong_labels_are_named(pets: Path, capsys: pytest.Cap
     assert len(found["advice"]) == 4
 
 
-def test_of_many_copies_those_that_differ_are_named_first(pets: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_many_copies_those_that_differ_are_named_first(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Else a row of copies with different labels can name images of one class alone."""
+    monkeypatch.chdir(tmp_path)
     first = pets / "train/[red]cat/0.png"
     for number in range(100, 106):
         (pets / f"train/[red]cat/{number}.png").write_bytes(first.read_bytes())

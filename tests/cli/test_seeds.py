@@ -41,7 +41,8 @@ def test_a_run_that_was_interrupted_is_continued(tmp_path: Path) -> None:
     ("words", "said"),
     [
         (["0-"], "must be seeds such as 0-4 or 0,3,7"),
-        (["1,1"], "must name each seed once"),
+        (["4-0"], "must be seeds such as 0-4 or 0,3,7"),
+        (["1,1"], "seeds: must be different seeds"),
         (["0-1", "--seed", "3"], "--seeds goes with neither --seed nor --resume"),
         (["0-1", "--time", "3h"], "--time goes with none of"),
     ],

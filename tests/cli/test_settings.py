@@ -163,7 +163,7 @@ def test_help_shows_every_field_with_its_text_and_the_presets_defaults(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(SystemExit) as stop:
-        settings("basic", "--help", "--seed", "77")
+        settings("basic", "--help-all", "--seed", "77")
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
 
     assert stop.value.code == 0
@@ -178,6 +178,16 @@ def test_help_shows_every_field_with_its_text_and_the_presets_defaults(
         assert flag in text
     assert "K, the number of convolutions in a block." in text
     assert f"(default: {PRESETS['basic']().optim.lr})" in text
+
+
+def test_the_short_help_shows_what_is_used_most(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        settings("basic", "--help")
+    text = capsys.readouterr().out
+
+    assert stop.value.code == 0
+    assert "--help-all" in text and "--epochs" in text and "--model.experts" in text and "--run" in text
+    assert "--optim.label-smoothing" not in text and text.count("\n") < 80
 
 
 def test_what_evaluate_cannot_do_without() -> None:

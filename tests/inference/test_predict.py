@@ -158,9 +158,7 @@ def test_every_image_is_answered_whatever_its_name_and_the_encoding_of_the_outpu
         assert r"red \x1b[31m.png" in printed and r"two\nlines.png" in printed
 
 
-def test_the_packaged_weights_say_which_classes_they_know(
-    pictures: Path, run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_which_classes_are_known_is_said(pictures: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = str(pictures / "0000.png")
     known = (
         "10 classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck; every image gets one of them"
@@ -169,9 +167,30 @@ def test_the_packaged_weights_say_which_classes_they_know(
     assert main(["predict", image]) == 0
     said = capsys.readouterr()
     assert said.err.splitlines() == [known] and len(said.out.splitlines()) == 1
-    for words in (["--json"], ["--csv"], ["--model", str(run)]):
+    for words in (["--json"], ["--csv"]):
         assert main(["predict", image, *words]) == 0
         assert capsys.readouterr().err == ""
+    assert main(["predict", image, "--model", str(run)]) == 0
+    assert capsys.readouterr().err.startswith(f"{len(shapes.CLASSES)} classes: {', '.join(shapes.CLASSES)}; every")
+
+
+def test_images_of_which_it_is_not_sure_enough(
+    pictures: Path, run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Above each image's own probability it is unsure, below it is not."""
+    image = str(pictures / "0000.png")
+    words = ["predict", image, "--model", str(run), "--json"]
+    assert main(words) == 0
+    known = json.loads(capsys.readouterr().out)
+
+    for least, answer in ((known["probability"] * 0.99, known["class"]), (1.0, None)):
+        assert main([*words, "--min-probability", str(least)]) == 0
+        assert json.loads(capsys.readouterr().out) == {**known, "class": answer}
+    words[-1:] = ["--min-probability", "1", "--copy-to", str(tmp_path / "sorted")]
+    assert main(words) == 0
+    said = capsys.readouterr()
+    assert "unsure: " in said.out and "images below 100% are unsure" in said.err
+    assert [path.parent.name for path in (tmp_path / "sorted").rglob("*.png")] == ["unsure"]
 
 
 def test_copies_go_under_their_class_and_overwrite_nothing(

@@ -67,3 +67,9 @@ def test_no_better_than_chance(images: tuple[int, int], fields: dict[str, Any], 
     (line,) = advice.on_accuracy(images[0] / 100, labels, config)
     assert line.startswith(f"the accuracy is no better than chance ({images[0]}.00%)") and line.endswith(end)
     assert advice.on_accuracy(images[0] / 100 + 0.01, labels, config) == []
+
+
+def test_few_images_cannot_tell_whether_anything_was_learned() -> None:
+    (line,) = advice.on_accuracy(1 / 3, torch.tensor([0, 1, 2]), CONFIG)
+
+    assert line == "the 3 images that it was tested on are too few to tell whether it learned anything"

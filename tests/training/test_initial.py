@@ -18,6 +18,7 @@ from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 from dynconv.training.initial import freeze, take_over
 from dynconv.training.optim import part_of
+from dynconv.training.trainer import Trainer
 
 SOFTMAX = ModelConfig(widths=(8, 8, 16), pools=(2,), experts=2, router_hidden=(4,), squeeze_excite=(4,), norm="none")
 CLASSES = tuple("abcdefghij")
@@ -58,7 +59,7 @@ def test_split_experts_mix_to_nearly_what_the_one_was_and_can_part(model: ModelC
     said = take_over(new, CLASSES, weights_of(old, model))
     bank, before = (net.backbone[0].conv.weight.detach() for net in (new, old))
 
-    assert said[0].startswith("block 1: experts, each split into 3,")
+    assert said[0].startswith("block 1: experts (each split into 3), ")
     torch.testing.assert_close(new.routing_weights(images())[0].view(5, 2, 3).sum(2), old.routing_weights(images())[0])
     assert (old(images()) - new(images())).abs().max() < 0.2 * old(images()).std() + 0.02
     assert all(not torch.equal(bank[0], bank[k]) for k in (1, 2))
@@ -69,15 +70,16 @@ def test_split_experts_mix_to_nearly_what_the_one_was_and_can_part(model: ModelC
     ("change", "said"),
     [
         ({"widths": (8, 4)}, ["block 1: experts, router, normalisation taken", "block 2: new"]),
-        ({"experts": (3,)}, None),
-        ({"gate": ("sigmoid",), "experts": (4,)}, None),
+        ({"experts": (3,)}, "init: these weights have K = 2, which 3 does not fit; set model.experts to 2"),
+        ({"gate": ("sigmoid",), "experts": (4,)}, "set model.experts to 2, as this gate needs"),
+        ({"widths": (4, 8)}, "init: no block of these weights has the shape of one here"),
         ({"widths": (8, 8, 8), "pools": (4, 2, 1)}, ["block 2: experts, router, normalisation taken", "block 3: new"]),
     ],
 )
-def test_what_does_not_fit_is_new(change: dict[str, Any], said: list[str] | None) -> None:
+def test_what_does_not_fit_is_new(change: dict[str, Any], said: list[str] | str) -> None:
     old, new = network(CONFIG.model), network(CONFIG.model.model_copy(update=change))
-    if said is None:
-        with pytest.raises(DynconvError, match="init: no block of these weights"):
+    if isinstance(said, str):
+        with pytest.raises(DynconvError, match=said):
             take_over(new, CLASSES, weights_of(old, CONFIG.model))
     else:
         assert set(said) <= set(take_over(new, CLASSES, weights_of(old, CONFIG.model)))
@@ -167,9 +169,31 @@ def test_a_run_from_weights_goes_on_without_them(tmp_path: Path, trained: Path) 
     assert [line.loss for line in api.Run(run)._run.metrics().steps] == losses
 
 
+def test_what_was_killed_before_its_first_state_starts_from_the_weights_again(
+    tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["train", "quick", *WORDS, "--no-report", "--no-tta", "--init", str(trained)]
+    assert main([*words, "--run", str(tmp_path / "whole")]) == 0
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Trainer, "fit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            main([*words, "--run", str(tmp_path / "run")])
+    caplog.clear()
+    caplog.set_level(logging.INFO, "dynconv")
+    assert main(["train", "--resume", str(tmp_path / "run"), "--no-report"]) == 0
+
+    assert "  head: taken" in caplog.messages
+    losses, whole = ([line.loss for line in api.Run(tmp_path / name)._run.metrics().steps] for name in ("run", "whole"))
+    assert losses == whole
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+        (["--init", "TRAINED", "--model.experts", "3"], "these weights have K = 2, which 3 does not fit"),
+        (["--init", "TRAINED", "--model.grey"], "init: these weights were trained with other preprocessing"),
+        (["--freeze", "experts", "routers", "biases", "head"], "leave nothing to learn"),
         (
             ["--init", "/nowhere"],
             "/nowhere: does not exist; name a run directory, a weights file, or accurate or standard",
@@ -177,6 +201,9 @@ def test_a_run_from_weights_goes_on_without_them(tmp_path: Path, trained: Path) 
         (["--freeze", "block9"], "freeze: must be of block1 to block2, experts, routers, biases, head, not block9"),
     ],
 )
-def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str) -> None:
+def test_mistakes_are_one_line_and_leave_no_run(
+    tmp_path: Path, trained: Path, capsys: pytest.CaptureFixture[str], words: list[str], said: str
+) -> None:
+    words = [str(trained) if word == "TRAINED" else word for word in words]
     assert main(["train", "quick", *WORDS, *words, "--run", str(tmp_path / "run")]) == 2
     assert said in capsys.readouterr().err and not (tmp_path / "run").exists()

@@ -99,6 +99,8 @@ def test_few_images_are_trained_in_small_batches_for_many_epochs() -> None:
     assert found.config.batch_size == found.config.micro_batch == 25
     assert 400 <= found.config.epochs * (300 // 25) <= 700
     assert found.changes == [f"for 300 training images: batches of 25, {found.config.epochs} epochs"]
+    fewest = suited(PRESETS["quick"](), dataset(12), chosen=()).config
+    assert fewest.batch_size == fewest.micro_batch == 8
     kept = suited(PRESETS["quick"](), dataset(300), chosen=["epochs"]).config
     assert kept.epochs == PRESETS["quick"]().epochs and kept.batch_size == 25
 

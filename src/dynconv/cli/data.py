@@ -21,7 +21,7 @@ from dynconv.data.frame import DataConfig
 from dynconv.data.overview import as_dict, print_overview
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
-from dynconv.training.suited import augment_for_size
+from dynconv.training.suited import augment_for
 
 
 class DataArguments(Arguments):
@@ -59,7 +59,7 @@ def run(words: Sequence[str]) -> int:
     if arguments.sheet or not arguments.json_:
         path = arguments.sheet or Path("contact-sheet.png")
         if arguments.augmented:
-            augment = augment_for_size(arguments.augment, found.frame.size, chosen_fields(words, None))
+            augment = augment_for(found.name, arguments.augment, found.frame.size, chosen_fields(words, None))
             images, labels = as_training_sees(found, augment)
         else:
             images, labels = sample(found)

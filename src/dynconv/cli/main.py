@@ -23,7 +23,7 @@ Train and use image classifiers with dynamic convolutions.
 
 {_LIST}
 
-  dynconv COMMAND --help                  all options of a command
+  dynconv COMMAND --help                  the options of a command; --help-all: every hyper-parameter, too
   dynconv --version
 
 examples:
@@ -35,6 +35,10 @@ examples:
 
 exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input,
   75 stopped by a scheduler, 130 interrupted"""
+
+_SLOW = ("train", "sweep", "serve", "bench")
+"""Commands that take seconds to say anything, because of what they import; others end about as soon."""
+_HELP = {"-h", "--help", "--help-all"}
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -91,6 +95,8 @@ def _run(words: Sequence[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
         raise DynconvError(f"no command {words[0]!r}; {hint}")
     _never_fail_to_print()
+    if words[0] in _SLOW and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0" and not _HELP & set(words):
+        print(f"dynconv {dynconv.__version__}: loading PyTorch", file=sys.stderr, flush=True)
     code: int = importlib.import_module(f"dynconv.cli.{words[0]}").run(words[1:])
     return code
 

@@ -11,7 +11,7 @@ import inspect
 import io
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -30,6 +30,8 @@ from dynconv.cli.verbs import VERBS
 from dynconv.errors import DynconvError
 from dynconv.validation import did_you_mean, field_names, validate
 
+ALL = "--help-all"
+"""Shows every option where --help shows those used most."""
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -42,7 +44,7 @@ class Arguments(BaseModel):
 
 
 def parse(model: type[Model], words: Sequence[str], verb: str) -> Model:
-    """The values of `words`; prints help and raises SystemExit(0) if they ask for it.
+    """The values of `words`; prints help and raises SystemExit(0) if they ask for it, with --help or --help-all.
 
     Raises:
         DynconvError: an unknown option, or a value that its field does not accept.
@@ -68,11 +70,26 @@ def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
 # ----------------------------------------------------------------------------------------- the words, by tyro
 
 
+def asks_for_help(words: Sequence[str]) -> bool:
+    """Whether the words ask for help instead of a run."""
+    return not {"-h", "--help", ALL}.isdisjoint(words)
+
+
 def read_words(
-    model: type[BaseModel], words: Sequence[str], verb: str, **defaults: Any
+    model: type[BaseModel], words: Sequence[str], verb: str, short: Collection[str] | None = None, **defaults: Any
 ) -> tuple[dict[str, Any], list[str]]:
-    """The words as a tree of strings, with defaults for absent ones; and the words that were not understood."""
+    """The words as a tree of strings, with defaults for absent ones; and the words that were not understood.
+
+    Args:
+        short: the dotted names of the options that --help shows; --help-all shows all. By default both show all.
+    """
     said = io.StringIO()
+    about = inspect.getdoc(model)
+    if ALL in words or not asks_for_help(words):
+        short = None
+    if short is not None:
+        about = f"{about}\n\nThese are the options used most; --help-all shows all."
+    words = ["--help" if word == ALL else word for word in words]
     fields = model.model_fields.items()
     default = {name: field.get_default() for name, field in fields if not field.is_required()}
     try:
@@ -81,9 +98,9 @@ def read_words(
                 model,
                 args=list(words),
                 prog=f"dynconv {verb}",
-                description=f"{VERBS[verb][1]}\n\n{inspect.getdoc(model)}",
+                description=f"{VERBS[verb][1]}\n\n{about}",
                 default=default | defaults,
-                registry=_registry(),
+                registry=_registry(short),
                 return_unknown_args=True,
             )
     except SystemExit as stop:
@@ -97,8 +114,8 @@ def read_words(
     return {name: value for name, value in tree.items() if value is not None or name not in required}, unknown
 
 
-def _registry() -> ConstructorRegistry:
-    """Makes tyro pass the words on unchanged, for pydantic to validate."""
+def _registry(short: Collection[str] | None) -> ConstructorRegistry:
+    """Makes tyro pass the words on unchanged, for pydantic to validate; of all options only `short`, if it is given."""
     registry = ConstructorRegistry()
 
     @registry.primitive_rule
@@ -115,6 +132,8 @@ def _registry() -> ConstructorRegistry:
         for name, field in info.type.model_fields.items():
             if name == "preset" and "seed" in info.type.model_fields:  # TrainConfig's; it is a positional argument
                 continue
+            if short is not None and not _is_shown(field.annotation, name, short):
+                continue
             value, kind = default.get(name), hints[name]
             if value is None:  # no "(default: None)"; pydantic reports what is missing
                 bare, *marks = typing.get_args(kind) if typing.get_origin(kind) is Annotated else (kind,)
@@ -123,6 +142,13 @@ def _registry() -> ConstructorRegistry:
         return StructConstructorSpec(_tree, tuple(fields))
 
     return registry
+
+
+def _is_shown(kind: Any, name: str, short: Collection[str]) -> bool:
+    """Whether an option, or any of a group, is one of `short`. Names of fields differ between the groups shown."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return any(_is_shown(field.annotation, inner, short) for inner, field in kind.model_fields.items())
+    return name in short
 
 
 def _tree(**values: Any) -> dict[str, Any]:

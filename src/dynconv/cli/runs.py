@@ -13,12 +13,9 @@ from tyro.conf import Positional
 
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
-from dynconv.data.frame import SIZE
 from dynconv.errors import DynconvError
 from dynconv.report.runs import as_csv, as_json, as_table, chosen, read_runs
-from dynconv.training.config import TrainConfig
-from dynconv.training.presets import PRESETS
-from dynconv.validation import flat
+from dynconv.training.presets import by_field
 
 
 class RunsArguments(Arguments):
@@ -43,10 +40,7 @@ def run(words: Sequence[str]) -> int:
     show_messages()
     if arguments.csv and arguments.json_:
         raise DynconvError("--csv goes without --json; choose one")
-    # A run names the size of its images; for CIFAR-10 it is what the presets' `auto` means.
-    presets = {name: flat(make().model_dump(mode="json")) | {"data.size": SIZE} for name, make in PRESETS.items()}
-    presets["custom"] = flat(TrainConfig().model_dump(mode="json"))
-    rows = chosen(read_runs(arguments.folder, presets), arguments.filter, arguments.sort)
+    rows = chosen(read_runs(arguments.folder, by_field()), arguments.filter, arguments.sort)
     if arguments.csv:
         print(as_csv(rows), end="")
     elif arguments.json_:

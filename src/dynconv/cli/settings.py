@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.rundir import RunDir
-from dynconv.cli.parse import Arguments, read_words, refuse_unknown
+from dynconv.cli.parse import Arguments, asks_for_help, read_words, refuse_unknown
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
 from dynconv.training.initial import with_initial_model
@@ -23,6 +23,12 @@ from dynconv.training.seeds import seed_numbers
 from dynconv.validation import field_names, flat, validate
 
 DEFAULT_PRESET = "quick"
+
+SHORT = frozenset({
+    "preset", "config", "resume", "time", "seeds", "report", "data", "run", "device", "epochs", "seed", "holdout",
+    "experts", "widths", "gate", "lr", "init",
+})  # fmt: skip
+"""The options that --help shows, by the last part of their names."""
 
 
 def seconds_of(text: str | None) -> float:
@@ -83,19 +89,20 @@ def parse_training(model: type[Training], words: Sequence[str], verb: str) -> Tr
         DynconvError: an unknown option, a value that its field does not accept, or no such preset, file or run.
     """
     # Read preset, file and run first: they give the defaults that the command line and its help start from.
-    first, _ = read_words(model, [word for word in words if word not in ("-h", "--help")], verb)
+    first, _ = read_words(model, [word for word in words if not asks_for_help([word])], verb)
     resumed = first.get("resume")
     init = first["settings"]["init"]
     base, launch = _of_run(Path(resumed)) if resumed else load_config(first["preset"], first["config"], init)
     defaults = {"settings": base} | ({"launch": launch} if "launch" in model.model_fields else {})
-    tree, unknown = read_words(model, words, verb, **defaults)
+    tree, unknown = read_words(model, words, verb, SHORT, **defaults)
     refuse_unknown(unknown, model)
     config = validate(TrainConfig, {**tree["settings"], "preset": base.preset})
     if "launch" in tree:
         tree["launch"] = validate(Launch, {name: value for name, value in tree["launch"].items() if value is not None})
-    if tree.get("time") and (resumed or config.epochs != base.epochs or tree.get("seeds")):
+    given = chosen_fields(words, None)
+    if tree.get("time") and (resumed or "epochs" in given or tree.get("seeds")):
         raise DynconvError("--time goes with none of --epochs, --seeds and --resume")
-    if tree.get("seeds") and (resumed or config.seed != base.seed):
+    if tree.get("seeds") and (resumed or "seed" in given):
         raise DynconvError("--seeds goes with neither --seed nor --resume; the same command continues")
     if resumed and (first["preset"] or first["config"] or config != base or tree["launch"].run):
         raise DynconvError(

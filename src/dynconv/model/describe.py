@@ -50,7 +50,7 @@ def headline(model: ModelConfig, classes: int = 10, image_size: int = 32, also: 
     parameters, products, _ = _totals(rows(model, classes, image_size, also))
     blocks = f"{len(model.widths)} block{'s' if len(model.widths) > 1 else ''}"
     experts = f"{model.experts_text} expert{'s' if max(model.experts) > 1 else ''}"
-    return f"{blocks} of {experts}, {_short(parameters)} parameters, {_short(products)} multiply-adds per image"
+    return f"{blocks} of {experts}, {_short(parameters)} parameters, {_short(products)} multiply-adds"
 
 
 def describe(

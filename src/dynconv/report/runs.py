@@ -166,6 +166,15 @@ def as_json(rows: list[Row]) -> str:
     ])  # fmt: skip
 
 
+def differing(config: Mapping[str, Any], preset: Mapping[str, Any]) -> dict[str, Any]:
+    """The hyper-parameters, by dotted names, that are not as in the preset; none where that is unknown."""
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in _NOT_COMPARED and name in preset and shown(value) != shown(preset[name])
+    }
+
+
 def _may_be_run(path: Path) -> bool:
     """Whether the folder holds a run, or cannot be searched, which `_read` says."""
     try:
@@ -186,12 +195,7 @@ def _read(path: Path, presets: Presets) -> Row:
     except DynconvError as error:
         state, note, figures = "damaged", str(error), {}
     config = flat(run.config.tree())
-    base = presets.get(run.config.preset, {})
-    differs = {
-        name: value
-        for name, value in config.items()
-        if name not in _NOT_COMPARED and name in base and shown(value) != shown(base[name])
-    }
+    differs = differing(config, presets.get(run.config.preset, {}))
     return Row(path, state, note, dict.fromkeys(FIGURES) | figures, config, differs)
 
 

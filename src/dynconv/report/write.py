@@ -19,6 +19,7 @@ from dynconv.report.handin.assemble import assemble
 from dynconv.report.plot import Plot
 from dynconv.report.record import RunRecord, read_record
 from dynconv.report.run_page import run_page
+from dynconv.report.runs import Presets
 from dynconv.report.runs_page import runs_page
 from dynconv.report.subject import Subject, read_subject
 
@@ -35,6 +36,8 @@ def write_report(
     dataset: Dataset | None = None,
     meanings: Mapping[str, str] | None = None,
     format: str = "html",
+    author: str = "",
+    presets: Presets | None = None,
 ) -> Path:
     """Writes the report on one run, with metrics.csv, or on several. Logs what is missing or damaged.
 
@@ -46,6 +49,8 @@ def write_report(
         meanings: the help text of each hyper-parameter, by its dotted name, such as "optim.lr".
         format: html, a page and its plots as PNG and SVG, with several runs side by side; or one of
             `handin.formats.FORMATS`, a report to hand in, on runs that differ only in their seed.
+        author: who hands the report in; shown with the date.
+        presets: the hyper-parameters of each preset: a report to hand in says what differs from them.
 
     Returns:
         the path of the report.
@@ -60,7 +65,7 @@ def write_report(
     folder = output or _folder(records)
     _make(folder)  # before the work, which takes long
     if format != "html":
-        document = assemble(_subjects(records, data, meanings or {}), folder, data)
+        document = assemble(_subjects(records, data, meanings or {}), folder, data, author, presets or {})
         path = formats.FORMATS[format][0](document, folder)
     else:
         if len(records) == 1:

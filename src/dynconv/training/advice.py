@@ -11,6 +11,9 @@ from dynconv.data.examine import UNEVEN
 from dynconv.model.routing_statistics import BlockRouting
 from dynconv.training.config import TrainConfig
 
+FEWEST_TESTED = 20
+"""Images on which an accuracy at chance says nothing."""
+
 FEWEST_STEPS = 100
 """Optimizer steps below which a network of any size has hardly begun to learn."""
 
@@ -69,6 +72,8 @@ def on_accuracy(accuracy: float, labels_N: Tensor, config: TrainConfig) -> list[
     commonest = float(count_K.max()) / len(labels_N)
     if accuracy > commonest:
         return []
+    if len(labels_N) < FEWEST_TESTED:
+        return [f"the {len(labels_N)} images that it was tested on are too few to tell whether it learned anything"]
     chance = f"the accuracy is no better than chance ({commonest:.2%}): the network learned nothing"
     uneven = int(count_K.max()) >= UNEVEN * int(count_K[count_K > 0].min())
     if uneven and "balanced" not in (config.class_weights, config.sampling):

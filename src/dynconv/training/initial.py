@@ -61,15 +61,23 @@ def take_over(net: Net, classes: Sequence[str], weights: Weights) -> list[str]:
         taken = taken or bool(parts)
         said.append(f"block {number}: {', '.join(parts) + ' taken' if parts else 'new'}")
     if not taken:
-        raise DynconvError(
-            "init: no block of these weights has the shape of one here; leave model.widths as they have it"
-        )
+        raise DynconvError(f"init: {_why_nothing_fits(net, old)}")
     same_head = list(classes) == list(weights.classes) and _fits(net.head.state_dict(), old, "head.")
     if same_head:
         _copy(net.head.state_dict(), old, "head.")
     why = f"new, for other classes ({len(classes)} here, {len(weights.classes)} there)"
     said.append(f"head: {'taken' if same_head else why}")
     return said
+
+
+def _why_nothing_fits(net: Net, old: Mapping[str, Tensor]) -> str:
+    for number, block in enumerate(net.backbone):
+        bank = old.get(f"backbone.{number}.conv.weight")
+        if bank is not None and bank.shape[1:] == block.conv.weight.shape[1:]:
+            k, ours = len(bank), len(block.conv.weight)
+            wanted = f"{k}, or a multiple of it" if block.conv.router.sums_to_one else f"{k}, as this gate needs"
+            return f"these weights have K = {k}, which {ours} does not fit; set model.experts to {wanted}"
+    return "no block of these weights has the shape of one here; leave model.widths as they have it"
 
 
 def freeze(net: Net, names: Sequence[str]) -> list[Block]:
@@ -98,7 +106,7 @@ def _take_block(block: Block, old: Mapping[str, Tensor], prefix: str) -> list[st
     times, rest = divmod(len(experts), len(bank))
     if rest or (times > 1 and not block.conv.router.sums_to_one):
         return []
-    parts = ["experts" if times == 1 else f"experts, each split into {times},"]
+    parts = ["experts" if times == 1 else f"experts (each split into {times})"]
     experts.copy_(_repeated(bank, times))
     if times > 1:
         experts.add_(torch.randn_like(experts) * (SPLIT_NOISE * experts.std()))

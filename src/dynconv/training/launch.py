@@ -18,6 +18,7 @@ from dynconv.artifacts.environment import environment
 from dynconv.artifacts.lock import locked
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
+from dynconv.artifacts.state import is_saved
 from dynconv.artifacts.weights import Weights
 from dynconv.data import Dataset
 from dynconv.data.augment import require_shift_within
@@ -25,10 +26,10 @@ from dynconv.data.frame import SIZE
 from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
 from dynconv.model.describe import headline, rows
-from dynconv.model.net import InputTransform
+from dynconv.model.net import InputTransform, Net
 from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import ALONE, Group
-from dynconv.training.initial import initial_weights
+from dynconv.training.initial import freeze, initial_weights, take_over
 from dynconv.training.logs import LogName, require_logs
 from dynconv.training.memory import fitting_micro_batch, require_memory
 from dynconv.training.process import only_deterministic_algorithms
@@ -97,11 +98,12 @@ def start(
     dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
     config = group.each(partial(fitted, config, dataset, chosen))
     group.each(lambda: require_trainable(config, dataset, device, group))
+    group.each(lambda: require_taken(config, dataset, initial))
     config = group.share(partial(fitting_micro_batch, config, dataset, device, group.size))
     if seconds:
         config = group.share(partial(_within, config, launch, dataset, seconds))
     if initial:
-        logger.info("starting from %s (%s)", config.init, initial.provenance)
+        logger.info("starting from %s, trained on %s", config.init, initial.data_name)
     about = environment(
         dataset.name,
         data_source=_source(launch.data, dataset),
@@ -132,7 +134,9 @@ def resume(
         dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
         config = group.each(partial(fitted, config, dataset, None))
         group.each(lambda: require_trainable(config, dataset, device, group))
-        return _train(config, launch, dataset, run, progress, hopeless, group, None, resume=True)
+        # What stopped it before its first state was saved also lost the weights that it was to start from.
+        initial = group.each(lambda: None if is_saved(run.state) else initial_weights(config))
+        return _train(config, launch, dataset, run, progress, hopeless, group, initial, resume=True)
 
 
 def config_of(run: RunDir) -> TrainConfig:
@@ -192,6 +196,17 @@ def require_trainable(config: TrainConfig, dataset: Dataset, device: torch.devic
         InputTransform(whiten=False, grey=config.model.grey).fit(statistics_sample(config, dataset))
     except ValueError as error:
         raise data.DataError(f"{dataset.origin}: training {error}") from error
+
+
+def require_taken(config: TrainConfig, dataset: Dataset, initial: Weights | None) -> None:
+    """Raises DynconvError where nothing of the initial weights fits the network, or nothing of it is left to learn."""
+    if initial is None and not config.freeze:
+        return
+    with torch.random.fork_rng(devices=[]):
+        net = Net(config.model, len(dataset.classes))
+        if initial:
+            take_over(net, dataset.classes, initial)
+        freeze(net, config.freeze)
 
 
 def _within(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: float) -> TrainConfig:

@@ -103,7 +103,7 @@ def fitting_micro_batch(config: TrainConfig, dataset: Dataset, device: torch.dev
             f"micro_batch, and {_gigabytes(free or 0)} are available; lower model.widths, model.experts or image_sizes"
         )
     at_once = min(fits[-1], batch)
-    known = "" if free is None else f" of {_gigabytes(free)} available"
+    known = "; this system does not say how much is free" if free is None else f" of {_gigabytes(free)} available"
     logger.info("micro_batch: %d images at a time, about %s%s", at_once, _gigabytes(fixed + at_once * each), known)
     return config.model_copy(update={"micro_batch": fits[-1]})
 

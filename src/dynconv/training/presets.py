@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from dynconv.data.augment import AugmentConfig
+from dynconv.data.frame import SIZE
 from dynconv.model.config import ModelConfig
 from dynconv.training.config import OptimConfig, TrainConfig
-from dynconv.validation import validate
+from dynconv.validation import flat, validate
 
 
 def basic() -> TrainConfig:
@@ -49,7 +50,8 @@ def quick() -> TrainConfig:
 def small() -> TrainConfig:
     """The most accurate within 10 million multiply-adds per image: for phones and browsers.
 
-    `dynconv train small`: Not yet measured.
+    `dynconv train small` on an AMD EPYC with AVX512-BF16: test accuracy 89.78 +- 0.09 % (n = 5) with test-time
+    augmentation, 88.40 +- 0.22 % without; 1.1 points more than the best static network of as many multiply-adds.
     """
     return TrainConfig(
         preset="small",
@@ -146,6 +148,12 @@ PRESETS: dict[str, Callable[[], TrainConfig]] = {
     "basic": basic, "quick": quick, "small": small, "standard": standard, "accurate": accurate, "best": best,
     "best-gpu": best_gpu,
 }  # fmt: skip
+
+
+def by_field() -> dict[str, dict[str, Any]]:
+    """The hyper-parameters of each preset by dotted names, as its runs on CIFAR-10 record them."""
+    found = {name: flat(make().model_dump(mode="json")) | {"data.size": SIZE} for name, make in PRESETS.items()}
+    return found | {"custom": flat(TrainConfig().model_dump(mode="json"))}
 
 
 def override(base: TrainConfig, fields: Mapping[str, Any], where: str = "") -> TrainConfig:

@@ -20,17 +20,20 @@ from dynconv.training.memory import fitting_micro_batch
 from dynconv.training.progress import Progress
 from dynconv.validation import flat, shown
 
+_MOST = 10_000  # seeds of one command
+
 
 def seed_numbers(text: str | None) -> list[int]:
     """The seeds that a text names: "0-4", or "0,3,7", or both; none without one. Raises ValueError."""
     found: list[int] = []
     for part in text.split(",") if text else []:
         first, dash, last = part.partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or int(last or first) - int(first) > 10_000:
+        named = first.isdecimal() and (last.isdecimal() or not dash)
+        if not named or not 0 <= int(last or first) - int(first) <= _MOST:
             raise ValueError("must be seeds such as 0-4 or 0,3,7")
         found += range(int(first), int(last or first) + 1)
     if len(set(found)) < len(found):
-        raise ValueError("must name each seed once, as 0-4 or 0,3,7")
+        raise ValueError("must be different seeds, as 0-4 or 0,3,7")
     return found
 
 

@@ -28,6 +28,7 @@ _MICRO_BATCH_PIXELS = 500 * 64 * 64
 _SMALLEST_MICRO_BATCH = 25  # of which batch normalisation averages
 _STEPS_PER_EPOCH, _STEPS = 10, 500  # at least
 _BATCHES = (500, 250, 100, 50, 25)
+_FEWEST = 8  # images of a batch, where there are fewer than the smallest of these
 _MOST_EPOCHS = 50
 
 
@@ -52,17 +53,16 @@ def suited(config: TrainConfig, dataset: Dataset, chosen: Collection[str]) -> Su
         config = _for_few(config, images, chosen, changes)
     if size != SIZE:
         config = _for_size(config, size, chosen, changes)
-    if dataset.name in NAMED and not NAMED[dataset.name].mirrored and "augment.flip" not in chosen:
-        config = config.model_copy(update={"augment": config.augment.model_copy(update={"flip": "none"})})
+    augment = augment_for(dataset.name, config.augment, size, chosen)
+    if augment.flip != config.augment.flip:
         changes.append(f"for {NAMED[dataset.name].title}: no flips, for a mirrored digit is none")
-    return Suited(config, changes)
+    return Suited(config.model_copy(update={"augment": augment}), changes)
 
 
 def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: list[str]) -> TrainConfig:
     update: dict[str, object] = {}
     if "image_sizes" not in chosen:
         update["image_sizes"] = tuple(_scaled(side, size, step=4) for side in config.image_sizes)
-    update["augment"] = augment_for_size(config.augment, size, chosen)
     extra = max(0, math.ceil(math.log2(size / _LARGEST_MAP)))
     grows = extra > 0 and not config.init and not _has_own_shape(config.model, chosen)
     if grows:
@@ -84,16 +84,26 @@ def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: 
     return config
 
 
-def augment_for_size(augment: AugmentConfig, size: int, chosen: Collection[str]) -> AugmentConfig:
-    """Shifts and cutout, in pixels of an image of 32, for images of `size` pixels."""
+def augment_for(data_name: str, augment: AugmentConfig, size: int, chosen: Collection[str]) -> AugmentConfig:
+    """Shifts and cutout, in pixels of an image of 32, for images of `size` pixels; no flips where classes forbid them.
+
+    Args:
+        data_name: name of the data set.
+        chosen: as for `suited`.
+    """
     names = [name for name in ("translate", "cutout") if f"augment.{name}" not in chosen]
-    return augment.model_copy(update={name: _scaled(getattr(augment, name), size) for name in names})
+    update: dict[str, object] = {name: _scaled(getattr(augment, name), size) for name in names}
+    if data_name in NAMED and not NAMED[data_name].mirrored and "augment.flip" not in chosen:
+        update["flip"] = "none"
+    return augment.model_copy(update=update)
 
 
 def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes: list[str]) -> TrainConfig:
     sizes = [size for size in _BATCHES if size <= config.batch_size and _divides(config.micro_batch, size, chosen)]
     enough = [size for size in sizes if images >= _STEPS_PER_EPOCH * size]
     batch = next(iter(enough or sizes[-1:]), config.batch_size)
+    if images < batch and "micro_batch" not in chosen:
+        batch = min(images, _FEWEST)
     update: dict[str, object] = {"batch_size": batch}
     if "micro_batch" not in chosen:
         update["micro_batch"] = min(batch, config.images_per_pass)

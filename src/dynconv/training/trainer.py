@@ -198,6 +198,7 @@ class Trainer:
         """An epoch, or what is left of it, or its next steps if it is interrupted: train, evaluate, record, save."""
         epoch = self.epochs_done
         self.train_epoch(epoch, signals)
+        self.progress.testing()
         try:
             with signals.at_once():
                 figures = self.evaluate()

@@ -70,7 +70,7 @@ def test_it_holds_what_a_course_asks_for(trained: Path, tmp_path: Path, capsys: 
     accuracies = f"{summary['test_accuracy']:.2%}", f"{summary['test_accuracy_tta']:.2%}"
     shown = [each.replace("%", " %") for each in accuracies]
     assert (
-        f"the test accuracy is {shown[0]} (n = 1), and {shown[1]} (n = 1) with test-time augmentation (95 %" in report
+        f"the test accuracy is {shown[0]} (n = 1), and {shown[1]} (n = 1) with test-time augmentation; 95 %" in report
     )
     assert "No epoch was chosen by its test accuracy." in report
     assert "sum_{k=1}^{K} a_k" in report
@@ -90,6 +90,19 @@ def test_it_holds_what_a_course_asks_for(trained: Path, tmp_path: Path, capsys: 
     assert {path.stem for path in (tmp_path / "figures").iterdir()} == FIGURES
     parameters = f"{summary['parameters']:,}"
     assert f"| all |  |  |  | {parameters} |" in report
+
+
+def test_it_says_whose_it_is_and_what_is_not_as_in_the_preset(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, _ = written([str(trained), "--author", "Ada L., Course 101"], tmp_path, capsys)
+
+    title, subtitle, byline = report.split("\n\n")[:3]
+    assert title.startswith("# ") and subtitle == "Preset quick on shapes, changed, seed 0"
+    assert re.fullmatch(r"Ada L\., Course 101, \d{4}-\d\d-\d\d", byline)
+    (row,) = (line for line in report.splitlines() if line.startswith("| not as in the preset"))
+    assert "model.widths 8, 8" in row and "optim.lr" not in row
+    assert "| device | cpu |" in report
 
 
 def test_the_other_formats_hold_the_same(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -189,6 +202,7 @@ def test_wrong_input_is_one_line(
         (one, "--format", "docx"): "format: must be one of html, pdf, md, tex, ipynb, not docx",
         (one, str(copy), "--format", "md"): "these runs differ in optim.lr; name runs that differ only in their seed",
         (one, one, "--format", "md"): "named twice",
+        (one, "--author", "Ada"): "author: goes with --format pdf, md, tex or ipynb",
         (str(tmp_path / "none"), "--format", "tex"): "not a run directory",
         (one, "--format", "md", "--output", str(copy / "config.yaml")): "cannot be written",
     }.items():

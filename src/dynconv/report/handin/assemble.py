@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from datetime import date
 from pathlib import Path
+from typing import Any
 
 from dynconv.errors import DynconvError
 from dynconv.report import compare, page
 from dynconv.report.handin import method, outcome, settings
 from dynconv.report.handin.document import Block, Column, Document, Items, Span, Table, text
 from dynconv.report.run_page import conditions, interval_text
+from dynconv.report.runs import Presets, differing
 from dynconv.report.subject import Subject
+from dynconv.validation import flat, shown
 
 
-def assemble(subjects: Sequence[Subject], folder: Path, data: str | None = None) -> Document:
+def assemble(
+    subjects: Sequence[Subject], folder: Path, data: str | None = None, author: str = "", presets: Presets | None = None
+) -> Document:
     """The document about one run, or about several that differ only in their seed.
 
     Args:
         folder: where it will be written; a notebook names the runs as seen from there.
         data: what `--data` said.
+        author: who hands it in.
+        presets: the hyper-parameters of each preset.
 
     Raises:
         DynconvError: the runs' hyper-parameters differ in more than the seed.
@@ -36,11 +44,14 @@ def assemble(subjects: Sequence[Subject], folder: Path, data: str | None = None)
     (group,), first = groups, subjects[0]
     seeds = [record.config.seed for record in records]
     title = f"{first.record.config.preset} on {first.record.data_name}"
-    subtitle = f"preset {title}, seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    changed = differing(flat(first.record.config.tree()), (presets or {}).get(first.record.config.preset, {}))
+    which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
+    subtitle = f"preset {title}{', changed' if changed else ''}, {which}"
     return Document(
         title="Image classification with dynamic convolutions",
         subtitle=subtitle[0].upper() + subtitle[1:],
-        abstract=_abstract(subjects, group),
+        byline=f"{author}, {date.today().isoformat()}" if author else "",
+        abstract=_abstract(subjects, group, changed),
         setup=_setup(subjects, folder, data),
         chapters=[
             method.task(first),
@@ -55,7 +66,7 @@ def assemble(subjects: Sequence[Subject], folder: Path, data: str | None = None)
     )
 
 
-def _abstract(subjects: Sequence[Subject], group: compare.Group) -> list[Block]:
+def _abstract(subjects: Sequence[Subject], group: compare.Group, changed: Mapping[str, Any]) -> list[Block]:
     first = subjects[0]
     rows: list[tuple[Span, ...]] = [(name, value, "") for name, value in outcome.accuracies(group)]
     if rows and len(subjects) == 1 and first.results and first.record.summary:
@@ -68,6 +79,10 @@ def _abstract(subjects: Sequence[Subject], group: compare.Group) -> list[Block]:
             rows.append((fact.name, f"{page.figure('training, s', figure)} s", "mean ± standard deviation"))
         else:
             rows.append((fact.name, fact.value, fact.note))
+    if changed:
+        rows.append(
+            ("not as in the preset", "; ".join(f"{name} {shown(value)}" for name, value in changed.items()), "")
+        )
     config = first.record.config.model
     blocks: list[Block] = [
         text(

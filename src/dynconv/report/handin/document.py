@@ -120,6 +120,7 @@ class Document:
 
     Attributes:
         title, subtitle: what it is about, and of which runs.
+        byline: who hands it in, and when; empty for nobody.
         abstract: what stands before the contents.
         setup: the first code of a notebook, which defines what the cells use: runs, figures, data.
     """
@@ -129,6 +130,7 @@ class Document:
     abstract: list[Block]
     chapters: list[Chapter]
     setup: str = ""
+    byline: str = ""
 
     @property
     def blocks(self) -> list[Block]:

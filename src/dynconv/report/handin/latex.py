@@ -69,7 +69,8 @@ def _write_pdf(plot: Plot, file: Path) -> None:
 
 def latex(document: Document) -> str:
     """The source of the document."""
-    parts = [rf"\title{{{escape(document.title)}}}", rf"\author{{{escape(document.subtitle)}}}", r"\date{}"]
+    parts = [rf"\title{{{escape(document.title)}\\\large {escape(document.subtitle)}}}"]
+    parts += [rf"\author{{{escape(document.byline)}}}", r"\date{}"]
     parts += [r"\begin{document}", r"\maketitle", *map(_block, document.abstract), r"\tableofcontents", r"\clearpage"]
     for chapter in document.chapters:
         parts += [rf"\section{{{escape(chapter.title)}}}", *map(_block, chapter.blocks)]

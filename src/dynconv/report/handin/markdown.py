@@ -53,8 +53,9 @@ class Counter:
 
 
 def opening(document: Document) -> str:
-    """The title and the line below it."""
-    return f"# {escape(document.title)}\n\n{escape(document.subtitle)}"
+    """The title and the lines below it."""
+    lines = [f"# {escape(document.title)}", escape(document.subtitle), escape(document.byline)]
+    return "\n\n".join(filter(None, lines))
 
 
 def contents(document: Document) -> str:

@@ -130,7 +130,7 @@ def model(subject: Subject) -> Chapter:
             *_experts(config), ":",
         ),
         Equation(r"f = \mathrm{SpatialAveragePool}(X), \qquad a = [a_1, \ldots, a_K] = " + _router(config)),
-        text(*_gate(config)),
+        *_gate(config),
         text(
             "The experts are convolutions that all see the same input. The block's output is the sum of theirs, each "
             "multiplied by its routing weight, so every image has its own mixture:"
@@ -175,19 +175,38 @@ def _router(config: ModelConfig) -> str:
     return rf"g\left(({logits})\,/\,{config.temperature:g}\right)" if config.temperature != 1 else f"g({logits})"
 
 
-def _gate(config: ModelConfig) -> list[Span]:
+_GATES = {
+    "softmax": r"g(z)_k = \dfrac{e^{z_k}}{\sum_j e^{z_j}}",
+    "sigmoid": r"g(z)_k = \dfrac{2}{K} \, \dfrac{1}{1 + e^{-z_k}}",
+    "plain_sigmoid": r"g(z)_k = \dfrac{1}{1 + e^{-z_k}}",
+    "tanh": r"g(z)_k = \tanh z_k",
+    "relu": r"g(z)_k = \max(z_k, 0)",
+    "l1": r"g(z)_k = \dfrac{z_k}{\sum_j |z_j|}",
+}
+"""Of the gates that have a short one; of the others, the words that describe them are shown."""
+
+
+def _gate(config: ModelConfig) -> list[Block]:
+    names = list(dict.fromkeys(config.gate))
+    equations: list[Block] = [Equation(_GATES[name]) for name in names if name in _GATES]
+    return [text(*_about_gate(config, names)), *equations]
+
+
+def _about_gate(config: ModelConfig, names: Sequence[str]) -> list[Span]:
     spans: list[Span] = ["Here ", Symbol("W"), ", with a bias, is learned"]
     if any(config.router_hidden):
         spans += [f"; the hidden layer's width is {shown(config.router_hidden)} (0: none)"]
     spans += [", and the non-linear activation ", Symbol("g"), " is "]
-    for number, name in enumerate(dict.fromkeys(config.gate)):
-        formula = (inspect.getdoc(GATES[name].function) or "").splitlines()[0].rstrip(".")
+    for number, name in enumerate(names):
+        described = (inspect.getdoc(GATES[name].function) or "").splitlines()[0].rstrip(".")
+        formula = "" if name in _GATES else described
         spans += [
             ", or " if number else "",
             Code(name),
             *((", of the logits ", Symbol("z"), ": ", Code(formula)) if formula else ()),
         ]
-    return [*spans, "."]
+    equations = [name for name in names if name in _GATES]
+    return [*spans, f", of the logits z{' in this order' if len(equations) > 1 else ''}:" if equations else "."]
 
 
 def _head(config: ModelConfig) -> str:

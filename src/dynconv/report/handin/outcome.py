@@ -81,7 +81,7 @@ def _headline(ended: Sequence[Subject], group: Group) -> list[Span]:
         summary = first.record.summary
         assert summary is not None
         interval = interval_text(summary.best_accuracy, len(first.results.metrics.labels))
-        whole += f" ({interval} over the {len(first.results.metrics.labels):,} test images)"
+        whole += f"; {interval} over the {len(first.results.metrics.labels):,} test images"
     elif len(ended) > 1:
         whole += f": means ± standard deviations of {len(ended)} runs that differ only in their seed"
     return [whole + ". No epoch was chosen by its test accuracy."]

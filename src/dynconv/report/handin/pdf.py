@@ -46,6 +46,8 @@ _CAPTION = 18.0
 """What is kept free for the caption of a figure."""
 _LEAST = 0.75
 """A figure becomes so much smaller at most, to fit on what is left of a page."""
+_WHOLE = 16
+"""Tables of so many rows at most are not broken."""
 _GREY = (90, 90, 90)
 _LINK = tuple(int(COLOURS[0][place : place + 2], 16) for place in (1, 3, 5))
 _STYLES = {"": "DejaVuSans", "B": "DejaVuSans-Bold", "I": "DejaVuSans-Oblique"}
@@ -86,7 +88,8 @@ class _Setter:
         page.multi_cell(0, 9, self._shown(document.title), align="L", new_x="LMARGIN", new_y="NEXT")
         page.set_font("sans", "", 11)
         page.set_text_color(*_GREY)
-        page.multi_cell(0, 7, self._shown(document.subtitle), align="L", new_x="LMARGIN", new_y="NEXT")
+        for line in filter(None, (document.subtitle, document.byline)):
+            page.multi_cell(0, 7, self._shown(line), align="L", new_x="LMARGIN", new_y="NEXT")
         page.set_text_color(0)
         page.ln(3)
         for block in document.abstract:
@@ -175,7 +178,7 @@ class _Setter:
         page.set_font("sans", "", _SMALL)
         widths = self._widths(table)
         caption = self._numbered("Table", table.caption)
-        if page.will_page_break(min(5 * len(table.rows), 30) + 14):
+        if page.will_page_break(5.5 * (len(table.rows) if len(table.rows) <= _WHOLE else 6) + 14):
             page.add_page()
         self._caption(caption)
         page.set_font("sans", "", _SMALL)

@@ -15,6 +15,8 @@ def make(subject: Subject) -> Content:
     """Shows the environment that the run recorded."""
     environment = subject.record.environment
     fields = environment.tree() if environment else {}
+    if "device" in fields and subject.record.summary:
+        fields["device"] = subject.record.summary.device  # what `auto` was
     rows = [
         (name.replace("_", " "), _text(value)) for name, value in fields.items() if name not in ("command", "fixed")
     ]
