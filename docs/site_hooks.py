@@ -2,7 +2,8 @@
 
 On a checkout these links lead to the file itself. The site has no checkout beside it, so each such file is copied into
 it, below source/: code as a page, Markdown rendered, anything else as it is. For `make site-live`, the home page shows
-the classifier that is exported beside it.
+the classifier that is exported beside it. The theme's search gets the name that a screen reader announces, and a wide
+table is scrolled by keyboard, too.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ FRAME = """<details class="classifier" markdown="0">
 <iframe src="{page}" title="Classify an image in the browser" loading="lazy" allow="camera"></iframe>
 </details>
 """
+
+SEARCH = '<div class="md-search" data-md-component="search" role="dialog"'
+"""The theme's search, which has no name."""
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -71,6 +75,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     markdown = markdown.replace(CLASSIFIER_GOES_HERE, FRAME.format(page=CLASSIFIER) if CLASSIFIER else "")
     in_one_piece = re.sub(r"(?<=\d) ± (?=\d)", "\u00a0±\u00a0", markdown)  # 0.561 ± 0.014, in a narrow column, too
     return LINK.sub(moved, in_one_piece)
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Lets the keyboard reach each table, which scrolls where it is wider than the screen; see site.css."""
+    return re.sub(r"<table>.*?</table>", r'<div class="scroll" tabindex="0">\g<0></div>', html, flags=re.DOTALL)
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
+    """Names the search of a page."""
+    return _with_named_search(output)
+
+
+def on_post_template(output_content: str, template_name: str, config: MkDocsConfig) -> str:
+    """Names the search of 404.html, which is made of no Markdown."""
+    return _with_named_search(output_content)
+
+
+def _with_named_search(page: str) -> str:
+    return page.replace(SEARCH, f'{SEARCH} aria-label="Search"')
 
 
 def _path(target: str, origin: str) -> str:

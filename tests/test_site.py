@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import chromium
+from browser import chromium, serious_barriers
 
 import dynconv
 from dynconv import data, layer
@@ -90,6 +90,19 @@ def test_a_page_is_never_wider_than_the_screen(pages: tuple[Path, object], width
     for name in ("index", "tutorial", "troubleshooting", "does-it-help", "layer", "reference", "reference-layer"):
         page.goto((site / f"{name}.html").as_uri(), wait_until="domcontentloaded")
         assert page.evaluate("document.documentElement.scrollWidth") <= width, name
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_no_page_has_a_serious_barrier(pages: tuple[Path, object], scheme: str) -> None:
+    """Of those that axe-core finds, such as words too pale to read, or what the keyboard cannot reach."""
+    site, browser = pages
+    page = browser.new_page(color_scheme=scheme, reduced_motion="reduce", viewport={"width": 1280, "height": 900})
+    # Code, tables wider than the screen, the reference, many links.
+    for name in ("index", "assignment", "layer", "does-it-help", "reference-layer", "source/CHANGELOG"):
+        page.goto((site / f"{name}.html").as_uri())
+        assert serious_barriers(page) == [], name
     page.close()
 
 

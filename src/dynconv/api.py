@@ -41,7 +41,7 @@ def train(
         run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.
         device: auto, cpu, cuda or mps.
         compile: whether to compile the network with torch.compile.
-        deterministic: whether to compute by algorithms that give the same bits each time, see `dynconv train --help-all`.
+        deterministic: whether to compute by algorithms that give the same bits each time (`dynconv train --help-all`).
         log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
         size, fit: how images of any size and shape are read, as --data.size and --data.fit: 64, or auto; crop, pad or
             stretch.

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from browser import GIVE, Open, cards, launched, visiting
+from browser import GIVE, Open, cards, launched, serious_barriers, visiting
 
 from dynconv.serve.limits import Limits
 
@@ -116,6 +116,16 @@ def test_it_fits_a_phone_and_follows_the_reader_into_the_dark(url: str, visit: O
     assert (paper > 600 > 200 > ink) if scheme == "light" else (paper < 200 < 600 < ink)
     tab.goto(f"{url}/docs")
     assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_has_no_serious_barrier(url: str, visit: Open, scheme: str) -> None:
+    tab = visit(url, color_scheme=scheme, reduced_motion="reduce")
+    tab.get_by_role("button", name="star").click()
+    cards(tab, 1)
+    assert serious_barriers(tab) == []
+    tab.goto(f"{url}/docs")
+    assert serious_barriers(tab) == []
 
 
 def test_a_large_photograph_is_made_smaller_before_it_is_sent(

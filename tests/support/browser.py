@@ -64,6 +64,13 @@ def visiting(browser: Any) -> Iterator[Open]:
     assert said == []
 
 
+def serious_barriers(tab: Any) -> list[tuple[str, str]]:
+    """What axe-core finds of impact serious or critical, such as words too pale to read: the rule, and where."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="no axe-playwright-python: make test")
+    found = axe.Axe().run(tab).response["violations"]
+    return [(each["id"], each["nodes"][0]["html"]) for each in found if each["impact"] in ("serious", "critical")]
+
+
 def cards(tab: Any, count: int) -> Any:
     """The finished cards among the results, of which there must be `count`."""
     found = tab.locator("#cards .card:not(.waiting)")

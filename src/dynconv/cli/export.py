@@ -78,8 +78,8 @@ def _file(arguments: ExportArguments, form: Format) -> Written:
 def _web(arguments: ExportArguments) -> Written:
     folder = web.target(arguments.run, arguments.int8, arguments.output)
     onnx_file.need()
-    brought = runtime.load(arguments.runtime)
     predictor, dataset = _network(arguments)
+    brought = runtime.load(arguments.runtime)
     name = arguments.run.resolve().stem if arguments.run.is_file() else arguments.run.resolve().name
     written = web.export(predictor, dataset, folder, brought, name=name, int8=arguments.int8)
     _compare(written, dataset)
