@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from dynconv import api
 from dynconv.cli.main import main
@@ -94,6 +94,23 @@ def test_a_folder_without_splits_says_how_it_is_split(pets: Path, capsys: pytest
 
     assert not found["own_splits"]
     assert found["classes"] == {"[red]cat": {"train": 8, "test": 2}, "dög": {"train": 20, "test": 5}}
+
+
+def test_small_drawings_on_white_are_no_copies_and_can_be_split(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("bar", "ring"):
+        (tmp_path / "sketch" / name).mkdir(parents=True)
+        for number in range(20):
+            image = Image.new("RGB", (128, 128), "white")
+            draw, x, y = ImageDraw.Draw(image), 10 + 5 * number, int(RNG.integers(10, 118))
+            (draw.ellipse if name == "ring" else draw.rectangle)((x, y, x + 8, y + 4), outline="black", width=2)
+            image.save(tmp_path / "sketch" / name / f"{number}.png")
+
+    found = examined(capsys, str(tmp_path / "sketch"))
+
+    assert found["copies"] == [] and found["advice"] == ["few images: bar, ring with fewer than 20 to train on"]
+    assert found["classes"] == {"bar": {"train": 16, "test": 4}, "ring": {"train": 16, "test": 4}}
 
 
 def test_labels_that_a_network_doubts(pets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -126,6 +126,17 @@ def test_half_a_form_says_what_is_missing_and_what_to_do(
     assert str(caught.value).startswith(f"{tmp_path / 'half'}: {said}")
 
 
+def test_images_without_folders_of_classes_say_which_folder_to_name(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        read(folder / "train/cat")
+    start = f"{folder / 'train/cat'}: holds images but no folders of classes; "
+    assert str(caught.value) == f"{start}name the folder above, {folder / 'train'}, which has one folder for each class"
+
+    picture(tmp_path / "alone/1.png")
+    with pytest.raises(DataError, match=r"no folders of classes; put them into one folder for each class, and name"):
+        read(tmp_path / "alone")
+
+
 def test_a_class_missing_from_one_split_is_named(folder: Path) -> None:
     picture(folder / "train/dog/1.png")
     with pytest.raises(DataError, match="val: class dog missing"):

@@ -136,6 +136,30 @@ def test_sixteen_bits_of_grey_are_scaled_not_cut_off(tmp_path: Path) -> None:
     assert (image == (ramp >> 8)[..., None]).all()
 
 
+@pytest.mark.parametrize("kind", [np.uint16, np.int32])
+@pytest.mark.parametrize(
+    ("largest", "shown"),
+    [(255, 255), (256, 16), (1023, 63), (4095, 255), (4096, 16), (16383, 63), (32767, 127), (65535, 255)],
+)
+def test_deep_grey_has_the_range_that_its_values_need(kind: type, largest: int, shown: int, tmp_path: Path) -> None:
+    """That of 8, 12 or 16 bits: a dark picture of 12 or 16 bits stays dark, and none of 8 or 12 becomes black."""
+    ramp = np.linspace(0, largest, 1024).astype(kind).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "deep.tif")
+
+    image = read_image(tmp_path / "deep.tif", frame=Frame())
+
+    assert image.max() == shown and image.min() == 0 and len(np.unique(image)) == shown + 1
+
+
+def test_grey_of_32_bits_is_scaled_and_below_zero_is_black(tmp_path: Path) -> None:
+    ramp = np.linspace(-1000, 2**31 - 1, 1024).astype(np.int32).reshape(32, 32)
+    Image.fromarray(ramp).save(tmp_path / "deep.tif")
+
+    image = read_image(tmp_path / "deep.tif", frame=Frame())
+
+    assert image[0, 0, 0] == 0 and image.max() == 127 and (np.diff(image[..., 0].ravel().astype(int)) >= 0).all()
+
+
 def test_cmyk_and_the_first_frame_of_an_animation(tmp_path: Path) -> None:
     Image.new("CMYK", (32, 32), (0, 255, 255, 0)).save(tmp_path / "print.jpg")
     red, blue = (Image.new("RGB", (32, 32), colour) for colour in ("red", "blue"))

@@ -1,6 +1,8 @@
 """Folders as people have them: one folder of classes, three splits, archives, tables; and copies among the images."""
 
+import csv
 import io
+import json
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -8,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageDraw, ImageEnhance
 
 from dynconv.data import Dataset, load
-from dynconv.data.copies import fingerprint, groups_of_copies, set_aside
+from dynconv.data.copies import Fingerprint, fingerprint, groups_of_copies, set_aside
 from dynconv.data.dataset import DataError
 from dynconv.data.frame import DataConfig, Frame, auto_size
 
@@ -90,6 +92,116 @@ def test_pictures_that_differ_are_no_copies() -> None:
     assert len(groups_of_copies([fingerprint(image.tobytes(), image) for image in images])) == 200
     plain = [Image.new("RGB", (8, 8), (shade, shade, shade)) for shade in (0, 100, 200)]
     assert len(groups_of_copies([fingerprint(image.tobytes(), image) for image in plain])) == 3
+
+
+def prints_of(images: list[Image.Image]) -> list[Fingerprint]:
+    return [fingerprint(image.tobytes(), image) for image in images]
+
+
+def textured() -> Image.Image:
+    """A picture with spots of every size, as a photograph has."""
+    mixed = np.zeros((120, 160, 3))
+    for side in (3, 6, 12, 24, 60):
+        spots = Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8))
+        mixed += np.asarray(spots.resize((160, 120), Image.Resampling.BICUBIC)) / 5.0
+    return Image.fromarray(mixed.astype(np.uint8))
+
+
+def saved(image: Image.Image, quality: int) -> Image.Image:
+    file = io.BytesIO()
+    image.save(file, "JPEG", quality=quality)
+    return Image.open(file).convert("RGB")
+
+
+CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
+    "saved again": lambda image: saved(image, 60),
+    "half as large": lambda image: image.resize((image.width // 2, image.height // 2)),
+    "brighter": lambda image: ImageEnhance.Brightness(image).enhance(1.05),
+    "darker": lambda image: ImageEnhance.Brightness(image).enhance(0.9),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_changed_picture_is_a_copy_of_its_own_and_of_no_other(change: str) -> None:
+    images = [textured() for _ in range(100)]
+
+    groups = groups_of_copies(prints_of(images + [CHANGES[change](image) for image in images]))
+
+    assert all(len({position % 100 for position in group}) == 1 for group in groups)
+    assert sum(len(group) == 2 for group in groups) >= 95
+
+
+def drawing() -> Image.Image:
+    """A small dot, ring or bar on white."""
+    image = Image.new("RGB", (128, 128), "white")
+    x, y, size = (int(number) for number in RNG.integers((20, 20, 5), (108, 108, 10)))
+    draw, box = ImageDraw.Draw(image), (x - size, y - size, x + size, y + size)
+    [draw.ellipse, draw.rectangle][RNG.integers(2)](box, outline="black", width=3)
+    return image
+
+
+def sky() -> Image.Image:
+    """An even slope from blue to pale, steeper or less so, with a little noise."""
+    slope = np.linspace(0, RNG.integers(10, 120), 96)[:, None, None] + (100, 120, 130)
+    return Image.fromarray((slope + RNG.normal(0, 2, (96, 128, 3))).clip(0, 255).astype(np.uint8))
+
+
+@pytest.mark.parametrize("plain", [drawing, sky])
+def test_plain_pictures_are_copies_only_if_they_are_identical(plain: Callable[[], Image.Image]) -> None:
+    images = [plain() for _ in range(40)]
+    images = list({image.tobytes(): image for image in images}.values())
+    prints = prints_of([*images, images[0]])
+
+    assert groups_of_copies(prints) == [[0, len(images)], *([each] for each in range(1, len(images)))]
+    assert set_aside(prints, [0] * len(prints)).sum() == len(prints) // 5
+
+
+def film() -> list[Image.Image]:
+    """Frames that each resemble the next; the last is another picture than the first."""
+    first, last = textured(), textured()
+    return [Image.blend(first, last, number / 60) for number in range(61)]
+
+
+def test_resemblance_does_not_run_on_from_image_to_image() -> None:
+    prints = prints_of(film())
+
+    groups = groups_of_copies(prints)
+
+    assert any(len(group) > 1 for group in groups)
+    assert max(max(group) - min(group) for group in groups) < 30
+    assert set_aside(prints, [0] * len(prints)).sum() > 0
+
+
+def test_near_copies_alone_do_not_forbid_a_split() -> None:
+    image = textured()
+    alike = prints_of([image, *(change(image) for change in CHANGES.values())])
+    assert len(groups_of_copies(alike)) == 1 and len(groups_of_copies(alike, near=False)) == len(alike)
+
+    aside = set_aside(alike + alike[:1], [0] * 6)
+
+    assert aside.sum() == 1 and not aside[[0, 5]].any()
+
+
+def test_groups_and_split_do_not_depend_on_the_order() -> None:
+    images = [textured() for _ in range(20)] + film()
+    prints = prints_of(images + [CHANGES["saved again"](image) for image in images[:20]])
+    labels = [position % 2 for position in range(len(prints))]
+    order = RNG.permutation(len(prints))
+
+    groups = groups_of_copies([prints[each] for each in order])
+    aside = set_aside([prints[each] for each in order], [labels[each] for each in order])
+
+    assert sorted(sorted(int(order[each]) for each in group) for group in groups) == groups_of_copies(prints)
+    assert (aside == set_aside(prints, labels)[order]).all()
+
+
+def test_thousands_of_pictures_that_look_alike_are_compared_all_the_same() -> None:
+    base = np.asarray(textured().resize((12, 12), Image.Resampling.BOX)).astype(int)
+    alike = (base + RNG.integers(-1, 2, (2000, 12, 12, 3))).clip(0, 255).astype(np.uint8)
+
+    groups = groups_of_copies([Fingerprint(each.tobytes(), each) for each in alike])
+
+    assert sum(map(len, groups)) == 2000 and len(groups) < 40
 
 
 @pytest.mark.parametrize(
@@ -229,6 +341,37 @@ def test_a_table_lists_images_and_labels(classes: Path, ending: str, with_split:
         assert names(dataset) == names(load(str(classes)))
 
 
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_the_separator_of_a_table_is_found_and_spaces_around_labels_do_not_count(
+    classes: Path, separator: str, ending: str
+) -> None:
+    rows = [
+        (path.relative_to(classes).as_posix(), path.parent.name + " " * (number % 2), "a, b")
+        for number, path in enumerate(sorted(classes.glob("*/*.png")))
+    ]
+    table = classes / f"labels.{ending}"
+    with table.open("w", newline="") as file:
+        csv.writer(file, delimiter=separator).writerows([("path", " Label", "note"), *rows])
+
+    dataset = load(str(table))
+
+    assert dataset.classes == ("cat", "dog") and names(dataset) == names(load(str(classes)))
+
+
+def test_spaces_around_labels_in_json_lines_do_not_count(classes: Path) -> None:
+    rows = [
+        {
+            "path": path.relative_to(classes).as_posix(),
+            "label": (" {}", "{}\u00a0")[number % 2].format(path.parent.name),
+        }
+        for number, path in enumerate(sorted(classes.glob("*/*.png")))
+    ]
+    (classes / "labels.jsonl").write_text("\n".join(map(json.dumps, rows)))
+
+    assert load(str(classes / "labels.jsonl")).classes == ("cat", "dog")
+
+
 def test_numbers_as_labels_are_in_the_order_of_numbers(classes: Path) -> None:
     paths = sorted(classes.glob("*/*.png"))
     rows = [f"{path.relative_to(classes)},{(2, 10)[number % 2]}" for number, path in enumerate(paths)]
@@ -244,6 +387,12 @@ def test_numbers_as_labels_are_in_the_order_of_numbers(classes: Path) -> None:
         ("path,kind\ncat/00.png,cat", "its first line names no column for the label; call one label or class"),
         ("path,label\ncat/00.png,", "line 2: has no label"),
         ("path,label\ncat/99.png,cat", r"line 2: cat/99\.png is not a file in"),
+        (
+            "path,label\ncat/00.png,cat\n" + "".join(f"cat/{number}.png,cat\n" for number in range(91, 99)),
+            r"8 of its 9 paths are not files in .*: cat/91\.png, .*, cat/95\.png, \.\.\.$",
+        ),
+        ("path,label\ncat/00.png, ", "line 2: has no label"),
+        ("path/label\ncat/00.png/cat", "its first line names no column for the path; .* commas, semicolons, tabs"),
         ("path,label,split\ncat/00.png,cat,train\ncat/01.png,cat,", "line 3: has no split, but other rows have"),
         ("path,label,split\ncat/00.png,cat,other", "line 2: split 'other'; must be train, test or validation"),
         ("path,label\ncat/00.png,cat\ncat/00.png,dog", r"lists cat/00\.png 2 times"),

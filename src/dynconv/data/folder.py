@@ -70,6 +70,12 @@ def missing(path: Path) -> str | None:
     classes = [name for name in _folders(path) if _has_image(path / name)]
     if len(classes) == 1:
         return f"has images of one class only ({escaped(classes[0])}); add a folder with those of another"
+    if not classes and _has_image(path):
+        return "holds images but no folders of classes; " + (
+            f"name the folder above, {escaped(str(path.parent))}, which has one folder for each class"
+            if find(path.parent)
+            else "put them into one folder for each class, and name the folder above those"
+        )
     return None
 
 

@@ -2,6 +2,7 @@
 
 - EXIF orientation is applied. Only the first frame of an animation is used.
 - Transparent parts become white; grey, palette and CMYK images become RGB; 16 bits are scaled to 8.
+- Grey images of more than 8 bits often use few of them, as those of a camera of 12 bits do: see `_DEPTHS`.
 - An image of another size or shape becomes the square that a `Frame` describes.
 """
 
@@ -18,6 +19,12 @@ from PIL import ExifTags, Image, ImageOps
 from dynconv.data.dataset import DataError
 from dynconv.data.frame import Frame
 from dynconv.errors import escaped
+
+_DEPTHS = (8, 12, 16, 24, 32)
+"""Bits that a deep grey image may use. The fewest that hold its largest value count as its range, as no file says it.
+
+A picture that really has 16 bits is taken for one of 12 only if it is darker than a sixteenth of white everywhere. 10
+and 14 bits are left out: such a picture becomes darker than it was, but a dark one of 12 or 16 bits no brighter."""
 
 _ORDINARY = ("AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "PCX", "PNG", "PPM", "QOI", "TGA", "TIFF", "WEBP")
 """Formats of still images, as Pillow names them. Pillow also reads videos, documents and scientific data."""
@@ -128,7 +135,7 @@ def _stored_mode(image: Image.Image) -> str:
 
 
 def _with_eight_bits(image: Image.Image, stored: str) -> Image.Image:
-    """Scales 16-bit or 32-bit grey, which convert() would clip at 255, and the colour that a PNG makes transparent.
+    """Scales grey of more than 8 bits, which convert() would clip at 255, and the colour that a PNG makes transparent.
 
     Pillow returns that colour as the file stores it, even if it scales the pixels themselves to 8 bits. Colours that
     agree in their upper 8 bits then count as the same colour.
@@ -136,7 +143,9 @@ def _with_eight_bits(image: Image.Image, stored: str) -> Image.Image:
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
-        grey = Image.fromarray((values >> 8).clip(0, 255).astype(np.uint8))
+        used = int(values.max(initial=0)).bit_length()
+        depth = next(bits for bits in _DEPTHS if bits >= used)
+        grey = Image.fromarray((values >> (depth - 8)).clip(0).astype(np.uint8))
         if not isinstance(clear, int):
             return grey
         return Image.merge("LA", (grey, Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8))))

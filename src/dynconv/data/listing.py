@@ -131,7 +131,7 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
     if not listing.splits:
         logger.info(
             "%s: has no split of its own: %s images are for training and %s for testing, one of five of each class, by "
-            "their content (the same with any seed; copies stay on one side)",
+            "their content (the same with any seed; copies stay on one side, unless a class has nothing else)",
             escaped(listing.origin), f"{len(found[TRAIN].labels):,}", f"{len(found[TEST].labels):,}",
         )  # fmt: skip
     return Dataset(

@@ -1,6 +1,7 @@
 """Images that a table lists: a CSV or JSON-lines file with a path and a label for each, and a split if it likes.
 
-Paths are relative to the table. Columns, or keys, in any order:
+Paths are relative to the table. Columns are separated by commas, semicolons, tabs or bars. Spaces around labels do not
+count. Columns, or keys, in any order:
 
     path, file, file_name, filename or image    the image
     label, class, category or target            its class: text, or a number
@@ -19,15 +20,17 @@ from typing import TextIO
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.frame import DataConfig
-from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, in_order
+from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, in_order, listed
 from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
 from dynconv.data.tree import FolderTree
 from dynconv.errors import escaped
 
 ENDINGS = (".csv", ".tsv", ".jsonl")
-_PATHS = ("path", "file", "file_name", "filename", "image")
-_LABELS = ("label", "class", "category", "target")
+_COLUMNS = {
+    "path": ("path", "file", "file_name", "filename", "image"),
+    "label": ("label", "class", "category", "target"),
+}
 _SPLIT_NAMES = {
     "train": TRAIN,
     "training": TRAIN,
@@ -56,9 +59,12 @@ def list_images(path: Path) -> Listing:
         raise DataError(f"{where}: lists no images; needs a path and a label in each row")
     names = sorted({label for _, _, label, _ in rows}, key=in_order)
     numbers = {name: number for number, name in enumerate(names)}
-    for line, file, _, _ in rows:
-        if not (path.parent / file).is_file():
-            raise DataError(f"{where}: line {line}: {escaped(file)} is not a file in {escaped(str(path.parent))}")
+    folder, absent = escaped(str(path.parent)), [row for row in rows if not (path.parent / row[1]).is_file()]
+    if len(absent) == 1:
+        raise DataError(f"{where}: line {absent[0][0]}: {escaped(absent[0][1])} is not a file in {folder}")
+    if absent:
+        named = listed([file for _, file, _, _ in absent])
+        raise DataError(f"{where}: {len(absent):,} of its {len(rows):,} paths are not files in {folder}: {named}")
     with_split = [split for *_, split in rows if split]
     if with_split and len(with_split) < len(rows):
         line = next(line for line, _, _, split in rows if not split)
@@ -88,31 +94,42 @@ def _rows(where: str, ending: str, file: TextIO) -> Iterator[tuple[int, str, str
     """Line number, path, label and split of each row."""
     for line, row in _json_rows(where, file) if ending == ".jsonl" else _csv_rows(where, file, ending):
         found = {}
-        for what, names in (("path", _PATHS), ("label", _LABELS)):
+        for what, names in _COLUMNS.items():
             value = next((row[name] for name in names if row.get(name) not in (None, "")), None)
+            if what == "label" and isinstance(value, str):
+                value = value.strip() or None
             if not isinstance(value, str | int) or isinstance(value, bool):
                 raise DataError(f"{where}: line {line}: has no {what}; needs one of {', '.join(names)}")
             found[what] = str(value)
-        split = str(row.get("split") or "")
+        split = str(row.get("split") or "").strip()
         if split and split.lower() not in _SPLIT_NAMES:
             raise DataError(f"{where}: line {line}: split {escaped(split)[:50]!r}; must be train, test or validation")
         yield line, found["path"], found["label"], _SPLIT_NAMES.get(split.lower(), "")
 
 
 def _csv_rows(where: str, file: TextIO, ending: str) -> Iterator[tuple[int, Mapping[str, object]]]:
-    reader = csv.DictReader(file, delimiter="\t" if ending == ".tsv" else ",")
+    line, first = 1, file.readline(_LONGEST_LINE)
     try:
-        names = [str(name).strip().lower() for name in reader.fieldnames or []]
-        reader.fieldnames = names
-        for what, known in (("path", _PATHS), ("label", _LABELS)):
-            if not set(names) & set(known):
+        headers = {each: _header(first, each) for each in ("\t,;|" if ending == ".tsv" else ",;\t|")}
+        separator = max(
+            headers, key=lambda each: sum(not set(known).isdisjoint(headers[each]) for known in _COLUMNS.values())
+        )
+        for what, known in _COLUMNS.items():
+            if set(known).isdisjoint(headers[separator]):
                 raise DataError(
-                    f"{where}: its first line names no column for the {what}; call one {' or '.join(known)}"
+                    f"{where}: its first line names no column for the {what}; call one {' or '.join(known)}, and "
+                    "separate columns by commas, semicolons, tabs or bars"
                 )
+        reader = csv.DictReader(file, headers[separator], delimiter=separator)
         for row in reader:
-            yield reader.line_num, row
+            line = reader.line_num + 1
+            yield line, row
     except csv.Error as error:
-        raise DataError(f"{where}: line {reader.line_num}: {escaped(str(error))}") from error
+        raise DataError(f"{where}: line {line}: {escaped(str(error))}") from error
+
+
+def _header(line: str, separator: str) -> list[str]:
+    return [name.strip().lower() for name in next(csv.reader([line], delimiter=separator), [])]
 
 
 def _json_rows(where: str, file: TextIO) -> Iterator[tuple[int, Mapping[str, object]]]:
