@@ -7,6 +7,7 @@ from tiny import MODEL
 
 import dynconv
 from dynconv.artifacts.rundir import RunDir
+from dynconv.training.presets import PRESETS
 
 FIELDS = {"epochs": 2, "image_sizes": (16,), "model": MODEL.model_dump(), "optim": {"lr": 0.1}}
 
@@ -50,7 +51,7 @@ def test_its_report_is_written_when_asked_for(run: dynconv.Run) -> None:
 @pytest.mark.parametrize(
     ("arguments", "answer"),
     [
-        ({"preset": "quik"}, "no preset 'quik'; choose one of basic, quick, standard, accurate, best"),
+        ({"preset": "quik"}, f"no preset 'quik'; choose one of {', '.join(PRESETS)}"),
         ({"epohcs": 3}, "epohcs: there is no such field; did you mean epochs?"),
         ({"model": {"experts": 0}}, "model.experts: must be whole numbers, at least 1, at most 4096, not 0"),
         ({"device": "tpu"}, "device: must be one of auto, cpu, cuda, mps, not tpu"),
