@@ -60,7 +60,7 @@ def main() -> None:
     files = sorted(path for path in parser.parse_args().folder.rglob("*") if path.suffix.lower() in ENDINGS)
     pictures = [Image.open(path).convert("RGB") for path in files]
     originals = [printed(picture) for picture in pictures]
-    telling = copies._Looks(np.stack([each.thumbnail for each in originals])).telling
+    telling = copies.telling(np.stack([each.thumbnail for each in originals]))
     print(f"{len(originals):,} pictures, {telling.sum():,} with enough contrast")
     for name, change in CHANGES.items():
         groups = copies.groups_of_copies([*originals, *(printed(change(picture)) for picture in pictures)])

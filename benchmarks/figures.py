@@ -10,8 +10,7 @@ A page names a study where its table stands, and what stands there is replaced:
 A study that names curves gets a picture of accuracy against multiply-adds, docs/NAME.png.
 
 Accuracies and losses are those of the last epoch on the hold-out, or on the test set where nothing was held out;
-differences are paired by seed, with Student's 95 %
-interval (docs/protocol.md).
+differences are paired by seed, with Student's 95 % interval (docs/protocol.md).
 """
 
 from __future__ import annotations

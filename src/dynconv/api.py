@@ -19,7 +19,7 @@ from dynconv.training.config import TrainConfig
 from dynconv.training.distributed import joined
 from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, start
-from dynconv.training.presets import PRESETS, override
+from dynconv.training.presets import PRESETS, by_field, override
 from dynconv.training.progress import Progress
 from dynconv.validation import field_descriptions, flat, validate
 
@@ -115,9 +115,14 @@ class Run:
         """The trained network, ready to use. Raises DynconvError if there are no weights yet."""
         return Predictor.load(self.path, device)
 
-    def report(self, format: str = "html") -> Path:
-        """Writes the report on the run as html, pdf, md, tex or ipynb; returns its path."""
-        return write_report([self.path], meanings=field_descriptions(TrainConfig), format=format)
+    def report(self, format: str = "html", author: str = "") -> Path:
+        """Writes the report on the run as html, pdf, md, tex or ipynb; returns its path.
+
+        Args:
+            author: who hands it in, shown below the title with the date; not on the html page.
+        """
+        meanings = field_descriptions(TrainConfig)
+        return write_report([self.path], meanings=meanings, format=format, author=author, presets=by_field())
 
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"

@@ -1,5 +1,6 @@
 """Whole flows through the command line, on the generated data set and a tiny network."""
 
+import contextlib
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ import pytest
 from PIL import Image
 from tiny import WORDS
 
+import dynconv
 from dynconv.cli.main import main
 from dynconv.cli.verbs import VERBS
 from dynconv.data import shapes
@@ -287,6 +289,27 @@ def test_help_and_version_load_nothing_heavy() -> None:
     assert not {"torch", "tyro", "matplotlib", "numpy", "pydantic"} & set(loaded)
 
 
+@pytest.mark.skipif(
+    sys.platform == "win32", reason="Windows has no pseudo-terminals; not tested: the first line on one"
+)
+@pytest.mark.parametrize(("words", "said"), [(["predict", "nowhere.png"], True), (["predict", "--help"], False)])
+def test_on_a_terminal_something_is_said_before_pytorch_is_loaded(words: list[str], said: bool) -> None:
+    import pty
+
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "dynconv", *words]
+    with subprocess.Popen(command, stdin=theirs, stdout=subprocess.DEVNULL, stderr=theirs) as process:
+        os.close(theirs)
+        output = b""
+        with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+            while part := os.read(ours, 4096):
+                output += part
+    os.close(ours)
+
+    assert process.returncode == int(said)
+    assert output.startswith(f"dynconv {dynconv.__version__}: loading PyTorch\r\n".encode()) == said
+
+
 def test_one_description_of_a_verb_serves_the_list_its_own_help_and_the_readme(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -359,6 +382,7 @@ def test_a_grey_network_from_training_to_the_hand_in(tmp_path: Path) -> None:
 
 PREDICTS = """
 import sys
+import dynconv
 from dynconv.cli.main import main
 assert main(["predict", sys.argv[1]]) == 0
 print(sorted({"torch._dynamo", "sympy", "matplotlib", "scipy"} & set(sys.modules)))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Sequence
 
 import dynconv
-from dynconv.cli.verbs import VERBS
+from dynconv.cli.verbs import HELP, VERBS
 from dynconv.errors import DynconvError, escaped
 
 _LIST = "\n".join(f"  {usage:39s} {text}" for usage, text in VERBS.values())
@@ -36,9 +36,8 @@ examples:
 exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input,
   75 stopped by a scheduler, 130 interrupted"""
 
-_SLOW = ("train", "sweep", "serve", "bench")
-"""Commands that take seconds to say anything, because of what they import; others end about as soon."""
-_HELP = {"-h", "--help", "--help-all"}
+_LISTS = ("completion", "describe", "doctor", "presets", "runs")
+"""Commands that only print something. The others load PyTorch and work, so seconds pass before they say anything."""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -95,7 +94,8 @@ def _run(words: Sequence[str]) -> int:
         hint = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
         raise DynconvError(f"no command {words[0]!r}; {hint}")
     _never_fail_to_print()
-    if words[0] in _SLOW and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0" and not _HELP & set(words):
+    waits = words[0] not in _LISTS and set(HELP).isdisjoint(words)
+    if waits and sys.stderr.isatty() and os.environ.get("RANK", "0") == "0":  # of torchrun's processes, the first
         print(f"dynconv {dynconv.__version__}: loading PyTorch", file=sys.stderr, flush=True)
     code: int = importlib.import_module(f"dynconv.cli.{words[0]}").run(words[1:])
     return code

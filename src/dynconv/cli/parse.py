@@ -26,12 +26,10 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
-from dynconv.cli.verbs import VERBS
+from dynconv.cli.verbs import HELP, HELP_ALL, VERBS
 from dynconv.errors import DynconvError
 from dynconv.validation import did_you_mean, field_names, validate
 
-ALL = "--help-all"
-"""Shows every option where --help shows those used most."""
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -72,7 +70,7 @@ def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
 
 def asks_for_help(words: Sequence[str]) -> bool:
     """Whether the words ask for help instead of a run."""
-    return not {"-h", "--help", ALL}.isdisjoint(words)
+    return not set(HELP).isdisjoint(words)
 
 
 def read_words(
@@ -81,15 +79,15 @@ def read_words(
     """The words as a tree of strings, with defaults for absent ones; and the words that were not understood.
 
     Args:
-        short: the dotted names of the options that --help shows; --help-all shows all. By default both show all.
+        short: the options that --help shows, by the last part of their names; --help-all shows all. By default both do.
     """
     said = io.StringIO()
     about = inspect.getdoc(model)
-    if ALL in words or not asks_for_help(words):
+    if HELP_ALL in words or not asks_for_help(words):
         short = None
     if short is not None:
         about = f"{about}\n\nThese are the options used most; --help-all shows all."
-    words = ["--help" if word == ALL else word for word in words]
+    words = ["--help" if word == HELP_ALL else word for word in words]
     fields = model.model_fields.items()
     default = {name: field.get_default() for name, field in fields if not field.is_required()}
     try:

@@ -41,7 +41,8 @@ class PredictArguments(Arguments):
     top: Annotated[int, Field(ge=1)] = 3
     """Number of classes to show per image."""
     min_probability: Fraction = 0.0
-    """Least probability, 0 to 1, of an answer: an image whose likeliest class has less is called unsure."""
+    """Least probability, 0 to 1, of an answer: an image whose likeliest class has less is called unsure.
+    CSV shows the probabilities either way."""
     tta: bool = False
     """Test-time augmentation: average over six views of images the network is unsure of; more accurate, slower."""
     json_: Annotated[bool, tyro.conf.arg(name="json")] = False

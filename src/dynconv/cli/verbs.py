@@ -1,4 +1,5 @@
-"""The subcommands, each with the one description that `dynconv --help`, its own help and the README share.
+"""The subcommands, each with the one description that `dynconv --help`, its own help and the README share; and what
+asks for help.
 
 Imports nothing, so that `dynconv --help` answers at once.
 """
@@ -26,3 +27,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "completion": ("completion bash|zsh|fish", "Print a script that completes words in a shell."),
 }
 """Name -> usage, and description."""
+
+HELP_ALL = "--help-all"
+"""Shows every option where --help shows those used most."""
+HELP = ("-h", "--help", HELP_ALL)
+"""The words that ask for help instead of a run."""

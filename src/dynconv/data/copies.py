@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,11 +33,7 @@ TEST_SHARE = 5
 """One image of so many is set aside for testing."""
 
 _GREY = np.array([3, 6, 1])  # tenths of brightness; whole numbers, as the result must be the same on every machine
-_BITS = 64  # of a code
-_KEY, _WEAK = 20, 6  # bits of a code by which it is looked up, and those of them that a near copy may have otherwise
-_MOST_OTHER_BITS = 16
-_ROWS, _PAIRS = 256, 1 << 13  # images that are measured or looked up at once, and pairs that are compared at once
-_MOST_OF_A_KEY = _MOST_COMPARED = 128  # images that one is compared with at most: thousands may look alike
+_ROWS = 256  # images that are compared with all others at once
 
 
 class CannotSplitError(Exception):
@@ -87,110 +83,76 @@ def groups_of_copies(prints: Sequence[Fingerprint], *, near: bool = True) -> lis
 
 
 def _leaders(thumbnails_NSSC: np.ndarray) -> np.ndarray:
-    """For each image, the first one that it is a near copy of and that is not itself one of another; or itself."""
-    looks = _Looks(thumbnails_NSSC)
-    leaders = np.arange(len(thumbnails_NSSC))
-    telling = np.nonzero(looks.telling)[0]
-    places = np.sort(looks.keys[telling] << 32 | telling)  # by key, then as they come
-    for start in range(0, len(telling), _ROWS):
-        rows = telling[start : start + _ROWS]
-        rows = rows[leaders[rows] == rows]
-        keys = looks.near_keys(rows)
-        starts = np.searchsorted(places, (keys << 32 | rows[:, None]) + 1).ravel()
-        ends = np.searchsorted(places, keys + 1 << 32).ravel()
-        counts = np.minimum(ends - starts, _MOST_OF_A_KEY)
-        within = np.arange(counts.sum()) - np.repeat(counts.cumsum() - counts, counts)
-        seconds = places[np.repeat(starts, counts) + within] & 0xFFFFFFFF
-        firsts = np.repeat(rows, counts.reshape(keys.shape).sum(1))
-        for first, second in looks.near(firsts, seconds):
-            if leaders[first] == first and leaders[second] == second:
-                leaders[second] = first
-    return leaders
+    """For each image, the first one that it is a near copy of and that is not itself one of another; or itself.
 
-
-class _Looks:
-    """Thumbnails, and codes by which those that may be near copies are found.
-
-    The bits of a code are the signs of the slowest waves in the brightness (of its cosine transform) without its mean
-    and its slope, which many images share. A near copy has other signs only where a wave is weak.
-
-    Attributes:
-        telling: bool [N], whether the image has the contrast to compare it.
-        keys: int64 [N], the first bits of the code.
+    Candidates are found by brightness alone, in float32, whose rounding differs between machines; they are more than
+    the near copies. What they are is then computed in whole numbers.
     """
-
-    def __init__(self, thumbnails_NSSC: np.ndarray) -> None:
-        parts = [_measured(thumbnails_NSSC[start : start + _ROWS]) for start in range(0, len(thumbnails_NSSC), _ROWS)]
-        self.telling, self._most_noise, self._codes, self._weak_bits = map(np.concatenate, zip(*parts, strict=True))
-        self.keys = (self._codes & np.uint64((1 << _KEY) - 1)).astype(np.int64)
-        self._pixels = thumbnails_NSSC.reshape(len(thumbnails_NSSC), -1)
-        self._brightness = self._pixels.sum(1, dtype=np.int64)
-        self._power = np.einsum("np,np->n", self._pixels, self._pixels, dtype=np.int64)
-
-    def near_keys(self, rows: np.ndarray) -> np.ndarray:
-        """The keys that near copies of these images may have, int64 [R, 64]."""
-        chosen_VK = np.arange(1 << _WEAK)[:, None] >> np.arange(_WEAK) & 1
-        return self.keys[rows, None] ^ (self._weak_bits[rows] @ chosen_VK.T)
-
-    def near(self, firsts: np.ndarray, seconds: np.ndarray) -> Iterator[tuple[int, int]]:
-        """Those of the pairs that are near copies, by the first of a pair, which must be in order."""
-        other_bits = np.bitwise_count(self._codes[firsts] ^ self._codes[seconds])
-        darker, brighter = np.sort(self._brightness[np.stack((firsts, seconds))], 0)
-        maybe = np.nonzero((other_bits <= _MOST_OTHER_BITS) & (brighter <= MOST_BRIGHTENED * darker))[0]
-        maybe = maybe[np.lexsort((seconds[maybe], other_bits[maybe], firsts[maybe]))]
-        rank = np.arange(len(maybe)) - np.searchsorted(firsts[maybe], firsts[maybe])
-        maybe = maybe[rank < _MOST_COMPARED]
-        for start in range(0, len(maybe), _PAIRS):
-            part = maybe[start : start + _PAIRS]
-            near = self._are_near(firsts[part], seconds[part])
-            yield from zip(firsts[part][near].tolist(), seconds[part][near].tolist(), strict=True)
-
-    def _are_near(self, firsts: np.ndarray, seconds: np.ndarray) -> np.ndarray:
-        """Whether thumbnails differ in no more than brightness and noise, bool [M]."""
-        product_M = np.einsum("mp,mp->m", self._pixels[firsts], self._pixels[seconds], dtype=np.int64)
-        power_M = self._power[firsts].astype(np.float64)
-        square_M = (self._power[seconds] - product_M**2 / power_M) / self._pixels.shape[1]
-        noise_M = np.sqrt(square_M.clip(0))
-        near_M: np.ndarray = noise_M <= np.minimum(self._most_noise[firsts], self._most_noise[seconds])
-        return near_M
+    chosen = np.nonzero(telling(thumbnails_NSSC))[0]
+    pixels_MP = thumbnails_NSSC[chosen].reshape(len(chosen), 3 * SIDE**2)
+    grey_MP = _grey(thumbnails_NSSC[chosen]).reshape(len(chosen), SIDE**2)
+    most_noise_M = _most_noise(grey_MP)
+    unit_MP, least_cosine_M = _directions(grey_MP, most_noise_M)
+    leaders = np.arange(len(chosen))
+    for start in range(0, len(chosen), _ROWS):
+        candidates = unit_MP[start : start + _ROWS] @ unit_MP[start:].T >= least_cosine_M[start:]
+        for first, found in enumerate(candidates, start):
+            seconds = start + np.nonzero(found)[0]
+            seconds = seconds[(seconds > first) & (leaders[seconds] == seconds)]
+            if leaders[first] != first or not len(seconds):
+                continue
+            allowed = np.minimum(most_noise_M[first], most_noise_M[seconds])
+            leaders[seconds[_noise(pixels_MP[first], pixels_MP[seconds]) <= allowed]] = first
+    of_all = np.arange(len(thumbnails_NSSC))
+    of_all[chosen] = chosen[leaders]
+    return of_all
 
 
-def _measured(thumbnails_NSSC: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of each image: whether it is telling, the noise of a near copy, its code, and the weak bits of its key."""
-    n = len(thumbnails_NSSC)
-    grey_NSS = thumbnails_NSSC.astype(np.int64) @ _GREY
-    steps = [np.abs(np.diff(grey_NSS, axis=axis)).reshape(n, -1) for axis in (1, 2)]
-    telling_N = (np.concatenate(steps, 1) >= _GREY.sum() * LEAST_STEP).mean(1) >= LEAST_STEPS
-    detail_NP, unit = _without_slope(grey_NSS)
-    most_noise_N = np.minimum(MOST_NOISE, MOST_RELATIVE_NOISE * (detail_NP / unit).std(1))
-    signal_NW = detail_NP @ _WAVES_PW
-    code_N = ((signal_NW > 0) << np.arange(_BITS, dtype=np.uint64)).sum(1, dtype=np.uint64)
-    strength_NK = np.abs(signal_NW[:, :_KEY]) / np.sqrt((_WAVES_PW[:, :_KEY] ** 2).sum(0))
-    weak_bits_NV = 1 << np.argsort(strength_NK, 1, kind="stable")[:, :_WEAK]
-    return telling_N, most_noise_N, code_N, weak_bits_NV
+def telling(thumbnails_NSSC: np.ndarray) -> np.ndarray:
+    """Whether each image has enough contrast to be compared, bool [N]."""
+    grey_NSS = _grey(thumbnails_NSSC)
+    steps = [np.abs(np.diff(grey_NSS, axis=axis)).reshape(len(grey_NSS), -1) for axis in (1, 2)]
+    telling_N: np.ndarray = (np.concatenate(steps, 1) >= _GREY.sum() * LEAST_STEP).mean(1) >= LEAST_STEPS
+    return telling_N
 
 
-def _without_slope(grey_NSS: np.ndarray) -> tuple[np.ndarray, int]:
-    """Brightness without its mean and its slope, and the unit of both: one level of 255. Exact, so in whole numbers."""
+def _grey(thumbnails_NSSC: np.ndarray) -> np.ndarray:
+    grey_NSS: np.ndarray = thumbnails_NSSC.astype(np.int64) @ _GREY
+    return grey_NSS
+
+
+def _most_noise(grey_NP: np.ndarray) -> np.ndarray:
+    """The noise that a near copy of each image may have, in levels of 255, [N]."""
     place = 2 * np.arange(SIDE) - (SIDE - 1)
-    square = int((place**2).sum()) * SIDE
-    across_N11 = (grey_NSS * place).sum((1, 2), keepdims=True)
-    down_N11 = (grey_NSS * place[:, None]).sum((1, 2), keepdims=True)
-    slope_NSS = across_N11 * place + down_N11 * place[:, None]
-    detail_NSS = (grey_NSS * SIDE**2 - grey_NSS.sum((1, 2), keepdims=True)) * square - slope_NSS * SIDE**2
-    return detail_NSS.reshape(len(grey_NSS), -1), int(_GREY.sum()) * SIDE**2 * square
+    square, across_P, down_P = int((place**2).sum()) * SIDE, np.tile(place, SIDE), np.repeat(place, SIDE)
+    slope_NP = np.outer(grey_NP @ across_P, across_P) + np.outer(grey_NP @ down_P, down_P)
+    detail_NP = (grey_NP * SIDE**2 - grey_NP.sum(1, keepdims=True)) * square - slope_NP * SIDE**2
+    most_noise_N: np.ndarray = np.minimum(
+        MOST_NOISE, MOST_RELATIVE_NOISE * (detail_NP / (int(_GREY.sum()) * SIDE**2 * square)).std(1)
+    )
+    return most_noise_N
 
 
-def _waves() -> np.ndarray:
-    """The slowest waves of the cosine transform but for the mean and the slopes, in thousandths, int64 [P, 64]."""
-    turns_SS = np.outer(np.arange(SIDE), 2 * np.arange(SIDE) + 1) / (4 * SIDE)
-    cosine_SS = np.rint(1000 * np.cos(2 * np.pi * turns_SS)).astype(np.int64)
-    both = [(down, across) for down in range(SIDE) for across in range(SIDE) if down + across > 1]
-    slowest = sorted(both, key=lambda wave: (wave[0] ** 2 + wave[1] ** 2, wave))[:_BITS]
-    return np.stack([np.outer(cosine_SS[down], cosine_SS[across]).ravel() for down, across in slowest], 1)
+def _directions(grey_NP: np.ndarray, most_noise_N: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Brightness as float32 vectors of length 1, and the least cosine that a near copy of each image may have.
+
+    If R, G and B differ by a noise n, their brightness differs by less than 1.2 n: sqrt(3 (0.3^2 + 0.6^2 + 0.1^2)). The
+    rest, up to 1.5 n, is room for rounding.
+    """
+    power_N = (grey_NP.astype(np.float64) ** 2).sum(1)
+    unit_NP = (grey_NP / np.sqrt(power_N)[:, None]).astype(np.float32)
+    most_N = SIDE**2 * (1.5 * _GREY.sum() * most_noise_N) ** 2 / power_N  # of 1, the power of the difference
+    return unit_NP, np.sqrt((1 - most_N).clip(0)).astype(np.float32)
 
 
-_WAVES_PW = _waves()
+def _noise(first_P: np.ndarray, seconds_MP: np.ndarray) -> np.ndarray:
+    """What thumbnails differ by but for their brightness, in levels of 255, [M]; infinite beyond MOST_BRIGHTENED."""
+    first_P, seconds_MP = first_P.astype(np.int64), seconds_MP.astype(np.int64)
+    product_M = seconds_MP @ first_P
+    square_M = ((seconds_MP**2).sum(1) - product_M**2 / (first_P**2).sum()) / len(first_P)
+    darker_M, brighter_M = np.sort(np.stack(np.broadcast_arrays(seconds_MP.sum(1), first_P.sum())), 0)
+    noise_M: np.ndarray = np.where(brighter_M <= MOST_BRIGHTENED * darker_M, np.sqrt(square_M.clip(0)), np.inf)
+    return noise_M
 
 
 def set_aside(prints: Sequence[Fingerprint], labels: Sequence[int]) -> np.ndarray:

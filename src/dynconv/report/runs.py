@@ -9,6 +9,7 @@ import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from rich import box
@@ -30,6 +31,8 @@ _NOT_COMPARED = {"preset", "seed"}
 
 Presets = Mapping[str, Mapping[str, Any]]
 """The hyper-parameters of each preset, by dotted names."""
+NO_PRESETS: Presets = MappingProxyType({})
+"""Where none are known, nothing differs from them."""
 
 
 @dataclass(frozen=True)

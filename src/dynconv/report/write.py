@@ -19,7 +19,7 @@ from dynconv.report.handin.assemble import assemble
 from dynconv.report.plot import Plot
 from dynconv.report.record import RunRecord, read_record
 from dynconv.report.run_page import run_page
-from dynconv.report.runs import Presets
+from dynconv.report.runs import NO_PRESETS, Presets
 from dynconv.report.runs_page import runs_page
 from dynconv.report.subject import Subject, read_subject
 
@@ -37,7 +37,7 @@ def write_report(
     meanings: Mapping[str, str] | None = None,
     format: str = "html",
     author: str = "",
-    presets: Presets | None = None,
+    presets: Presets = NO_PRESETS,
 ) -> Path:
     """Writes the report on one run, with metrics.csv, or on several. Logs what is missing or damaged.
 
@@ -65,7 +65,7 @@ def write_report(
     folder = output or _folder(records)
     _make(folder)  # before the work, which takes long
     if format != "html":
-        document = assemble(_subjects(records, data, meanings or {}), folder, data, author, presets or {})
+        document = assemble(_subjects(records, data, meanings or {}), folder, data, author, presets)
         path = formats.FORMATS[format][0](document, folder)
     else:
         if len(records) == 1:

@@ -14,8 +14,11 @@ import dynconv
 from dynconv.cli.main import main
 from dynconv.data import shapes
 from dynconv.data.augment import AugmentConfig
+from dynconv.layer.routing import GATES
+from dynconv.model.config import ModelConfig
 from dynconv.report import plot
-from dynconv.report.handin import method
+from dynconv.report.handin import method, pdf
+from dynconv.report.handin.document import Code, Equation, Paragraph
 
 CHAPTERS = (
     "Task and data", "Model", "Training", "Curves", "Results", "Routing", "Hyper-parameters",
@@ -102,6 +105,8 @@ def test_it_says_whose_it_is_and_what_is_not_as_in_the_preset(
     assert re.fullmatch(r"Ada L\., Course 101, \d{4}-\d\d-\d\d", byline)
     (row,) = (line for line in report.splitlines() if line.startswith("| not as in the preset"))
     assert "model.widths 8, 8" in row and "optim.lr" not in row
+    from_python = dynconv.Run(trained).report("md", author="Ada L., Course 101").read_text(encoding="utf-8")
+    assert from_python.replace("\\", "").split("\n\n")[:3] == [title, subtitle, byline]
     assert "| device | cpu |" in report
 
 
@@ -214,6 +219,24 @@ def test_wrong_input_is_one_line(
         assert main(["report", one, "--format", name, "--output", str(tmp_path / "new")]) == 2
         assert f"needs {package}, which is not installed: pip install 'dynconv[handin]'" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("name", GATES)
+def test_each_gate_is_an_equation_that_can_be_set_or_words(name: str) -> None:
+    sentence, *equations = method._gate(ModelConfig(gate=(name,)))
+    assert isinstance(sentence, Paragraph)
+    place = sentence.spans.index(Code(name))
+
+    if equations:
+        (equation,) = equations
+        assert isinstance(equation, Equation) and pdf._equation(equation.tex)[1] > 0
+        assert sentence.spans[place + 1 :] == (", of the logits z:",)
+    else:
+        assert any(isinstance(span, Code) and len(span.text) > 5 for span in sentence.spans[place + 1 :])
+
+
+def test_the_equations_of_gates_are_of_gates() -> None:
+    assert method._GATES and set(method._GATES) <= set(GATES)
 
 
 @pytest.mark.parametrize(

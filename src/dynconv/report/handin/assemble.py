@@ -13,13 +13,13 @@ from dynconv.report import compare, page
 from dynconv.report.handin import method, outcome, settings
 from dynconv.report.handin.document import Block, Column, Document, Items, Span, Table, text
 from dynconv.report.run_page import conditions, interval_text
-from dynconv.report.runs import Presets, differing
+from dynconv.report.runs import NO_PRESETS, Presets, differing
 from dynconv.report.subject import Subject
 from dynconv.validation import flat, shown
 
 
 def assemble(
-    subjects: Sequence[Subject], folder: Path, data: str | None = None, author: str = "", presets: Presets | None = None
+    subjects: Sequence[Subject], folder: Path, data: str | None = None, author: str = "", presets: Presets = NO_PRESETS
 ) -> Document:
     """The document about one run, or about several that differ only in their seed.
 
@@ -44,7 +44,7 @@ def assemble(
     (group,), first = groups, subjects[0]
     seeds = [record.config.seed for record in records]
     title = f"{first.record.config.preset} on {first.record.data_name}"
-    changed = differing(flat(first.record.config.tree()), (presets or {}).get(first.record.config.preset, {}))
+    changed = differing(flat(first.record.config.tree()), presets.get(first.record.config.preset, {}))
     which = f"seed{'s' if len(seeds) > 1 else ''} {', '.join(map(str, seeds))}"
     subtitle = f"preset {title}{', changed' if changed else ''}, {which}"
     return Document(
