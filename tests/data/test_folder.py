@@ -103,7 +103,8 @@ def test_what_is_scaled_down_is_said(folder: Path, caplog: pytest.LogCaptureFixt
 
     (line,) = caplog.messages
     assert line.startswith(
-        f"{folder}: 2 of 26 images are not 32x32 pixels (shorter sides 16 to 200, median 32); each is scaled"
+        f"{folder}: 2 of 26 images are not 32x32 pixels, the largest of 32, 48, 64, 96, 128 that half of them reach "
+        "(shorter sides 16 to 200, median 32); each is scaled"
     )
 
 

@@ -15,7 +15,8 @@ SIZE = 32
 """Side of CIFAR-10's images, for which the presets are made; `auto` chooses no smaller one."""
 SMALLEST_SIZE, LARGEST_SIZE = 8, 512
 """Smallest and largest side to train at."""
-_AUTO_SIZES = (32, 48, 64, 96, 128)  # beyond, a CPU takes long, and most photographs gain little
+AUTO_SIZES = (32, 48, 64, 96, 128)
+"""Sides that `auto` chooses from. Beyond, a CPU takes long, and most photographs gain little."""
 _GREY = (128, 128, 128)
 
 Fit = Literal["crop", "pad", "stretch"]
@@ -83,4 +84,4 @@ def auto_size(shorter_sides: Iterable[int]) -> int:
     """The largest of the usual sizes that half of these sides reach."""
     sides = sorted(shorter_sides)
     median = sides[len(sides) // 2] if sides else SIZE
-    return max(size for size in _AUTO_SIZES if size <= max(median, SIZE))
+    return max(size for size in AUTO_SIZES if size <= max(median, SIZE))

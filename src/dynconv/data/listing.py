@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dynconv.data.copies import CannotSplitError, Fingerprint, fingerprint, set_aside
 from dynconv.data.dataset import DataError, Dataset, Split, require_class_names
-from dynconv.data.frame import DataConfig, Frame
+from dynconv.data.frame import AUTO_SIZES, DataConfig, Frame
 from dynconv.data.framing import HOW
 from dynconv.data.image import read_picture, size_of
 from dynconv.data.room import room_for, taken
@@ -121,7 +121,7 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
     reading = read_images(listing, wanted, prints=not listing.splits)
     if reading.damaged:
         raise DataError(_about_damage(listing, reading.damaged))
-    _say_sizes(reading)
+    _say_sizes(reading, wanted)
     labels, splits = torch.tensor(listing.labels, dtype=torch.int64), np.array(reading.splits())
     found = {}
     for split in SPLITS:
@@ -235,17 +235,19 @@ def _about_damage(listing: Listing, damaged: dict[int, str]) -> str:
     )
 
 
-def _say_sizes(reading: Reading) -> None:
-    """Logs one line where images were not of the frame's size."""
+def _say_sizes(reading: Reading, wanted: DataConfig) -> None:
+    """Logs one line where images were not of the frame's size: how they are read, and why so."""
     side, frame = reading.frame.size, reading.frame
     sizes = [size for size in reading.sizes if size]
     others = [size for size in sizes if size != (side, side)]
     if not others:
         return
     median = int(statistics.median(map(min, sizes)))
+    usual = ", ".join(map(str, AUTO_SIZES))
+    why = f", the largest of {usual} that half of them reach" if wanted.size == "auto" else ""
     logger.info(
-        "%s: %s of %s images are not %dx%d pixels (shorter sides %d to %d, median %d); each is %s to that size; "
+        "%s: %s of %s images are not %dx%d pixels%s (shorter sides %d to %d, median %d); each is %s to that size; "
         "--data.size and --data.fit change that",
-        escaped(reading.listing.origin), f"{len(others):,}", f"{len(sizes):,}", side, side,
+        escaped(reading.listing.origin), f"{len(others):,}", f"{len(sizes):,}", side, side, why,
         min(map(min, sizes)), max(map(min, sizes)), median, HOW[frame.fit],
     )  # fmt: skip
