@@ -104,8 +104,8 @@ test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on
 	$(IN_VENV) $(NO_COMPILER) $(PYTEST) $(LESSER) $(PYTEST_ARGS)
 
 # In one process, since some of them take half of a machine's memory.
-test-large: .venv/.installed-dev ## the tests that take long: arrays of 2^31 numbers (4 GB), an emulated ARM processor, twenty kills
-	$(IN_VENV) python -m pytest -m large tests/cli tests/data tests/layer tests/training $(PYTEST_ARGS)
+test-large: .venv/.installed-dev ## the tests that take long: arrays of 4 GB, an emulated ARM processor, twenty kills, all documented commands
+	$(IN_VENV) python -m pytest -m large tests/cli tests/data tests/layer tests/training tests/test_docs_run.py $(PYTEST_ARGS)
 
 test-logs: .venv/.installed-dev ## the tests of Weights & Biases and MLflow, with some thirty packages that they bring along
 	$(INSTALL) -e '.[wandb,mlflow]'

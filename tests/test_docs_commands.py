@@ -1,6 +1,6 @@
 """Every command that README and documentation tell to type is one that exists, with options that exist.
 
-They are parsed, not run: most would train for hours. The tutorial's commands are run, in test_docs.py.
+They are parsed here. In test_docs_run.py they are run, with tiny networks, which takes minutes.
 
 Not covered: `pip install` (but the extras' names), `python3 -m venv`, `curl` on the pages about serving and prediction,
 the example for requests in serve.md, the one for the Hub in export.md, and the scripts for SLURM, Kubernetes and Ray in
@@ -9,53 +9,18 @@ distributed.md and faults.md, except for the calls of torchrun in them.
 
 import ast
 import importlib
-import itertools
 import re
 import shlex
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
+from commands import PAGES, ROOT, calls
 
 import dynconv
 from dynconv.cli.verbs import VERBS
-
-ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").glob("*.md"))]
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def lines_of(page: Path) -> list[str]:
-    """What stands in the blocks without a language, continued lines joined; and each code within a sentence."""
-    text = page.read_text(encoding="utf-8")
-    blocks = [block.replace("\\\n", " ") for kind, block in BLOCK.findall(text) if not kind]
-    # What quotes a message, on the page of messages, quotes no command.
-    prose = "\n".join(line for line in BLOCK.sub("", text).splitlines() if not line.startswith("> "))
-    return [*"\n".join(blocks).splitlines(), *(" ".join(code.split()) for code in re.findall(r"`([^`]+)`", prose))]
-
-
-def calls(program: str) -> list[tuple[str, list[str]]]:
-    """The page, and the words after the program, of each of its calls on all pages."""
-    found = []
-    for page in PAGES:
-        for line in lines_of(page):
-            if re.match(rf"(?:.*[ !])?{program} ", line):
-                found += [(page.name, words) for words in _after(program, line.removeprefix("!"))]
-    assert found, program
-    return found
-
-
-def _after(program: str, line: str) -> Iterator[list[str]]:
-    """The words after the program, for each command of a line of the shell that calls it."""
-    lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-    lexer.whitespace_split = True
-    for separator, group in itertools.groupby(lexer, lambda token: set(token) <= set("|&;")):
-        words = list(itertools.dropwhile(lambda word: re.match(r"srun$|exec$|[A-Z_]+=", word), group))
-        if not separator and words[:1] == [program]:
-            yield words[1:]
 
 
 class _ParsedError(Exception):
