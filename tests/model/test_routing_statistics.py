@@ -1,6 +1,11 @@
+import hypothesis.extra.numpy
+import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
+from dynconv.layer.routing import GATES
 from dynconv.model.config import ModelConfig
 from dynconv.model.net import Net
 from dynconv.model.routing_statistics import IDLE, BlockRouting, routing_statistics, summarise
@@ -31,6 +36,8 @@ def test_they_are_those_of_the_routing_weights() -> None:
         ([0.5, 0.5], 1.0, 1.1 * IDLE, ""),
         ([0.97, 0.03], 0.2, 0.1, "unused"),
         ([1.0], 1.0, 0.0, ""),
+        ([1.4, -0.4], 0.8, 0.1, ""),
+        ([1.0, -0.03], 0.2, 0.1, "unused"),
     ],
 )
 def test_routing_without_effect_is_found(mean: list[float], entropy: float, std: float, finding: str) -> None:
@@ -42,3 +49,15 @@ def test_one_image_and_one_expert_have_statistics_too() -> None:
 
     assert first.std == 0 and first.mean == [0.25, 0.75]
     assert second.entropy == 1 and second.block == 2
+
+
+@given(
+    name=st.sampled_from(sorted(GATES)),
+    logits=hypothesis.extra.numpy.arrays(np.float32, (5, 3), elements=st.floats(-50, 50, width=32)),
+)
+def test_every_gate_has_statistics_whatever_the_router_says(name: str, logits: np.ndarray) -> None:
+    """Also those whose weights can be negative, or all zero."""
+    (block,) = summarise([GATES[name].function(torch.from_numpy(logits))])
+
+    assert 0 <= block.entropy <= 1 + 1e-6 and block.std >= 0
+    assert block.finding in ("", "collapsed", "idle", "unused")

@@ -56,6 +56,15 @@ def test_every_step_and_every_epoch_is_recorded_and_names_its_data(tmp_path: Pat
     assert run.summary() is not None and list(run.tensorboard.iterdir())
 
 
+def test_routing_weights_that_become_negative_are_recorded_like_others(tmp_path: Path, dataset: Dataset) -> None:
+    model = CONFIG.model.model_copy(update={"gate": ("none",)})
+    run, summary = train(tmp_path, dataset, model=model, optim=OptimConfig(router_lr=0.5))
+    blocks = run.metrics().epochs[-1].routing
+
+    assert summary.finished and min(min(block.mean) for block in blocks) < 0
+    assert all(0 <= block.entropy <= 1.001 for block in blocks)
+
+
 def test_the_routing_of_an_epoch_is_that_of_all_classes(tmp_path: Path, dataset: Dataset) -> None:
     """Data of class folders come class by class: the first images are all of one class."""
     order = dataset.test.labels.argsort()

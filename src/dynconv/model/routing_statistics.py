@@ -19,7 +19,7 @@ IDLE = 0.002
 """Routing weights whose standard deviation over images is below this are in effect the same for every image."""
 
 UNUSED = 0.1
-"""An expert whose mean routing weight is below this fraction of 1/K contributes hardly anything to the mixture."""
+"""An expert whose mean routing weight is smaller than this fraction of 1/K contributes hardly anything to the mixture."""
 
 Finding = Literal["", "collapsed", "idle", "unused"]
 
@@ -30,7 +30,8 @@ class BlockRouting(BaseModel):
     Attributes:
         block: number of the block, from 1.
         mean: mean routing weight of each expert.
-        entropy: normalised entropy of these means as shares of their sum: 1 is uniform, 0 is one expert.
+        entropy: normalised entropy of the sizes of these means, which may be negative, as shares of their sum: 1 is
+            uniform, 0 is one expert.
         std: standard deviation of the routing weights over images, averaged over the experts.
     """
 
@@ -51,7 +52,7 @@ class BlockRouting(BaseModel):
             return "collapsed"
         if self.std < IDLE:
             return "idle"
-        return "unused" if min(self.mean) < UNUSED / experts else ""
+        return "unused" if min(map(abs, self.mean)) < UNUSED / experts else ""
 
 
 def summarise(routing: Sequence[Tensor]) -> list[BlockRouting]:
@@ -61,7 +62,7 @@ def summarise(routing: Sequence[Tensor]) -> list[BlockRouting]:
 
 def _of_block(number: int, a_NK: Tensor) -> BlockRouting:
     mean_K = a_NK.mean(0)
-    share_K = mean_K / mean_K.sum().clamp_min(1e-12)
+    share_K = mean_K.abs() / mean_K.abs().sum().clamp_min(1e-12)
     experts = len(share_K)
     entropy = float(torch.special.entr(share_K).sum()) / math.log(experts) if experts > 1 else 1.0
     spread = float(a_NK.std(0, correction=0).mean())
