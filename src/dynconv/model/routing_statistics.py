@@ -19,7 +19,7 @@ IDLE = 0.002
 """Routing weights whose standard deviation over images is below this are in effect the same for every image."""
 
 UNUSED = 0.1
-"""An expert whose mean routing weight is smaller than this fraction of 1/K contributes hardly anything to the mixture."""
+"""An expert whose mean routing weight is smaller than this fraction of 1/K contributes hardly anything."""
 
 Finding = Literal["", "collapsed", "idle", "unused"]
 
