@@ -91,21 +91,23 @@ test: .venv/.installed-dev ## run the whole test suite (some of it: PYTEST_ARGS=
 	$(IN_VENV) $(PYTEST) $(PYTEST_ARGS)
 
 # What depends on the processor or on a compiler. Instruction sets are held down for torch, oneDNN and our own operators.
-LESSER := tests/layer tests/model tests/training tests/inference/test_predictor.py tests/inference/test_evaluate.py \
-	tests/cli/test_cli.py tests/test_machine.py tests/test_doctor.py \
-	$(addprefix --ignore=,$(wildcard tests/training/test_interruptions.py tests/training/test_distributed.py \
-	tests/training/test_initial.py tests/training/test_logs.py tests/training/test_stopping.py))
+LESSER := tests/layer tests/model tests/inference/test_predictor.py tests/inference/test_evaluate.py tests/test_machine.py \
+	tests/test_doctor.py $(patsubst %,tests/training/test_%.py,fp16 losses optim presets timing trainer) \
+	--ignore=tests/layer/ops/test_fused_triton.py
 AVX2_ONLY := DYNCONV_CPU=avx2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2
 NO_COMPILER := CXX=no-such-compiler XDG_CACHE_HOME="$(CURDIR)/.venv/no-cache"
 
 test-lesser: .venv/.installed-dev ## the tests that depend on the machine, as on one with AVX2 only, and without a compiler
 	@uname -m | grep -qE 'x86_64|amd64' || echo "not x86: the tests as with AVX2 only are left out"
-	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) $(PYTEST) $(LESSER) $(PYTEST_ARGS)
+	! uname -m | grep -qE 'x86_64|amd64' || $(IN_VENV) $(AVX2_ONLY) $(PYTEST) $(LESSER) tests/cli/test_cli.py $(PYTEST_ARGS)
 	$(IN_VENV) $(NO_COMPILER) $(PYTEST) $(LESSER) $(PYTEST_ARGS)
 
-# In one process, since some of them take half of a machine's memory.
+# Arrays that take half of a machine's memory are for one process alone.
+HUGE := tests/data/test_cifar10.py tests/layer/ops/test_large.py
+
 test-large: .venv/.installed-dev ## the tests that take long: arrays of 4 GB, an emulated ARM processor, twenty kills, all documented commands
-	$(IN_VENV) python -m pytest -m large tests/cli tests/data tests/layer tests/training tests/test_docs_run.py $(PYTEST_ARGS)
+	$(IN_VENV) $(PYTEST) -m large tests $(HUGE:%=--ignore=%) $(PYTEST_ARGS)
+	$(IN_VENV) python -m pytest -m large $(HUGE) $(PYTEST_ARGS)
 
 test-logs: .venv/.installed-dev ## the tests of Weights & Biases and MLflow, with some thirty packages that they bring along
 	$(INSTALL) -e '.[wandb,mlflow]'

@@ -30,6 +30,7 @@ SMALL = [
 MODELS = {name: preset().model for name, preset in PRESETS.items()}
 
 
+@pytest.mark.large
 def test_layer_is_measured_once_and_reported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "layer.json"
 

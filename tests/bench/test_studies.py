@@ -71,6 +71,7 @@ def test_the_tables_of_the_docs_are_those_of_the_runs(page: Path, modules: dict[
     assert modules["figures"].rebuilt(text) == text
 
 
+@pytest.mark.large
 def test_a_study_is_trained_once_and_kept(
     tmp_path: Path, modules: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
 ) -> None:

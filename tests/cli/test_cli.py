@@ -115,6 +115,7 @@ def test_the_same_seed_gives_the_same_network(trained: Path, tmp_path: Path) -> 
     assert summary(tmp_path / "again")["test_loss"] == summary(trained)["test_loss"]
 
 
+@pytest.mark.large
 def test_interrupted_then_resumed_ends_as_if_never_interrupted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -66,9 +66,8 @@ LARGE = pytest.mark.large
 
 
 @pytest.mark.parametrize(
-    "size", [0, pytest.param(300, marks=LARGE), 3_000, pytest.param(8_000, marks=LARGE), 20_000,
-             pytest.param(60_000, marks=LARGE)]
-)  # fmt: skip
+    "size", [0, 3_000, *(pytest.param(size, marks=LARGE) for size in (300, 8_000, 20_000, 60_000))]
+)
 def test_training_ends_with_one_line_and_can_go_on(tmp_path: Path, trained: Path, size: int) -> None:
     run = tmp_path / "run"
     ((code, said),) = limited(size, ["train", "quick", *WORDS, "--run", str(run)])
@@ -109,6 +108,7 @@ def test_training_on_a_disk_that_fills_up_can_go_on(tmp_path: Path, trained: Pat
     assert losses(kept) == losses(trained)
 
 
+@LARGE
 def test_what_writes_into_files_leaves_none_half_written(tmp_path: Path, trained: Path) -> None:
     run = Path(shutil.copytree(trained, tmp_path / "run"))
     shutil.rmtree(run / "report")

@@ -19,7 +19,7 @@ PROGRAMS = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or [
     Path(path).parent for path in [shutil.which("pg_ctl")] if path
 ]
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.large,
     pytest.mark.skipif(not PROGRAMS, reason="no PostgreSQL here (Debian: apt install postgresql)"),
 ]
 

@@ -128,10 +128,11 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
         output = output_of(process)
 
     assert process.returncode == 0, output
-    assert "has ended" in output
+    assert "has ended" in output or "SIGKILL" in output  # torchrun may end the other one before it has said so
     assert losses(run) == losses(tmp_path / "whole")
 
 
+@pytest.mark.large
 def test_a_notice_of_the_scheduler(tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """saves the state, with which one process can go on."""
     run = tmp_path / "run"

@@ -12,7 +12,12 @@ from dynconv.training.presets import PRESETS
 SPLIT = shapes.generate(0, 20, 10).train
 
 
-@pytest.mark.parametrize("name", PRESETS)
+LARGE = ("best", "best-gpu")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.large if name in LARGE else ()) for name in PRESETS]
+)
 def test_some_steps_of_a_preset_lower_the_loss(name: str) -> None:
     torch.manual_seed(0)
     config = PRESETS[name]()

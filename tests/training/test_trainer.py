@@ -277,7 +277,7 @@ def test_too_little_memory_is_one_line_that_says_what_to_lower(
     assert [line.loss for line in run.metrics().steps] == [line.loss for line in whole.metrics().steps]
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [pytest.param(1, marks=pytest.mark.large), 2])
 def test_only_deterministic_algorithms(tmp_path: Path, threads: int) -> None:
     """give the same figures twice, for any number of threads; and what has none is said."""
     words = ["train", "quick", *WORDS, "--deterministic", "--no-report", "--run"]

@@ -155,7 +155,9 @@ def interpret(*groups: str) -> None:
 
 
 @needs_triton
-@pytest.mark.parametrize("groups", [("edges", "float32"), ("bfloat16", "float16")])
+@pytest.mark.parametrize(
+    "groups", [("edges", "float32"), pytest.param(("bfloat16", "float16"), marks=pytest.mark.large)]
+)
 def test_interpreted_kernels_agree_with_the_equation(groups: tuple[str, ...]) -> None:
     code = f"from test_fused_triton import interpret; interpret(*{groups})"
     environment = {
