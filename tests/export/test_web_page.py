@@ -15,7 +15,7 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 import torch
-from browser import GIVE, Open, cards, launched, visiting
+from browser import GIVE, Open, cards, launched, serious_barriers, visiting
 from PIL import Image
 from untrained import PLAIN, write_run
 
@@ -296,6 +296,7 @@ def test_it_fits_a_phone_and_follows_the_reader_into_the_dark(url: str, visit: O
     assert tab.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     paper = sum(map(int, re.findall(r"\d+", tab.evaluate("getComputedStyle(document.body).backgroundColor"))))
     assert (paper > 600) if scheme == "light" else (paper < 200)
+    assert serious_barriers(tab) == []
 
 
 def test_the_keyboard_is_enough(url: str, visit: Open, tmp_path: Path) -> None:

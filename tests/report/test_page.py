@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from browser import chromium
+from browser import chromium, launched, serious_barriers
 from matplotlib.figure import Figure
 from PIL import Image
 from summaries import SUMMARY
@@ -131,6 +131,15 @@ def test_a_browser_shows_it_light_dark_and_narrow_without_complaint(run: Path) -
     brightness = {name: [sum(map(int, re.findall(r"\d+", one))) for one in pair] for name, pair in colours.items()}
     assert brightness["light"][0] > 600 > 200 > brightness["light"][1]  # dark text on white
     assert brightness["dark"][0] < 200 < 500 < brightness["dark"][1]  # and the other way round
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_has_no_serious_barrier(run: Path, scheme: str) -> None:
+    with launched() as browser:
+        tab = browser.new_context(color_scheme=scheme).new_page()
+        tab.goto((run / "report" / "report.html").as_uri())
+
+        assert serious_barriers(tab) == []
 
 
 def test_what_is_missing_or_damaged_is_named_and_the_rest_is_shown(
