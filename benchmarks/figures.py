@@ -7,6 +7,8 @@ A page names a study where its table stands, and what stands there is replaced:
     <!-- study NAME -->
     <!-- end -->
 
+Between `<!-- selection -->` and `<!-- end -->` stands what all studies say about choosing by the test set.
+
 A study that names curves gets a picture of accuracy against multiply-adds, docs/NAME.png.
 
 Accuracies and losses are those of the last epoch on the hold-out, or on the test set where nothing was held out;
@@ -25,7 +27,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FormatStrFormatter, LogLocator, NullLocator
 from scipy.stats import t, ttest_rel
-from study import Study, signs
+from study import STUDIES, Study, signs
 
 from dynconv.report.compare import FEWEST_SEEDS
 from dynconv.report.plot import Plot, draw, series
@@ -34,8 +36,10 @@ from dynconv.training.cost import training_flop
 from dynconv.validation import validate
 
 DOCS = Path(__file__).parents[1] / "docs"
-PLACE = re.compile(r"(<!-- study (?P<name>[\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+PLACE = re.compile(r"(<!-- (?:study (?P<name>[\w-]+)|selection) -->\n).*?(<!-- end -->)", re.DOTALL)
 TRAINING_IMAGES, CLASSES = 50_000, 10
+MANY = 4
+"""Seeds that an arm needs for its best one to be called chosen."""
 
 Line = dict[str, Any]
 
@@ -175,6 +179,34 @@ def picture(study: Study) -> Plot:
     return draw(study.name, caption, paint)
 
 
+def selection() -> str:
+    """By how much the accuracy rises if the images that it is of choose the epoch of a run, or one of several seeds."""
+    epochs, seeds = [], []
+    for file in sorted(STUDIES.glob("*.jsonl")):
+        for runs in by_arm(Study(file.stem)).values():
+            curves = [[100 * tested(epoch) for epoch in line["epochs"]] for line in runs.values()]
+            epochs += [max(curve) - curve[-1] for curve in curves]
+            ends = [curve[-1] for curve in curves]
+            seeds += [max(ends) - statistics.mean(ends)] if len(ends) >= MANY else []
+    rows = [
+        ["the best epoch of a run, instead of the last", str(len(epochs)), *gains(epochs)],
+        [f"the best of {MANY} seeds or more, instead of their mean", str(len(seeds)), *gains(seeds)],
+    ]
+    headings = ["chosen", "cases", "gain, points: mean", "largest"]
+    return as_table([headings, ["---"] * len(headings), *rows])
+
+
+def tested(epoch: dict[str, Any]) -> float:
+    """The accuracy on the hold-out, or on the test set where nothing was held out."""
+    held_out = epoch["validation_accuracy"]
+    return float(epoch["test_accuracy"] if held_out is None else held_out)
+
+
+def gains(values: list[float]) -> list[str]:
+    """Their mean and the largest."""
+    return [f"{statistics.mean(values):.2f}", f"{max(values):.2f}"]
+
+
 def by_arm(study: Study) -> dict[str, dict[int, Line]]:
     """The collected runs by arm, then by seed."""
     runs: dict[str, dict[int, Line]] = {}
@@ -190,15 +222,15 @@ def as_table(rows: Sequence[Sequence[str]]) -> str:
 
 def rebuilt(text: str) -> str:
     """A page with its tables as the runs have them now."""
-    return PLACE.sub(lambda place: place[1] + table(place["name"]) + place[3], text)
+    return PLACE.sub(lambda place: place[1] + (table(place["name"]) if place["name"] else selection()) + place[3], text)
 
 
 def main() -> None:
     """Rewrites the pages."""
     for page in sorted(DOCS.glob("*.md")):
         for place in PLACE.finditer(page.read_text(encoding="utf-8")):
-            study = Study(place["name"])
-            if study.curves:
+            study = Study(place["name"]) if place["name"] else None
+            if study and study.curves:
                 (DOCS / f"{study.name}.png").write_bytes(picture(study).png)
         page.write_text(rebuilt(page.read_text(encoding="utf-8")), encoding="utf-8")
 
