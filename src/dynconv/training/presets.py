@@ -15,7 +15,8 @@ from dynconv.validation import flat, validate
 def basic() -> TrainConfig:
     """The literal specification, nothing else: K convolutions, ReLU, pooling, softmax regression, SGD. The baseline.
 
-    `dynconv train basic`: Not yet measured.
+    `dynconv train basic` on 2 cores of an AMD EPYC with AVX512-BF16: 264 s in all, test accuracy 80.68 +- 0.78 %
+    (n = 3).
     """
     return TrainConfig(
         preset="basic",
@@ -26,7 +27,7 @@ def basic() -> TrainConfig:
         tta=False,
         augment=AugmentConfig(flip="alternating", translate=2),
         model=ModelConfig(
-            gate=("plain_sigmoid",),  # without normalisation, K = 4 experts of 1/2 keep the scale that those of 1/4 halve
+            gate=("plain_sigmoid",),  # K = 4 experts of 1/2 keep the scale, which nothing restores; those of 1/4 halve it
             whiten=False,
             widths=(32, 64, 128),
             pools=(2,),
