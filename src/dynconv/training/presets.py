@@ -27,7 +27,7 @@ def basic() -> TrainConfig:
         tta=False,
         augment=AugmentConfig(flip="alternating", translate=2),
         model=ModelConfig(
-            gate=("plain_sigmoid",),  # K = 4 experts of 1/2 keep the scale, which nothing restores; those of 1/4 halve it
+            gate=("plain_sigmoid",),  # K = 4 experts of 1/2 keep the scale; those of 1/4 halve it
             whiten=False,
             widths=(32, 64, 128),
             pools=(2,),
