@@ -180,7 +180,7 @@ def picture(study: Study) -> Plot:
 
 
 def selection() -> str:
-    """By how much the accuracy rises if the images that it is of choose the epoch of a run, or one of several seeds."""
+    """What choosing an epoch, or one of several seeds, by the reported accuracy itself adds to it."""
     epochs, seeds = [], []
     for file in sorted(STUDIES.glob("*.jsonl")):
         for runs in by_arm(Study(file.stem)).values():

@@ -1,4 +1,4 @@
-"""Every command of dynconv that README and documentation tell to type, run page by page, in the order of the page.
+"""Every command of dynconv that README and documentation tell to type, run by page: in blocks first, then in prose.
 
 In place of each preset stands a tiny network, in place of CIFAR-10 and of the user's photographs a few drawn images.
 """
@@ -24,7 +24,6 @@ from dynconv.data import Dataset, shapes
 from dynconv.training.presets import PRESETS
 
 pytestmark = pytest.mark.large
-
 
 ELSEWHERE = {
     r"serve": "runs until it is ended: tests/serve",
@@ -121,6 +120,12 @@ def typed(words: list[str], runs: list[Path]) -> list[str]:
     if words[0] == "train" and not {"--epochs", "--time"} & set(words):
         found += ["--epochs", "1"]
     return found
+
+
+def test_what_is_run_elsewhere_is_still_on_a_page() -> None:
+    commands = [shlex.join(words) for _, words in calls("dynconv")]
+
+    assert not [pattern for pattern in ELSEWHERE if not any(re.match(pattern, command) for command in commands)]
 
 
 @pytest.mark.parametrize("page", pages())
