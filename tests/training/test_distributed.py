@@ -3,63 +3,20 @@
 import os
 import re
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tiny import WORDS
+from together import TRAINING, losses, output_of, torchrun, wait_for_steps
 
 from dynconv.artifacts.rundir import RunDir
 from dynconv.cli.main import main
 from dynconv.data import shapes
 from dynconv.data.augment import AugmentConfig
 from dynconv.data.batches import training_batches
-from dynconv.training.distributed import Group
-
-TRAINING = [
-    "train", "quick", *WORDS, "--precision", "fp32", "--device", "cpu", "--no-report", "--epochs", "4",
-    "--batch-size", "500", "--micro-batch", "250", "--model.experts", "1", "3", "--augment.cutout", "4",
-    "--optim.ema", "0.5", "--optim.name", "sgd", "--optim.lr", "0.05",
-]  # fmt: skip
-"""With whatever could depend on the number of processes: micro-batches, an expert without choice, the mean colour of a
-batch, an average of the weights. With Muon, whose updates have one size however small the gradient is, rounding grows
-faster.
-"""
-
-
-@contextmanager
-def torchrun(processes: int, *words: str, options: tuple[str, ...] = ()) -> Iterator[subprocess.Popen[str]]:
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={processes}", *options, "-m"]
-    with subprocess.Popen(
-        [*launcher, "--", "dynconv", *words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    ) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-
-
-def output_of(process: subprocess.Popen[str]) -> str:
-    return process.communicate()[0]
-
-
-def losses(run: Path) -> list[float]:
-    return [line.loss for line in RunDir.open(run).metrics().steps]
-
-
-def wait_for_steps(run: Path, count: int, process: subprocess.Popen[str]) -> None:
-    while process.poll() is None:
-        file = run / "metrics.jsonl"
-        if file.exists() and file.read_text().count('"kind": "step"') >= count:
-            return
-        time.sleep(0.05)
-    pytest.fail(f"ended before step {count}: {output_of(process)}")
+from dynconv.errors import DynconvError
+from dynconv.training.distributed import Group, require_restartable
 
 
 def number_of(rank: int, run: Path) -> int:
@@ -174,6 +131,20 @@ def test_restarts_need_a_directory_to_go_on_with(
 
     assert main(TRAINING) == 2
     assert "needs --run PATH" in capsys.readouterr().err
+
+
+def test_restarts_on_several_machines_need_a_store_of_their_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {"MAX_RESTARTS": "3", "USE_AGENT_STORE": "True"}.items():
+        monkeypatch.setenv(f"TORCHELASTIC_{name}", value)
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    require_restartable(tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+
+    with pytest.raises(DynconvError, match="TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1"):
+        require_restartable(tmp_path)
 
 
 @pytest.mark.parametrize("count", [1, 5, 12])

@@ -15,7 +15,7 @@ from dynconv.cli.settings import TrainArguments, chosen_fields, parse_training, 
 from dynconv.data import Dataset
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
-from dynconv.training.distributed import Group, ToldError, joined, restarted, restarts_allowed
+from dynconv.training.distributed import Group, ToldError, joined, require_restartable, restarted
 from dynconv.training.launch import Outcome, resume, start
 from dynconv.training.progress import Progress
 from dynconv.training.seeds import run_of, seed_numbers, train_seeds
@@ -91,9 +91,8 @@ def _exit_code(summary: Summary) -> int:
 
 def _train(arguments: TrainArguments, chosen: frozenset[str], group: Group, progress: Progress) -> Outcome:
     launch, path = arguments.launch, arguments.resume
-    if path is None and restarts_allowed() and launch.run is None:
-        raise DynconvError("torchrun --max-restarts needs --run PATH here, where a restarted training finds its state")
-    if path is None and restarted() and launch.run and group.share((launch.run / "config.yaml").exists):
+    group.share(lambda: require_restartable(path or launch.run))
+    if path is None and restarted(group) and launch.run and group.share((launch.run / "config.yaml").exists):
         path, launch = launch.run, launch.model_copy(update={"run": None})
     if path:
         return resume(path, launch, progress, group=group)

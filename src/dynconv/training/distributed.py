@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
@@ -160,10 +161,10 @@ def joined(device: str) -> Iterator[Group]:
 def _join(backend: str) -> None:
     from torch.distributed.rendezvous import rendezvous  # which some builds of torch do not have
 
-    # torchrun may keep its store over a restart, with the addresses of those that have ended.
     store, rank, size = next(rendezvous("env://"))
-    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
+    if _keeps_its_store():  # with the addresses of processes that have ended
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=size)
 
 
@@ -182,14 +183,39 @@ def _claim(device: torch.device, local_rank: int, local_size: int) -> None:
         torch.set_num_threads(max(1, usable_cores() // local_size))
 
 
-def restarted() -> bool:
-    """Whether torchrun has started this training again, because a process of it had ended."""
-    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)) > 0
+def _keeps_its_store() -> bool:
+    """Whether torchrun's store outlives a restart. It does unless it is told otherwise."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
-def restarts_allowed() -> int:
-    """How often torchrun would start this training again (its --max-restarts)."""
-    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0))
+def restarted(group: Group) -> bool:
+    """Whether torchrun has started this training again, because a process of it had ended.
+
+    A machine that has taken the place of another counts its own restarts from 0, so all are asked.
+    """
+    return group.most(int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)))[0] > 0
+
+
+def require_restartable(run: Path | None) -> None:
+    """Refuses torchrun's --max-restarts where a restarted training could not go on.
+
+    Args:
+        run: the run directory that was named.
+
+    Raises:
+        DynconvError: without a run directory; on several machines, with a store that outlives restarts: in it, a
+            machine that has taken the place of another waits for an address that the others do not write again.
+    """
+    if not int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", 0)):
+        return
+    if run is None:
+        raise DynconvError("torchrun --max-restarts needs --run PATH here, where a restarted training finds its state")
+    several = os.environ.get("WORLD_SIZE") != os.environ.get("LOCAL_WORLD_SIZE")
+    if several and _keeps_its_store():
+        raise DynconvError(
+            "torchrun --max-restarts on several machines needs --rdzv-backend=c10d, and on each machine the "
+            "environment variable TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1; otherwise a machine that comes back cannot join"
+        )
 
 
 class SyncBatchNorm2d(nn.BatchNorm2d):
