@@ -80,7 +80,7 @@ def test_every_plot_is_in_the_page_and_beside_it_as_png_and_svg(run: Path, page:
 
 
 def test_the_page_is_complete_in_itself(page: str) -> None:
-    assert "<script" not in page and "<link" not in page
+    assert page.count("<script>") == page.count("<script") == 1 and "<link" not in page
     sources = re.findall(r'(?:src|xlink:href|[^:]href)="([^"]*)"', page) + re.findall(r"url\(([^)]*)\)", page)
     assert sources and all(source.startswith(("#", "data:image/")) for source in sources)
     identifiers = re.findall(r'\bid="([^"]+)"', page)
@@ -131,6 +131,36 @@ def test_a_browser_shows_it_light_dark_and_narrow_without_complaint(run: Path) -
     brightness = {name: [sum(map(int, re.findall(r"\d+", one))) for one in pair] for name, pair in colours.items()}
     assert brightness["light"][0] > 600 > 200 > brightness["light"][1]  # dark text on white
     assert brightness["dark"][0] < 200 < 500 < brightness["dark"][1]  # and the other way round
+
+
+def test_on_a_phone_sections_open_by_their_titles_and_links_and_on_paper(run: Path) -> None:
+    with launched() as browser:
+        tab = browser.new_context(viewport={"width": 390, "height": 844}).new_page()
+        tab.goto((run / "report" / "report.html").as_uri())
+        count = tab.locator("main details").count()
+        is_open = tab.locator("main details[open]").count
+        assert is_open() == 1
+        assert tab.evaluate("document.documentElement.scrollHeight") < 7 * 844
+        assert serious_barriers(tab) == []
+
+        tab.get_by_role("link", name="Environment").click()
+        command = tab.get_by_text("dynconv train --config")
+        command.wait_for()
+        tab.locator("summary").nth(1).click()
+        assert is_open() == 3
+
+        tab.evaluate("dispatchEvent(new Event('beforeprint'))")
+        assert is_open() == count
+        tab.evaluate("dispatchEvent(new Event('afterprint'))")
+        assert is_open() == 3
+
+
+def test_on_a_wide_screen_and_without_javascript_all_sections_are_open(run: Path) -> None:
+    with launched() as browser:
+        for width, scripts in ((1280, True), (390, False)):
+            tab = browser.new_context(viewport={"width": width, "height": 844}, java_script_enabled=scripts).new_page()
+            tab.goto((run / "report" / "report.html").as_uri())
+            assert tab.locator("main details").count() == tab.locator("main details[open]").count() > 5
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-from base64 import b64encode
 from collections.abc import Callable
 from pathlib import Path
-
-from markupsafe import Markup
 
 from dynconv.artifacts.records import Summary
 from dynconv.report import compare, curves
@@ -24,9 +20,6 @@ _FIGURES: dict[str, Callable[[Summary], float | None]] = {
     "parameters": lambda summary: summary.parameters,
     "multiply-adds": lambda summary: summary.multiply_adds,
 }
-
-_SCRIPT = (Path(__file__).parent / "templates/runs.js").read_text(encoding="utf-8")
-_CHECKSUM = b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode()
 
 
 def runs_page(records: list[RunRecord], folder: Path) -> tuple[str, list[Plot]]:
@@ -56,8 +49,6 @@ def runs_page(records: list[RunRecord], folder: Path) -> tuple[str, list[Plot]]:
         records=[(record, member_of[id(record)], _link(record, folder)) for record in records],
         plots={plot.name: plot for plot in plots},
         problems=[problem for record in records for problem in record.problems],
-        script=Markup(_SCRIPT),
-        checksum=Markup(_CHECKSUM),
     )
     return page, plots
 
