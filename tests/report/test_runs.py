@@ -118,11 +118,14 @@ def test_csv_and_json_hold_numbers_for_other_programs(
     several: list[runs.Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["runs", str(tmp_path), "--csv", "--sort", "accuracy"]) == 0
-    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    text = capsys.readouterr().out
+    rows = list(csv.DictReader(io.StringIO(text)))
     assert main(["runs", str(tmp_path), "--json", "--filter", "data=cifar10"]) == 0
     (found,) = json.loads(capsys.readouterr().out)
 
     assert [row["run"] for row in rows] == names(runs.chosen(several, sort="accuracy"))
+    header = text.partition("\n")[0].split(",")
+    assert len(header) == len(set(header)) and "epochs" in rows[0]["differs"]
     assert [row["accuracy"] for row in rows] == ["0.9", "0.8", "0.7", "0.5", "", ""]
     assert rows[0]["optim.lr"] == "0.001" and rows[0]["state"] == "finished" and rows[-1]["state"] == "unfinished"
     assert "batch_size" in rows[0]["differs"] and rows[4]["note"].startswith("damaged") is False

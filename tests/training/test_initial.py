@@ -107,6 +107,14 @@ def test_other_classes_have_a_new_head() -> None:
         assert torch.equal(new.head.linear.weight, before)
 
 
+def test_a_last_block_of_another_width_has_a_new_head_for_the_same_classes() -> None:
+    model = CONFIG.model.model_copy(update={"widths": (*CONFIG.model.widths[:-1], CONFIG.model.widths[-1] * 2)})
+
+    said = take_over(network(model), CLASSES, weights_of(network(CONFIG.model), CONFIG.model))
+
+    assert said[-1] == "head: new, for another shape"
+
+
 @pytest.mark.parametrize("names", [("block1",), ("experts", "biases"), ("head", "routers"), ("block1", "block2")])
 @pytest.mark.parametrize("optimizer", ["muon", "sgd", "adamw"])
 def test_what_is_frozen_stays_as_it_is(

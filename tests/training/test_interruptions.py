@@ -22,6 +22,7 @@ from dynconv.artifacts.lock import STALE, locked
 from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import is_saved
 from dynconv.artifacts.weights import load_weights
+from dynconv.cli.main import main
 from dynconv.data import Dataset, hold_out, shapes
 from dynconv.errors import DynconvError
 from dynconv.training import learner
@@ -118,9 +119,31 @@ def test_after_a_disk_that_fails_within_a_checkpoint(
     where, name = {"write": (torch, "save"), "fsync": (files.os, "fsync"), "rename": (Path, "replace")}[what]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(where, name, failing(getattr(where, name)))
-        with pytest.raises(DynconvError, match=r"state\.pt: cannot be written \(No space left on device\)"):
+        with pytest.raises(
+            DynconvError, match=r"(state\.pt|metrics\.jsonl): cannot be written \(No space left on device\)"
+        ):
             fit(run, dataset, Progress())
     assert not list(run.path.glob(".*.partial"))
+    fit(run, dataset, Progress(), resume=True)
+
+    assert result(run) == uninterrupted
+
+
+@pytest.mark.parametrize("step", [2, 6, 9])
+def test_after_a_power_cut(tmp_path: Path, dataset: Dataset, uninterrupted: Any, step: int) -> None:
+    """What was not flushed to the disk is lost: of a file that is written to its end by and by, the latest lines."""
+    run, on_disk = create(tmp_path / "run", DROPPING), {}
+    metrics = run.path / "metrics.jsonl"
+
+    def flush(handle: int) -> None:
+        if metrics.exists() and os.path.samestat(os.fstat(handle), metrics.stat()):
+            on_disk["metrics"] = metrics.read_bytes()
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files.os, "fsync", flush)
+        with pytest.raises(CrashError):
+            fit(run, dataset, At(step, crash))
+    metrics.write_bytes(on_disk["metrics"])
     fit(run, dataset, Progress(), resume=True)
 
     assert result(run) == uninterrupted
@@ -214,6 +237,23 @@ def test_a_lock_of_another_host_counts_as_long_as_it_is_touched(tmp_path: Path) 
         assert json.loads(lock.read_text()) == {"host": socket.gethostname(), "pid": os.getpid()}
 
 
+def test_without_locks_of_the_system_the_age_of_the_file_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, and on file systems that have none."""
+    monkeypatch.setattr("dynconv.artifacts.lock.fcntl", None)
+    with locked(tmp_path):
+        with (
+            pytest.raises(DynconvError, match=r"is training this run; .* if it has died, wait 120 s"),
+            locked(tmp_path),
+        ):
+            pass
+        long_ago = time.time() - STALE - 60
+        os.utime(tmp_path / "lock", (long_ago, long_ago))
+        with locked(tmp_path):
+            pass
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", json.dumps({"host": socket.gethostname(), "pid": 1})])
 def test_what_a_killed_process_left_is_taken_over(tmp_path: Path, content: str) -> None:
     (tmp_path / "lock").write_text(content)
@@ -263,6 +303,31 @@ def test_kill_9_twenty_times_loses_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="there is no SIGTERM elsewhere")
+@pytest.mark.parametrize("notice", ["SIGTERM", "SIGUSR1"])
+def test_a_notice_while_the_data_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], notice: str
+) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), getattr(signal, notice))
+        time.sleep(60)  # which the signal ends
+
+    monkeypatch.setattr("dynconv.training.launch.load", load)
+
+    assert main(["train", "quick", *WORDS, "--run", str(tmp_path / "run")]) == 75
+    assert f"stopped by {notice} before the first step" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_ctrl_c_while_the_data_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*arguments: Any, **options: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+
+    monkeypatch.setattr("dynconv.training.launch.load", load)
+
+    assert main(["train", "quick", *WORDS, "--run", str(tmp_path / "run")]) == 130
+
+
 def test_sigterm_ends_the_command_with_a_code_of_its_own(tmp_path: Path) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(

@@ -143,6 +143,25 @@ def test_a_resumed_run_goes_on_with_its_logs(tmp_path: Path, monkeypatch: pytest
     assert opened[0].config["optim.lr"] == 0.17 and str(tmp_path) not in json.dumps(opened[0].config)
 
 
+def test_the_path_of_the_weights_that_a_run_started_from_stays_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[About] = []
+
+    class Noting(Failing):
+        fails = ""
+
+        def __init__(self, about: About) -> None:
+            opened.append(about)
+
+    monkeypatch.setitem(logs.LOGS, "wandb", Noting)
+    config = CONFIG.model_copy(update={"init": str(tmp_path / "secret" / "start.safetensors")})
+
+    logs.Logs(create(tmp_path / "run", config), ["wandb"])
+
+    assert opened[0].config["init"] == "start.safetensors"
+
+
 def test_two_runs_are_two_to_a_log(tmp_path: Path) -> None:
     configs = {name: CONFIG.model_copy(update={"seed": seed}) for name, seed in (("a", 0), ("b", 0), ("c", 1))}
     found = {logs._identity(create(tmp_path / name, config)) for name, config in configs.items()}

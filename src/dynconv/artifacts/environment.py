@@ -26,7 +26,7 @@ def environment(data_name: str, **launch: Any) -> Environment:
     """The environment of this process.
 
     Args:
-        launch: the fields data_source, device, compile and deterministic of `Environment`.
+        launch: the fields data_source, data_checksums, device, compile, deterministic and log of `Environment`.
     """
     return Environment(
         data=data_name,

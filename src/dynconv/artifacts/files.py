@@ -24,8 +24,7 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Pat
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary)
         if before is not None and path.exists():
             path.replace(before)
         temporary.replace(path)
@@ -37,6 +36,13 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Pat
     finally:
         with contextlib.suppress(OSError):  # what is wrong has been said; on a read-only disk this fails too
             temporary.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Has what was written to a file, if it is there, outlast a power cut. Raises OSError where it cannot."""
+    if path.exists():
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

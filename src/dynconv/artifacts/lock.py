@@ -1,8 +1,8 @@
 """Who trains a run: a lock that one process holds, across hosts too.
 
 The file `lock` in the run's directory names the process. Two things keep a second one out: the system's lock on the
-file, which ends with the process however it ends, and, where another host cannot see that, the file's age: its holder
-touches it every `HEARTBEAT` seconds, and after `STALE` seconds without that it counts as dead.
+file, which ends with the process however it ends, and, where there is none or another host cannot see it, the file's
+age: its holder touches it every `HEARTBEAT` seconds, and after `STALE` seconds without that it counts as dead.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ except ImportError:  # Windows
     fcntl = None
 
 HEARTBEAT, STALE = 20.0, 120.0
+_UNSEEN = f"; if it has died, wait {STALE:.0f} s"
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +71,11 @@ def _open(file: Path) -> int:
         try:
             mine = _take(handle)
             holder = _holder(handle)
-            if not mine or (holder.get("host") not in (None, socket.gethostname()) and _age(file, handle) < STALE):
+            elsewhere = holder.get("host") != socket.gethostname()
+            if mine is False or (holder and (mine is None or elsewhere) and _age(file, handle) < STALE):
                 raise DynconvError(
                     f"{file.parent}: process {holder.get('pid', '?')} on {holder.get('host', 'this host')} is training "
-                    "this run; wait until it ends, or end it"
+                    f"this run; wait until it ends, or end it{_UNSEEN if mine is not False else ''}"
                 )
             if os.path.samestat(os.fstat(handle), file.stat()):
                 if holder:
@@ -87,16 +89,16 @@ def _open(file: Path) -> int:
         os.close(handle)
 
 
-def _take(handle: int) -> bool:
-    """Takes the system's lock on the file. True where there are no such locks: the file's age decides."""
+def _take(handle: int) -> bool | None:
+    """Takes the system's lock on the file, if no other process has it; None where there are no such locks."""
     if fcntl is None:
-        return True
+        return None
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError:  # a file system without locks
-        return True
+        return None
     return True
 
 

@@ -49,11 +49,13 @@ class Environment(Record):
     Attributes:
         data: name of the data set.
         data_source: where the data set came from, as a value for `--data`; a path is absolute.
+        data_checksums: of its `labels` and `pixels`, see `dynconv.data.checksum`; none in runs of earlier versions.
         device: the device as requested; the summary has the device that was used.
     """
 
     data: str
     data_source: str | None = None
+    data_checksums: dict[str, str] = {}
     device: str = "auto"
     compile: bool = False
     deterministic: bool = False

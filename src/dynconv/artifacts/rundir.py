@@ -28,7 +28,7 @@ import yaml
 
 from dynconv.artifacts import format_1, yaml_file
 from dynconv.artifacts.environment import command_line
-from dynconv.artifacts.files import write_text
+from dynconv.artifacts.files import sync, write_text
 from dynconv.artifacts.predictions import Predictions, read_predictions, write_predictions
 from dynconv.artifacts.records import (
     LINES,
@@ -150,6 +150,18 @@ class RunDir:
         try:
             with file.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps(content, allow_nan=False) + "\n")
+        except OSError as error:
+            raise _cannot_go_on(file, error) from error
+
+    def sync_metrics(self) -> None:
+        """Has metrics.jsonl outlast a power cut, so that a state which is saved next never counts on lost lines.
+
+        Raises:
+            DynconvError: as `append`.
+        """
+        file = self.path / "metrics.jsonl"
+        try:
+            sync(file)
         except OSError as error:
             raise _cannot_go_on(file, error) from error
 

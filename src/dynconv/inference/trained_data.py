@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
 
 from dynconv import data
 from dynconv.data import Dataset, Split
+from dynconv.data.checksum import checksums
 from dynconv.errors import DynconvError
 from dynconv.inference.predictor import Predictor
+
+logger = logging.getLogger(__name__)
 
 
 def load_dataset(predictor: Predictor, source: str | None = None, *, split: str = "test") -> Dataset:
@@ -29,7 +33,14 @@ def load_dataset(predictor: Predictor, source: str | None = None, *, split: str 
         )
     if given and (split == "test" or dataset.validation):
         return dataset
-    return data.hold_out(dataset, holdout, seed) if holdout else dataset
+    dataset = data.hold_out(dataset, holdout, seed) if holdout else dataset
+    before = predictor.run.environment.data_checksums if predictor.run and not given else {}
+    if before and before != checksums(dataset):
+        logger.warning(
+            "%s: images have changed since the run began, so some test images may have been trained on; or another "
+            "version of Pillow reads them", dataset.origin,
+        )  # fmt: skip
+    return dataset
 
 
 def trained_on(predictor: Predictor) -> str:

@@ -149,7 +149,7 @@ def _differences(row: Row) -> str:
 
 def as_csv(rows: list[Row]) -> str:
     """The runs as CSV with a header: figures, what differs, and each hyper-parameter in which any run differs."""
-    fields = list(dict.fromkeys(name for row in rows for name in row.differs))
+    fields = [name for name in dict.fromkeys(name for row in rows for name in row.differs) if name not in FIGURES]
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["run", "state", "note", *FIGURES, "differs", *fields])

@@ -65,7 +65,9 @@ def take_over(net: Net, classes: Sequence[str], weights: Weights) -> list[str]:
     same_head = list(classes) == list(weights.classes) and _fits(net.head.state_dict(), old, "head.")
     if same_head:
         _copy(net.head.state_dict(), old, "head.")
-    why = f"new, for other classes ({len(classes)} here, {len(weights.classes)} there)"
+    why = "new, for another shape"
+    if list(classes) != list(weights.classes):
+        why = f"new, for other classes ({len(classes)} here, {len(weights.classes)} there)"
     said.append(f"head: {'taken' if same_head else why}")
     return said
 

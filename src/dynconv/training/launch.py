@@ -15,6 +15,7 @@ from pydantic import Field
 
 from dynconv import data
 from dynconv.artifacts.environment import environment
+from dynconv.artifacts.found_weights import is_packaged
 from dynconv.artifacts.lock import locked
 from dynconv.artifacts.records import Summary
 from dynconv.artifacts.rundir import RunDir
@@ -22,6 +23,7 @@ from dynconv.artifacts.state import is_saved
 from dynconv.artifacts.weights import Weights
 from dynconv.data import Dataset
 from dynconv.data.augment import require_shift_within
+from dynconv.data.checksum import checksums
 from dynconv.data.frame import SIZE
 from dynconv.errors import DynconvError
 from dynconv.machine import pick_device
@@ -34,6 +36,7 @@ from dynconv.training.logs import LogName, require_logs
 from dynconv.training.memory import fitting_micro_batch, require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
+from dynconv.training.signals import NoticeError, heard_signals
 from dynconv.training.stopping import require_held_out
 from dynconv.training.suited import suited
 from dynconv.training.timing import epochs_within
@@ -91,28 +94,34 @@ def start(
     Raises:
         DynconvError: no such device or data, a network that cannot be or does not fit into memory, images that are all
             of one colour, too little time, or a directory that cannot be written.
+        NoticeError: the system is about to end the process.
     """
-    device = pick_device(launch.device)  # before there is a directory
-    group.share(lambda: require_logs(launch.log))
-    initial = group.each(lambda: initial_weights(config))
-    dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
-    config = group.each(partial(fitted, config, dataset, chosen))
-    group.each(lambda: require_trainable(config, dataset, device, group))
-    group.each(lambda: require_taken(config, dataset, initial))
-    config = group.share(partial(fitting_micro_batch, config, dataset, device, group.size))
-    if seconds:
-        config = group.share(partial(_within, config, launch, dataset, seconds))
-    if initial:
-        logger.info("starting from %s, trained on %s", config.init, initial.data_name)
-    about = environment(
-        dataset.name,
-        data_source=_source(launch.data, dataset),
-        device=launch.device,
-        compile=launch.compile,
-        deterministic=launch.deterministic,
-        log=list(launch.log),
-    )
-    run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
+    with _notices_heard():
+        device = pick_device(launch.device)  # before there is a directory
+        group.share(lambda: require_logs(launch.log))
+        config = config.model_copy(update={"init": _from_any_folder(config.init)})
+        initial = group.each(lambda: initial_weights(config))
+        dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
+        config = group.each(partial(fitted, config, dataset, chosen))
+        group.each(lambda: require_trainable(config, dataset, device, group))
+        group.each(lambda: require_taken(config, dataset, initial))
+        config = group.share(partial(fitting_micro_batch, config, dataset, device, group.size))
+        if seconds and group.size > 1:
+            raise DynconvError("--time measures one process, and several share this training; give --epochs instead")
+        if seconds:
+            config = group.share(partial(_within, config, launch, dataset, seconds))
+        if initial:
+            logger.info("starting from %s, trained on %s", config.init, initial.data_name)
+        about = environment(
+            dataset.name,
+            data_source=_source(launch.data, dataset),
+            data_checksums=checksums(dataset),
+            device=launch.device,
+            compile=launch.compile,
+            deterministic=launch.deterministic,
+            log=list(launch.log),
+        )
+        run = group.share(lambda: RunDir.create(launch.run, config.model_dump(mode="json"), about))
     with _held(run, group):
         return _train(config, launch, dataset, run, progress, hopeless, group, initial)
 
@@ -131,12 +140,28 @@ def resume(
     device = pick_device(launch.device)
     group.share(lambda: require_logs(launch.log))
     with _held(run, group):
-        dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
-        config = group.each(partial(fitted, config, dataset, None))
-        group.each(lambda: require_trainable(config, dataset, device, group))
-        # What stopped it before its first state was saved also lost the weights that it was to start from.
-        initial = group.each(lambda: None if is_saved(run.state) else initial_weights(config))
+        with _notices_heard():
+            dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
+            group.share(lambda: _require_same_data(run, dataset))
+            config = group.each(partial(fitted, config, dataset, None))
+            group.each(lambda: require_trainable(config, dataset, device, group))
+            # What stopped it before its first state was saved also lost the weights that it was to start from.
+            initial = group.each(lambda: None if is_saved(run.state) else initial_weights(config))
         return _train(config, launch, dataset, run, progress, hopeless, group, initial, resume=True)
+
+
+def _require_same_data(run: RunDir, dataset: Dataset) -> None:
+    """Raises DataError where these are not the classes and images that the run began with; warns of other pixels."""
+    before, now = run.environment.data_checksums, checksums(dataset)
+    if before.get("labels", now["labels"]) != now["labels"]:
+        raise data.DataError(
+            f"{dataset.origin}: not the data that this run began with: it had other classes, or images were added or "
+            "removed; bring them back, name the right data with --data, or start a new run"
+        )
+    if before.get("pixels", now["pixels"]) != now["pixels"]:
+        logger.warning(
+            "%s: some images have changed since this run began, or another version of Pillow reads them", dataset.origin
+        )
 
 
 def config_of(run: RunDir) -> TrainConfig:
@@ -216,11 +241,26 @@ def _within(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: floa
     return config.model_copy(update={"epochs": epochs})
 
 
+def _from_any_folder(init: str) -> str:
+    """The weights to start from, named so that a process in another folder finds them."""
+    return init if not init or is_packaged(init) else str(Path(init).expanduser().resolve())
+
+
 def _source(source: str, dataset: Dataset) -> str:
     """What finds the same data set again, from any folder."""
     if source == "auto":
         return dataset.name if dataset.name in data.NAMED else dataset.origin
     return source if source in data.NAMED else str(Path(source).expanduser().resolve())
+
+
+@contextlib.contextmanager
+def _notices_heard() -> Iterator[None]:
+    """Ends what is done before the first step when a scheduler's notice comes. Raises NoticeError."""
+    with heard_signals() as signals, signals.at_once(interrupt=True):
+        try:
+            yield
+        except NoticeError as notice:
+            raise NoticeError(f"{notice} before the first step of this process; nothing is lost") from None
 
 
 @contextlib.contextmanager

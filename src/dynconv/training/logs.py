@@ -112,9 +112,10 @@ class Logs:
     """All logs of a run. One that fails is said and left out; none of its errors reaches the trainer."""
 
     def __init__(self, run: RunDir, names: Sequence[LogName]) -> None:
-        about = About(
-            run.path.resolve().name, _identity(run), run.environment.data, flat(run.config.tree()), run.path
-        )  # fmt: skip
+        config = flat(run.config.tree())
+        if config.get("init"):
+            config["init"] = Path(str(config["init"])).name  # a path, which stays on this machine
+        about = About(run.path.resolve().name, _identity(run), run.environment.data, config, run.path)
         self._open: dict[str, Log] = {}
         for name in ("tensorboard", *names):
             with self._spared(name):

@@ -72,7 +72,8 @@ def _for_size(config: TrainConfig, size: int, chosen: Collection[str], changes: 
         divisors = [n for n in range(_SMALLEST_MICRO_BATCH, config.batch_size + 1) if config.batch_size % n == 0]
         update["micro_batch"] = max([n for n in divisors if n <= fitting] or divisors[:1] or [config.images_per_pass])
     config = config.model_copy(update=update)
-    said = [f"trained at {', '.join(map(str, dict.fromkeys(config.image_sizes)))} pixels"]
+    sizes = dict.fromkeys(config.image_sizes[-config.epochs :])  # with fewer epochs than sizes, the last ones
+    said = [f"trained at {', '.join(map(str, sizes))} pixels"]
     if grows:
         blocks = "block" if extra == 1 else "blocks"
         said.append(
@@ -111,8 +112,12 @@ def _for_few(config: TrainConfig, images: int, chosen: Collection[str], changes:
         steps = max(1, images // batch)
         update["epochs"] = max(config.epochs, min(math.ceil(_STEPS / steps), _MOST_EPOCHS))
     config = config.model_copy(update=update)
-    changes.append(f"for {images:,} training images: batches of {config.batch_size}, {config.epochs} epochs")
+    changes.append(f"for {images:,} training images: batches of {config.batch_size}, {_epochs(config.epochs)}")
     return config
+
+
+def _epochs(count: int) -> str:
+    return f"{count} epoch{'s' if count > 1 else ''}"
 
 
 def _divides(micro_batch: int | str, batch: int, chosen: Collection[str]) -> bool:

@@ -329,6 +329,7 @@ class Trainer:
             return
         progress: dict[str, Any] = {"epochs": self.epochs_done, "seconds": self.seconds, "restarts": self.restarts}
         progress |= {"within_epoch": asdict(self.sums), "best": self.stopping.state_dict()}
+        self.run.sync_metrics()
         save_state(self.run.state, progress | self.learner.state_dict())
 
     def restore(self) -> None:
