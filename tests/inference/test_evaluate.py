@@ -138,7 +138,7 @@ def test_nothing_is_held_out_of_other_data_than_the_runs_own(tmp_path: Path) -> 
     trained = SimpleNamespace(
         run=SimpleNamespace(
             config=SimpleNamespace(seed=0, holdout=5000),
-            environment=SimpleNamespace(data_source=str(tmp_path / "other.npz")),
+            environment=SimpleNamespace(data_source=str(tmp_path / "other.npz"), data_checksums={}),
         ),
         frame=Frame(8), classes=("class 0", "class 1"), data_name="other",
     )  # fmt: skip
