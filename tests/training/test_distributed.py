@@ -90,6 +90,24 @@ def test_a_process_that_is_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.large
+def test_a_process_that_is_killed_without_restarts(
+    tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """ends the others, which say so in one line; one process goes on with what they saved."""
+    run = tmp_path / "run"
+    with torchrun(2, *TRAINING, "--checkpoint-minutes", "1e-9", "--run", str(run)) as process:
+        wait_for_steps(run, 7, process)
+        os.kill(number_of(1, run), signal.SIGKILL)
+        output = output_of(process)
+
+    assert process.returncode != 0
+    assert output.count("dynconv: error:") <= 1, output
+    assert "has ended" in output or "SIGKILL" in output  # torchrun may end the other one before it has said so
+    assert main(["train", "--resume", str(run), "--no-report"]) == 0
+    assert losses(run) == pytest.approx(losses(alone), abs=2e-3)
+
+
+@pytest.mark.large
 def test_a_notice_of_the_scheduler(tmp_path: Path, alone: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """saves the state, with which one process can go on."""
     run = tmp_path / "run"
