@@ -63,6 +63,11 @@ def test_wrong_arguments_are_one_line(arguments: dict[str, object], answer: str)
     assert str(caught.value) == answer
 
 
+def test_hyper_parameters_by_dotted_names_and_in_trees() -> None:
+    with pytest.raises(dynconv.DynconvError, match=r"^optim\.lr: must be .* not -1"):
+        dynconv.train(data="shapes", model={"widths": [8, 8]}, **{"optim.lr": -1, "model.pools": [2]})  # type: ignore[arg-type]
+
+
 def test_a_run_that_has_not_ended_says_how_to_continue(tmp_path: Path) -> None:
     from tiny import create
 

@@ -21,7 +21,7 @@ from dynconv.training.initial import with_initial_model
 from dynconv.training.launch import Launch, start
 from dynconv.training.presets import PRESETS, by_field, override
 from dynconv.training.progress import Progress
-from dynconv.validation import field_descriptions, flat, validate
+from dynconv.validation import field_descriptions, flat, nested, validate
 
 if TYPE_CHECKING:
     from os import PathLike
@@ -35,7 +35,7 @@ def train(
     """Trains a network and returns its run.
 
     Args:
-        preset: the recipe to start from: basic, quick, standard, accurate, best.
+        preset: the recipe to start from, as `dynconv presets` lists them: quick, standard, ...
         data: cifar10 or another named data set (found or downloaded), shapes (generated), auto (any that is found, or
             CIFAR-10 by download, else shapes), or a path.
         run: directory to write, new or empty. Default: `runs/<time>-<preset>-<data>-seed<seed>`.
@@ -45,7 +45,8 @@ def train(
         log: where metrics go besides TensorBoard's event files: "wandb", "mlflow".
         size, fit: how images of any size and shape are read, as --data.size and --data.fit: 64, or auto; crop, pad or
             stretch.
-        fields: hyper-parameters, as `dynconv train --help-all` lists them: seed=3, epochs=5, model={"experts": 4}.
+        fields: hyper-parameters, as `dynconv train --help-all` lists them: seed=3, epochs=5, model={"experts": 4}, or
+            by dotted names, **{"model.experts": 4}.
 
     Raises:
         DynconvError: no such preset, field, data or device, or the directory cannot be written.
@@ -56,7 +57,7 @@ def train(
     if preset not in PRESETS:
         raise DynconvError(f"no preset {preset!r}; choose one of {', '.join(PRESETS)}")
     frame = {name: value for name, value in (("size", size), ("fit", fit)) if value is not None}
-    fields = fields | ({"data": frame} if frame else {})
+    fields = nested(fields | ({"data": frame} if frame else {}))
     config = override(with_initial_model(PRESETS[preset](), str(fields.get("init", ""))), fields)
     launch: dict[str, Any] = {"data": str(data), "run": None if run is None else Path(run), "device": device}
     launch |= {"compile": compile, "deterministic": deterministic, "log": log}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -173,6 +173,20 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for name, value in tree.items():
         found |= flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
     return found
+
+
+def nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"model.experts": 4, "epochs": 3} -> {"model": {"experts": 4}, "epochs": 3}. A value may be a tree itself."""
+    tree: dict[str, Any] = {}
+    for name, value in values.items():
+        *groups, leaf = name.split(".")
+        inner = tree
+        for group in groups:
+            inner[group] = dict(inner.get(group, {}))
+            inner = inner[group]
+        both = isinstance(value, dict) and isinstance(inner.get(leaf), dict)
+        inner[leaf] = {**inner[leaf], **value} if both else value
+    return tree
 
 
 def shown(value: Any) -> str:

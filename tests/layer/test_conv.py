@@ -189,6 +189,8 @@ def test_an_image_without_a_batch_is_taken_as_by_conv2d(padding_mode: str) -> No
     torch.testing.assert_close(layer(x), layer(x[None])[0])
     torch.testing.assert_close(layer.routing_weights(x), layer.routing_weights(x[None])[0])
     torch.testing.assert_close(layer(x, a), layer(x[None], a[None])[0])
+    with pytest.raises(ValueError, match=r"x: needs \[N, 3, H, W\], not \[2, 4, 9, 7\]"):
+        DynamicConv2d(3, 8, 3)(torch.randn(2, 4, 9, 7))
     with pytest.raises(ValueError, match=r"x: needs \[N, C, H, W\] or \[C, H, W\], not \[9, 7\]"):
         layer(x[0])
 

@@ -110,6 +110,8 @@ def test_a_browser_shows_it_light_dark_and_narrow_without_complaint(run: Path) -
                 for what, which in (("body", "backgroundColor"), ("querySelector('#loss svg text')", "fill"))
             )
             colours[scheme] = paper, ink
+            settings = "[...document.querySelectorAll('.settings')].map(each => each.parentElement)"
+            assert tab.evaluate(f"{settings}.every(each => each.scrollWidth <= each.clientWidth)")
             if width < 600:  # the network is legible without scrolling; what is wider scrolls, and shows that it does
                 figure = "document.querySelector('#architecture svg')"
                 assert tab.evaluate(f"{figure}.getBoundingClientRect().right <= innerWidth")

@@ -14,8 +14,8 @@ CLASSES = ("cat", "dog", "owl")
 def said(*images: int, **fields: Any) -> list[str]:
     """For a training set with these numbers of images per class."""
     labels = torch.arange(len(images)).repeat_interleave(torch.tensor(images))
-    usual = {"epochs": 10, "batch_size": 50}
-    return advice.on_data(CONFIG.model_copy(update=usual | fields), labels, CLASSES)
+    usual = {"epochs": 10, "batch_size": 50, "image_sizes": (24, 32)}
+    return advice.on_data(CONFIG.model_copy(update=usual | fields), labels, CLASSES, 32)
 
 
 def test_nothing_is_said_where_nothing_is_wrong() -> None:
@@ -29,13 +29,29 @@ def test_nothing_is_said_where_nothing_is_wrong() -> None:
                  "for example to 16"),
         (900, 9, "a batch of 900 is larger than the 600 training images: one step an epoch; lower --batch-size, "
                  "for example to 16"),
-        (100, 9, "only 54 steps in all, 6 an epoch: too few to learn much; lower --batch-size, for example to 16, "
+        (100, 4, "only 24 steps in total (6 per epoch): too few to learn much; lower --batch-size, for example to 16, "
                  "or raise --epochs"),
-        (10, 1, "only 60 steps in all, 60 an epoch: too few to learn much; raise --epochs"),
+        (25, 1, "only 24 steps in total (24 per epoch): too few to learn much; lower --batch-size, for example to 16, "
+                "or raise --epochs"),
     ],
 )  # fmt: skip
 def test_too_few_steps(batch: int, epochs: int, line: str) -> None:
     assert said(200, 200, 200, batch_size=batch, epochs=epochs) == [line]
+
+
+@pytest.mark.parametrize(("batch", "epochs"), [(100, 4), (200, 2), (25, 1)])
+def test_who_follows_the_advice_is_not_told_again(batch: int, epochs: int) -> None:
+    (line,) = said(200, 200, 200, batch_size=batch, epochs=epochs)
+    advised = int(line.partition("for example to ")[2].partition(",")[0])
+
+    assert said(200, 200, 200, batch_size=advised, epochs=epochs) == []
+
+
+def test_training_that_ends_at_another_size_than_it_is_tested_at() -> None:
+    assert said(300, 300, 300, image_sizes=(32, 16)) == [
+        "training ends with images of 16 pixels and is tested with 32: accuracy will be lower than it could be; "
+        "end --image-sizes with 32"
+    ]
 
 
 def test_a_handful_of_images() -> None:

@@ -235,6 +235,8 @@ class DynamicConv(nn.Module):
         if x.dim() != self.dims + 2:
             size = AXES[self.dims]
             raise ValueError(f"x: needs [N, C, {size}] or [C, {size}], not {list(x.shape)}")
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f"x: needs [N, {self.in_channels}, {AXES[self.dims]}], not {list(x.shape)}")
         a_NK = self.routing_weights(x) if routing_weights is None else routing_weights
         padding, extra = self._explicit_padding()
         if any(extra):

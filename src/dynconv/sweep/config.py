@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from dynconv.errors import DynconvError
-from dynconv.sweep.space import Axis, grid_size, nested
+from dynconv.sweep.space import Axis, grid_size
 from dynconv.training.config import TrainConfig
 from dynconv.training.presets import PRESETS, merge, override
-from dynconv.validation import Frozen, did_you_mean, field_descriptions, field_names, validate
+from dynconv.validation import Frozen, did_you_mean, field_descriptions, field_names, nested, validate
 
 Metric = Literal["validation_accuracy", "validation_loss"]
 

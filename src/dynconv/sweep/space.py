@@ -131,18 +131,6 @@ def base_point(axes: Sequence[Axis], base: TrainConfig) -> dict[str, Any] | None
     return None if None in found.values() else found
 
 
-def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"optim.lr": 0.1, "epochs": 3} -> {"optim": {"lr": 0.1}, "epochs": 3}."""
-    tree: dict[str, Any] = {}
-    for name, value in values.items():
-        *groups, leaf = name.split(".")
-        inner = tree
-        for group in groups:
-            inner = inner.setdefault(group, {})
-        inner[leaf] = value
-    return tree
-
-
 class FixedPoint(BaseSampler):
     """Draws given values."""
 

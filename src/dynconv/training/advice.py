@@ -14,19 +14,34 @@ from dynconv.training.config import TrainConfig
 FEWEST_TESTED = 20
 """Images on which an accuracy at chance says nothing."""
 
-FEWEST_STEPS = 100
+FEWEST_STEPS = 30
 """Optimizer steps below which a network of any size has hardly begun to learn."""
 
 
-def on_data(config: TrainConfig, labels_N: Tensor, classes: Sequence[str]) -> list[str]:
-    """Before training: too few steps, or classes of very different sizes."""
-    return [*_on_steps(config, len(labels_N)), *_on_classes(config, labels_N, classes)]
+def on_data(config: TrainConfig, labels_N: Tensor, classes: Sequence[str], size: int) -> list[str]:
+    """Before training: too few steps, classes of very different sizes, or an end at another size than the tests'.
+
+    Args:
+        size: side of the test images.
+    """
+    return [*_on_steps(config, len(labels_N)), *_on_classes(config, labels_N, classes), *_on_size(config, size)]
+
+
+def _on_size(config: TrainConfig, size: int) -> list[str]:
+    last = config.image_sizes[-1]
+    if last == size:
+        return []
+    return [
+        f"training ends with images of {last} pixels and is tested with {size}: accuracy will be lower than it could "
+        f"be; end --image-sizes with {size}"
+    ]
 
 
 def _on_steps(config: TrainConfig, images: int) -> list[str]:
     per_epoch = images // min(config.batch_size, images)
     steps = config.epochs * per_epoch
-    smaller = 2 ** max(3, int(math.log2(max(images // 20, 1))))  # some 20 steps an epoch, but not for 8 images each
+    wanted = max(20, math.ceil(FEWEST_STEPS / config.epochs))  # steps an epoch, but not of fewer than 8 images each
+    smaller = 2 ** max(3, int(math.log2(max(images // wanted, 1))))
     lower = f"lower --batch-size, for example to {smaller}" if smaller < min(config.batch_size, images) else ""
     if per_epoch == 1:
         what = "is larger than" if config.batch_size > images else "takes"
@@ -35,7 +50,7 @@ def _on_steps(config: TrainConfig, images: int) -> list[str]:
     if steps >= FEWEST_STEPS:
         return []
     advice = f"{lower}, or raise --epochs" if lower else "raise --epochs"
-    return [f"only {steps} steps in all, {per_epoch} an epoch: too few to learn much; {advice}"]
+    return [f"only {steps} steps in total ({per_epoch} per epoch): too few to learn much; {advice}"]
 
 
 def _on_classes(config: TrainConfig, labels_N: Tensor, classes: Sequence[str]) -> list[str]:

@@ -125,7 +125,7 @@ class Trainer:
         images = len(self.train.labels)
         self.batch_size = min(config.batch_size, images)
         self.micro_batch = min(config.images_per_pass, self.batch_size)
-        for text in advice.on_data(config, dataset.train.labels, dataset.classes):
+        for text in advice.on_data(config, dataset.train.labels, dataset.classes, dataset.frame.size):
             logger.warning(text)
         self.steps_per_epoch = images // self.batch_size
         self.steps = config.epochs * self.steps_per_epoch

@@ -187,9 +187,10 @@ def routing(subjects: Sequence[Subject]) -> Chapter:
     if max(first.record.config.model.experts) > 1:
         blocks.append(
             text(
-                "How much do the routing weights matter? The trained network is tested with other ones: each block's "
-                "mean over the images, the same for every image; those of another image; and 1/K. It is not trained "
-                "again, so this shows how much it relies on its routing, not how well a static network would do."
+                "How much do the routing weights matter? The trained network is also tested with other routing "
+                "weights: each block's mean over the images, the same for every image; those of another image; and "
+                "1/K. It is not retrained, so this shows how much it relies on its routing, not how well a static "
+                "network would do."
             )
         )
     verdicts = [subject.routing.verdict for subject in measured if subject.routing]

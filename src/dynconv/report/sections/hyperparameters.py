@@ -8,7 +8,7 @@ from dynconv.report.section import Content, section
 from dynconv.report.subject import Subject
 from dynconv.validation import flat, shown
 
-_TOPICS = {"augment": "Augmentation", "model": "Model", "optim": "Optimization"}
+_TOPICS = {"augment": "Augmentation", "data": "Data", "model": "Model", "optim": "Optimization"}
 
 
 @section("hyperparameters", "Hyper-parameters", order=50)
