@@ -274,6 +274,55 @@ def test_an_archive_is_read_where_it_is_as_the_folder_is(
     assert set(classes.parent.iterdir()) == before | {path}
 
 
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        (("Train", "Test"), [6, 2]),
+        (("training", "testing"), [6, 2]),
+        (("TRAIN", "Validation"), [6, 2]),
+        (("Training", "Valid", "TEST"), [6, 4, 2]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_splits_may_be_called_by_their_other_names_and_in_capitals(
+    tmp_path: Path, kind: str, folders: tuple[str, ...], sizes: list[int]
+) -> None:
+    for split, count in zip(folders, sizes, strict=True):
+        for number in range(count):
+            write(tmp_path / "pets", f"{split}/{('cat', 'dog')[number % 2]}/{number}.png", photo())
+    path = {"folder": lambda path: path, "zip": zipped, "tar": tarred}[kind](tmp_path / "pets")
+
+    dataset = load(str(path))
+
+    assert dataset.classes == ("cat", "dog")
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert [len(split.labels) for split in splits if split] == sizes
+
+
+@pytest.mark.parametrize("pack", [Path, zipped, tarred])
+@pytest.mark.parametrize("others", [("train", "Train", "test"), ("train", "val", "Valid")])
+def test_two_folders_of_the_same_split_are_one_line(
+    tmp_path: Path, pack: Callable[[Path], Path], others: tuple[str, ...]
+) -> None:
+    for split in others:
+        for name in ("cat", "dog"):
+            write(tmp_path / "pets", f"{split}/{name}/1.png", photo())
+    if len(list((tmp_path / "pets").iterdir())) < 3:
+        pytest.skip("the file system does not tell capitals from small letters")
+
+    with pytest.raises(DataError, match=r"holds (Train/ and train|Valid/ and val)/, which mean the same"):
+        load(str(pack(tmp_path / "pets")))
+
+
+@pytest.mark.parametrize("pack", [Path, zipped, tarred])
+def test_a_train_is_a_class_beside_others(tmp_path: Path, pack: Callable[[Path], Path]) -> None:
+    for name in ("bus", "Train"):
+        for number in range(2):
+            write(tmp_path / "vehicles", f"{name}/{number}.png", photo())
+
+    assert load(str(pack(tmp_path / "vehicles"))).classes == ("Train", "bus")
+
+
 def test_a_damaged_archive_is_one_line(classes: Path) -> None:
     for path in (zipped(classes), tarred(classes)):
         whole = path.read_bytes()
@@ -323,7 +372,7 @@ def test_every_damaged_image_is_counted_in_one_line(classes: Path) -> None:
 def test_a_table_lists_images_and_labels(classes: Path, ending: str, with_split: bool) -> None:
     rows = []
     for number, path in enumerate(sorted(classes.glob("*/*.png"))):
-        split = ("train", "train", "test", "val")[number % 4] if with_split else ""
+        split = ("train", "Training", "TESTING", "val")[number % 4] if with_split else ""
         rows.append((path.relative_to(classes).as_posix(), path.parent.name, split))
     table = classes / f"labels.{ending}"
     if ending == "jsonl":

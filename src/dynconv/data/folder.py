@@ -4,6 +4,7 @@
     train/CLASS/, val/CLASS/                    without test/, those of val/ are the test images
     CLASS/                                      a fifth of each class is set aside for testing, see `data.copies`
 
+The splits may have the other names that `listing.split_of` knows, in capitals or not.
 Classes are the sorted names of the folders. An image belongs to the class whose folder contains it, at any depth. Files
 with extensions other than `data.image.ENDINGS`, and names that begin with a dot, are skipped; a message counts them.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from pathlib import Path, PurePath
 
 from dynconv.data import archive
@@ -21,7 +22,7 @@ from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, require_class_names
 from dynconv.data.frame import DataConfig
 from dynconv.data.image import ENDINGS
-from dynconv.data.listing import TEST, TRAIN, VALIDATION, Listing, listed
+from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, listed, split_of
 from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
 from dynconv.data.tree import Entry, Parts, Tree, is_archive, is_hidden, tree_at
@@ -29,9 +30,6 @@ from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 
-_VALIDATION = ("val", "valid", "validation")
-"""Usual names of the folder of validation images."""
-_SPLITS = (TRAIN, TEST, *_VALIDATION)
 IMAGENETTE = {
     "n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player", "n03000684": "chain saw",
     "n03028079": "church", "n03394916": "French horn", "n03417042": "garbage truck", "n03425413": "gas pump",
@@ -48,26 +46,27 @@ def find(path: Path) -> Path | None:
         return path if _holds_images(path) else None
     if not path.is_dir():
         return None
-    if (path / TRAIN).is_dir():
-        return path if any((path / name).is_dir() for name in (TEST, *_VALIDATION)) else None
-    if any((path / name).is_dir() for name in _SPLITS):
-        return None
-    return path if len([name for name in _folders(path) if _has_image(path / name)]) > 1 else None
+    folders = _folders(path)
+    if splits := _named_splits(folders, lambda name: _has_image(path / name)):
+        return path if TRAIN in splits.values() and len(splits) > 1 else None
+    return path if len([name for name in folders if _has_image(path / name)]) > 1 else None
 
 
 def missing(path: Path) -> str | None:
     """If `path` holds part of this format: what is missing, and what to do. Else None."""
     if not path.is_dir():
         return None
-    splits = [name for name in _SPLITS if (path / name).is_dir()]
-    if splits == [TRAIN]:
+    folders = _folders(path)
+    splits = _named_splits(folders, lambda name: _has_image(path / name))
+    if TRAIN in splits.values():
+        (train,) = splits
         return (
-            "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/, or give train/ "
-            "itself, of which a fifth is set aside"
+            f"has {train}/, but neither test/ nor val/; move some images of each class to test/CLASS/, or give "
+            f"{train}/ itself, of which a fifth is set aside"
         )
     if splits:
         return f"has {'/ and '.join(splits)}/, but no train/; put the training images into train/CLASS/"
-    classes = [name for name in _folders(path) if _has_image(path / name)]
+    classes = [name for name in folders if _has_image(path / name)]
     if len(classes) == 1:
         return f"has images of one class only ({escaped(classes[0])}); add a folder with those of another"
     if not classes and _has_image(path):
@@ -87,7 +86,8 @@ def list_images(path: Path) -> Listing:
     entries = [Entry(each.parts[len(root) :], each.kind) for each in entries if each.parts[: len(root)] == root]
     top = {each.parts[0] for each in entries if len(each.parts) == 1 and each.kind == "folder"}
     top |= {each.parts[0] for each in entries if len(each.parts) > 1}
-    folders = _split_folders(path, top)
+    with_images = {each.parts[0] for each in entries if len(each.parts) == 2 and _is_image(PurePath(each.parts[1]))}
+    folders = _split_folders(path, top, with_images)
     left_out = Counter[tuple[str, str]]()
     found: list[tuple[Parts, str, str]] = []  # file, split, class
     classes: dict[str, set[str]] = {split: set() for split in folders.values()}
@@ -154,23 +154,40 @@ def _root(entries: Iterable[Entry]) -> Parts:
     """The single folder around everything in an archive, unless it is one of a split."""
     tops = {each.parts[0] for each in entries if not is_hidden(each.parts[0])}
     files = any(len(each.parts) == 1 and each.kind == "file" and not is_hidden(each.parts[0]) for each in entries)
-    return (tops.pop(),) if len(tops) == 1 and not files and not tops & set(_SPLITS) else ()
+    return (tops.pop(),) if len(tops) == 1 and not files and not any(map(split_of, tops)) else ()
 
 
-def _split_folders(path: Path, top: set[str]) -> dict[str, str]:
-    """The split of each folder at the top; "" for the whole tree where there are none."""
-    validation = next((name for name in _VALIDATION if name in top), None)
-    if TRAIN not in top:
-        if any(name in top for name in _SPLITS):
-            raise DataError(f"{escaped(str(path))}: has test or validation images, but no train/; add train/CLASS/")
+def _named_splits(folders: Iterable[str], has_image: Callable[[str], bool]) -> dict[str, str]:
+    """The split of each folder that is named after one.
+
+    A train is also something to take pictures of: where no other folder is of a split, one that is called so and has
+    images of its own is a class.
+    """
+    folders = sorted(name for name in folders if not is_hidden(name))
+    splits = {name: split for name in folders if (split := split_of(name))}
+    is_class = list(splits.values()) == [TRAIN] and len(folders) > 1 and has_image(next(iter(splits)))
+    return {} if is_class else splits
+
+
+def _split_folders(path: Path, top: set[str], with_images: Container[str]) -> dict[str, str]:
+    """The split of each folder at the top; "" for the whole tree where there are none.
+
+    Args:
+        with_images: the folders that have images of their own.
+    """
+    where, found = escaped(str(path)), _named_splits(top, with_images.__contains__)
+    if not found:
         return {"": ""}
-    if TEST in top:
-        return {TRAIN: TRAIN, TEST: TEST} | ({validation: VALIDATION} if validation else {})
-    if validation:
-        return {TRAIN: TRAIN, validation: TEST}
-    raise DataError(
-        f"{escaped(str(path))}: {missing(path) or 'has train/, but neither test/ nor val/; add test/CLASS/'}"
-    )
+    for split in SPLITS:
+        if len(same := [name for name in found if found[name] == split]) > 1:
+            raise DataError(f"{where}: holds {'/ and '.join(same)}/, which mean the same; put their classes into one")
+    if TRAIN not in found.values():
+        raise DataError(f"{where}: has test or validation images, but no train/; add train/CLASS/")
+    if len(found) == 1:
+        raise DataError(f"{where}: has {next(iter(found))}/, but neither test/ nor val/; add test/CLASS/")
+    if TEST not in found.values():
+        return {name: TEST if split == VALIDATION else split for name, split in found.items()}
+    return found
 
 
 def _place(parts: Parts, folders: dict[str, str]) -> tuple[str, Parts] | None:

@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+_SPLIT_NAMES = {
+    "train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST, "val": VALIDATION, "valid": VALIDATION,
+    "validation": VALIDATION,
+}  # fmt: skip
 
 _MEASURED = 500  # images whose headers tell the size to read all at
 _AT_ONCE = 4 * (os.cpu_count() or 1)  # images that wait in memory to be decoded or stored
@@ -99,6 +103,11 @@ class Reading:
             raise DataError(f"{escaped(self.listing.origin)}: class {name}: {error}") from None
         test = {position for position, is_aside in zip(read, aside, strict=True) if is_aside}
         return [TEST if position in test else TRAIN for position in range(len(self.listing.files))]
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder or a table calls so, in capitals or not; None if it is no name of a split."""
+    return _SPLIT_NAMES.get(name.lower())
 
 
 def in_order(label: str) -> tuple[int, int, str]:
