@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from dynconv.data import Dataset, load
-from dynconv.data.copies import Fingerprint, fingerprint, groups_of_copies, set_aside
+from dynconv.data import Dataset, hold_out, load
+from dynconv.data.copies import Fingerprint, fingerprint, fingerprints, groups_of_copies, set_aside
 from dynconv.data.dataset import DataError
 from dynconv.data.frame import DataConfig, Frame, auto_size
 
@@ -30,6 +30,23 @@ def write(folder: Path, name: str, image: Image.Image) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+    return path
+
+
+def zipped(folder: Path, root: str = "") -> Path:
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            archive.write(file, f"{root}{file.relative_to(folder).as_posix()}")
+        archive.writestr(f"__MACOSX/{root}cat/._00.png", b"no image")
+    return path
+
+
+def tarred(folder: Path, root: str = "") -> Path:
+    path = folder.with_name(f"{folder.name}.tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.add(file, f"{root}{file.relative_to(folder).as_posix()}")
     return path
 
 
@@ -84,6 +101,67 @@ def test_copies_stay_on_one_side(tmp_path: Path) -> None:
     ]
     for group in groups_of_copies(prints[0] + prints[1]):
         assert len({position < len(prints[0]) for position in group}) == 1
+
+
+def resaved(folder: Path, classes: int, pictures: int, splits: tuple[str, ...] = ("",)) -> Path:
+    """So many pictures of each class, each as JPEG of three qualities."""
+    for number in range(len(splits) * classes * pictures):
+        image = textured()
+        for quality in (95, 75, 50):
+            path = folder / splits[number % len(splits)] / f"class{number // len(splits) % classes}"
+            path.mkdir(parents=True, exist_ok=True)
+            image.save(path / f"{number}-{quality}.jpg", quality=quality)
+    return folder
+
+
+def held_out_with_copies(dataset: Dataset) -> list[list[int]]:
+    """Groups of copies of which some images are held out and others are not."""
+    assert dataset.validation
+    prints = fingerprints(np.concatenate([dataset.train.images.numpy(), dataset.validation.images.numpy()]))
+    count = len(dataset.train.labels)
+    return [group for group in groups_of_copies(prints) if len({position < count for position in group}) > 1]
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+@pytest.mark.parametrize("pack", [Path, zipped])
+def test_copies_of_held_out_images_are_held_out_too(
+    tmp_path: Path, splits: tuple[str, ...], pack: Callable[[Path], Path]
+) -> None:
+    dataset = load(str(pack(resaved(tmp_path / "pets", 2, 15, splits))))
+
+    first, again, other = (hold_out(dataset, 12, seed) for seed in (0, 0, 1))
+
+    for held in (first, other):
+        assert held.validation and held.validation.labels.bincount().tolist() == [6, 6]
+        assert len(held.train.labels) + 12 == len(dataset.train.labels) and not held_out_with_copies(held)
+    assert again.validation and first.validation and other.validation
+    assert first.validation.images.equal(again.validation.images)
+    assert not first.validation.images.equal(other.validation.images)
+
+
+def test_a_hold_out_that_copies_do_not_fill_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = load(str(resaved(tmp_path / "pets", 2, 10)))
+
+    with caplog.at_level("INFO"):
+        sizes = {count: hold_out(dataset, count, 0).validation for count in (10, 2)}
+
+    assert [split.labels.bincount().tolist() for split in sizes.values() if split] == [[3, 3], [3, 3]]
+    assert [line for line in caplog.messages if "holdout" in line] == [
+        "holdout: 6 images, not 10, because copies stay on one side",
+        "holdout: 6 images, not 2, because copies stay on one side",
+    ]
+
+
+def test_nothing_can_be_held_out_of_a_class_of_one_picture(tmp_path: Path) -> None:
+    same = textured()
+    for number in range(8):
+        write(tmp_path / "pets", f"train/cat/{number}.png", same)
+        write(tmp_path / "pets", f"train/dog/{number}.png", textured())
+    for name in ("cat", "dog"):
+        write(tmp_path / "pets", f"test/{name}/1.png", textured())
+
+    with pytest.raises(DataError, match=r"^holdout: class 'cat': its 8 images are copies of one another, so none can"):
+        hold_out(load(str(tmp_path / "pets")), 2, 0)
 
 
 def test_pictures_that_differ_are_no_copies() -> None:
@@ -240,23 +318,6 @@ def test_three_splits_are_three_splits(tmp_path: Path, name: str) -> None:
 
     assert dataset.validation
     assert [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)] == [6, 4, 2]
-
-
-def zipped(folder: Path, root: str = "") -> Path:
-    path = folder.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.png")):
-            archive.write(file, f"{root}{file.relative_to(folder).as_posix()}")
-        archive.writestr(f"__MACOSX/{root}cat/._00.png", b"no image")
-    return path
-
-
-def tarred(folder: Path, root: str = "") -> Path:
-    path = folder.with_name(f"{folder.name}.tar.gz")
-    with tarfile.open(path, "w:gz") as archive:
-        for file in sorted(folder.rglob("*.png")):
-            archive.add(file, f"{root}{file.relative_to(folder).as_posix()}")
-    return path
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])

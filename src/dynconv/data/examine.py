@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dynconv.data import find
-from dynconv.data.copies import Fingerprint, fingerprint, groups_of_copies
+from dynconv.data.copies import Fingerprint, fingerprints, groups_of_copies
 from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.listing import SPLITS, Reading, read_images
@@ -114,12 +112,10 @@ def _of_dataset(dataset: Dataset) -> Contents:
     images = torch.cat([split.images for split in found.values()])
     splits = [name for name, split in found.items() for _ in split.labels]
     names = [f"{name} image {number}" for name, split in found.items() for number in range(len(split.labels))]
-    pixels = (np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images)
-    prints = [fingerprint(each.data, Image.fromarray(each)) for each in pixels]
     return Contents(
         dataset.name, dataset.origin, dataset.classes, dataset.frame, images,
         torch.cat([split.labels for split in found.values()]), splits, names, [], {}, True,
-        _copies(prints, range(len(prints))), [],
+        _copies(fingerprints(images.numpy()), range(len(images))), [],
     )  # fmt: skip
 
 

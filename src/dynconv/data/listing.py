@@ -144,8 +144,9 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
             escaped(listing.origin), f"{len(found[TRAIN].labels):,}", f"{len(found[TEST].labels):,}",
         )  # fmt: skip
     return Dataset(
-        listing.name, listing.classes, found[TRAIN], found[TEST], listing.origin, found.get(VALIDATION), reading.frame
-    )
+        listing.name, listing.classes, found[TRAIN], found[TEST], listing.origin, found.get(VALIDATION), reading.frame,
+        of_files=True,
+    )  # fmt: skip
 
 
 def read_images(listing: Listing, wanted: DataConfig, *, prints: bool) -> Reading:
