@@ -321,7 +321,7 @@ def test_three_splits_are_three_splits(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize("pack", [zipped, tarred])
-@pytest.mark.parametrize("root", ["", "pets-1.0/"])
+@pytest.mark.parametrize("root", ["", "pets-1.0/", "download/pets/images/"])
 def test_an_archive_is_read_where_it_is_as_the_folder_is(
     classes: Path, pack: Callable[[Path, str], Path], root: str
 ) -> None:
@@ -372,6 +372,31 @@ def test_two_folders_of_the_same_split_are_one_line(
         pytest.skip("the file system does not tell capitals from small letters")
 
     with pytest.raises(DataError, match=r"holds (Train/ and train|Valid/ and val)/, which mean the same"):
+        load(str(pack(tmp_path / "pets")))
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_classes_in_an_archive_may_have_folders_of_their_own(tmp_path: Path, pack: Callable[[Path, str], Path]) -> None:
+    for name in ("cat/2023", "cat/2024", "dog/2023"):
+        for number in range(2):
+            write(tmp_path / "pets", f"{name}/{number}.png", photo())
+
+    dataset = load(str(pack(tmp_path / "pets", "a/b/")))
+
+    assert dataset.classes == ("cat", "dog") and len(dataset.train.labels) + len(dataset.test.labels) == 6
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("cat/1.png", r"has one class folder \(cat\); needs a folder"), ("1.png", "has no class folders")],
+)
+def test_an_archive_of_one_class_says_what_it_needs(
+    tmp_path: Path, pack: Callable[[Path], Path], file: str, said: str
+) -> None:
+    write(tmp_path / "pets", file, photo())
+
+    with pytest.raises(DataError, match=said + ".*images of each class, two or more"):
         load(str(pack(tmp_path / "pets")))
 
 

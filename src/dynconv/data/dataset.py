@@ -102,7 +102,7 @@ def require_class_names(classes: object, where: str) -> None:
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Moves `count` random training images into `validation`: the same number of each class, to within one.
 
-    Of images that were files, copies stay on one side, see `copies.apart`. A message says where that changes the number.
+    Of images that were files, copies stay on one side, see `copies.apart`; a message says if that changes the number.
 
     Raises:
         DataError: a class has too few training images, or they are all copies of one another, or the data set has

@@ -14,7 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from dynconv.data import archive
@@ -25,7 +25,7 @@ from dynconv.data.image import ENDINGS
 from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, listed, split_of
 from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
-from dynconv.data.tree import Entry, Parts, Tree, is_archive, is_hidden, tree_at
+from dynconv.data.tree import Entry, FolderTree, Parts, Tree, is_archive, is_hidden, tree_at
 from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
@@ -52,6 +52,20 @@ def find(path: Path) -> Path | None:
     return path if len([name for name in folders if _has_image(path / name)]) > 1 else None
 
 
+def find_named(path: Path) -> Path | None:
+    """`path` if it has class folders whose images may all lie deeper, in folders of their own; else None.
+
+    Only where a user names the path: a place where several data sets lie looks the same. So that not any folder is
+    taken for one, each folder in it must hold images for the most part, or nothing, and none may hold splits.
+    """
+    if not path.is_dir() or _named_splits(folders := _folders(path), lambda name: _has_image(path / name)):
+        return None
+    held = [_images_and_others(path / name) for name in folders]
+    others_are_few = all(images >= others for images, others in held)
+    have_splits = any(TRAIN in map(split_of, _folders(path / name)) for name in folders)
+    return path if sum(images > 0 for images, _ in held) > 1 and others_are_few and not have_splits else None
+
+
 def missing(path: Path) -> str | None:
     """If `path` holds part of this format: what is missing, and what to do. Else None."""
     if not path.is_dir():
@@ -70,11 +84,15 @@ def missing(path: Path) -> str | None:
     if len(classes) == 1:
         return f"has images of one class only ({escaped(classes[0])}); add a folder with those of another"
     if not classes and _has_image(path):
-        return "holds images but no folders of classes; " + (
-            f"name the folder above, {escaped(str(path.parent))}, which has one folder for each class"
-            if find(path.parent)
-            else "put them into one folder for each class, and name the folder above those"
+        return (
+            "holds images but no folders of classes; put them into one folder for each class, such as pets/cat/1.png "
+            "and pets/dog/1.png, and give pets"
         )
+    inner = path
+    while len(inside := _folders(inner)) == 1:
+        inner /= inside[0]
+        if find(inner) or find_named(inner):
+            return f"holds one folder around others; if those are the classes, give {escaped(str(inner))}"
     return None
 
 
@@ -103,7 +121,7 @@ def list_images(path: Path) -> Listing:
         elif each.kind == "file":
             classes[split].add(below[0])
             found.append(((*root, *each.parts), split, below[0]))
-    names = _same_classes(tree, folders, classes, {(split, name) for _, split, name in found})
+    names = _same_classes(tree, root, folders, classes, {(split, name) for _, split, name in found})
     _say_what_is_left_out(path, {split: folder for folder, split in folders.items()}, left_out)
     numbers = {name: number for number, name in enumerate(names)}
     order = {TRAIN: 0, VALIDATION: 1, TEST: 2, "": 0}
@@ -118,7 +136,7 @@ def list_images(path: Path) -> Listing:
     return Listing(name, str(path), tree, names, files, labels, splits)
 
 
-@form("folders of images, one for each class, or an archive of them", find, missing, list_images)
+@form("folders of images, one for each class, or an archive of them", find, missing, list_images, find_named)
 def read(path: Path, wanted: DataConfig) -> Dataset:
     """Reads all splits.
 
@@ -138,6 +156,16 @@ def _has_image(folder: Path) -> bool:
     return any(_is_image(entry) for entry in itertools.islice(folder.iterdir(), _LOOKED_AT))
 
 
+def _images_and_others(folder: Path) -> tuple[int, int]:
+    """How many of the first 1,000 entries below a folder are images, and how many are other files that users see."""
+    seen = [
+        _is_image(PurePath(each.parts[-1]))
+        for each in itertools.islice(FolderTree(folder).entries(), _LOOKED_AT)
+        if each.kind == "file" and not is_hidden(each.parts[-1])
+    ]
+    return sum(seen), len(seen) - sum(seen)
+
+
 def _holds_images(path: Path) -> bool:
     """Whether one of the first 1,000 members of an archive is an image. If it is damaged, its name decides."""
     try:
@@ -151,10 +179,22 @@ def _is_image(path: PurePath) -> bool:
 
 
 def _root(entries: Iterable[Entry]) -> Parts:
-    """The single folder around everything in an archive, unless it is one of a split."""
-    tops = {each.parts[0] for each in entries if not is_hidden(each.parts[0])}
-    files = any(len(each.parts) == 1 and each.kind == "file" and not is_hidden(each.parts[0]) for each in entries)
-    return (tops.pop(),) if len(tops) == 1 and not files and not any(map(split_of, tops)) else ()
+    """The innermost folder around everything in an archive, unless it holds images itself or is one of a split."""
+    seen = [each for each in entries if not any(map(is_hidden, each.parts))]
+    above = [each.parts[:-1] for each in seen if each.kind == "file" and _is_image(PurePath(each.parts[-1]))]
+    if not above:
+        return ()
+    around = _shared(above)
+    root = around[: len(around) - (around in above)]
+    root = root[: next((depth for depth, name in enumerate(root) if split_of(name)), len(root))]
+    folders = [each.parts for each in seen if each.kind == "folder" and each.parts != root[: len(each.parts)]]
+    return _shared([root, *folders])
+
+
+def _shared(paths: Sequence[Parts]) -> Parts:
+    """The folders that all paths begin with."""
+    first, last = min(paths), max(paths)
+    return first[: next((depth for depth, name in enumerate(first) if last[depth : depth + 1] != (name,)), len(first))]
 
 
 def _named_splits(folders: Iterable[str], has_image: Callable[[str], bool]) -> dict[str, str]:
@@ -212,17 +252,18 @@ def _not_an_image(entry: Entry, below: Parts) -> str:
 
 
 def _same_classes(
-    tree: Tree, folders: dict[str, str], classes: dict[str, set[str]], filled: set[tuple[str, str]]
+    tree: Tree, root: Parts, folders: dict[str, str], classes: dict[str, set[str]], filled: set[tuple[str, str]]
 ) -> tuple[str, ...]:
     """The class names, sorted. Raises DataError where a class is missing from a split, or has no images there."""
     by_split = {split: folder for folder, split in folders.items()}
 
     def where(split: str, *names: str) -> str:
-        return tree.name_of((by_split[split], *names) if by_split[split] else names)
+        return tree.name_of((*root, *filter(None, (by_split[split], *names))))
 
     first = TRAIN if TRAIN in classes else ""
     if len(classes[first]) < 2:
-        raise DataError(f"{where(first)}: has {len(classes[first])} class folders, needs two or more")
+        found = f"one class folder ({listed(sorted(classes[first]))})" if classes[first] else "no class folders"
+        raise DataError(f"{where(first)}: has {found}; needs a folder with the images of each class, two or more")
     require_class_names(sorted(classes[first]), where(first))
     for split in classes.keys() - {first}:
         for here, there in ((split, first), (first, split)):
