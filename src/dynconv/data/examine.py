@@ -37,7 +37,7 @@ class Contents:
         damaged: position and reason of those that could not be read.
         own_splits: whether the data set says which image belongs to which split.
         copies: positions of images that are copies of one another.
-        problems: why it cannot be split; then all images count as training images.
+        problems: why it cannot be trained on; if it cannot be split, all images count as training images.
     """
 
     name: str
@@ -92,7 +92,7 @@ def contents(source: str, wanted: DataConfig, seed: int = 0) -> Contents:
 def _of_files(reading: Reading) -> Contents:
     listing = reading.listing
     whole = [position for position in range(len(listing.files)) if position not in reading.damaged]
-    splits, problems = list(listing.splits), []
+    splits, problems = list(listing.splits), list(listing.problems)
     if not splits:
         try:
             splits = reading.splits()

@@ -97,7 +97,7 @@ def missing(path: Path) -> str | None:
 
 
 def list_images(path: Path) -> Listing:
-    """The images below `path`. Raises DataError as `read` does, but for damaged images."""
+    """The images below `path`. Raises DataError as `read` does, but for classes without images and damaged images."""
     tree = tree_at(path)
     entries = list(tree.entries())
     root = _root(entries) if is_archive(path) else ()
@@ -121,7 +121,7 @@ def list_images(path: Path) -> Listing:
         elif each.kind == "file":
             classes[split].add(below[0])
             found.append(((*root, *each.parts), split, below[0]))
-    names = _same_classes(tree, root, folders, classes, {(split, name) for _, split, name in found})
+    names, problems = _same_classes(tree, root, folders, classes, {(split, name) for _, split, name in found})
     _say_what_is_left_out(path, {split: folder for folder, split in folders.items()}, left_out)
     numbers = {name: number for number, name in enumerate(names)}
     order = {TRAIN: 0, VALIDATION: 1, TEST: 2, "": 0}
@@ -133,7 +133,7 @@ def list_images(path: Path) -> Listing:
     elif names == tuple(IMAGENETTE):
         name, names = "imagenette", tuple(IMAGENETTE.values())
     files, labels = [file for file, _, _ in found], [numbers[name] for _, _, name in found]
-    return Listing(name, str(path), tree, names, files, labels, splits)
+    return Listing(name, str(path), tree, names, files, labels, splits, problems)
 
 
 @form("folders of images, one for each class, or an archive of them", find, missing, list_images, find_named)
@@ -253,8 +253,12 @@ def _not_an_image(entry: Entry, below: Parts) -> str:
 
 def _same_classes(
     tree: Tree, root: Parts, folders: dict[str, str], classes: dict[str, set[str]], filled: set[tuple[str, str]]
-) -> tuple[str, ...]:
-    """The class names, sorted. Raises DataError where a class is missing from a split, or has no images there."""
+) -> tuple[tuple[str, ...], list[str]]:
+    """The class names, sorted, and a line for each folder without images.
+
+    Raises:
+        DataError: a class is missing from a split.
+    """
     by_split = {split: folder for folder, split in folders.items()}
 
     def where(split: str, *names: str) -> str:
@@ -272,10 +276,12 @@ def _same_classes(
                 raise DataError(
                     f"{where(here)}: class {listed(lacking)} missing, but {by_split[there]}/ has it; make them agree"
                 )
-    for split, name in _each(classes):
-        if (split, name) not in filled and split != VALIDATION:
-            raise DataError(f"{where(split, name)}: holds no image, such as a .png or .jpg file")
-    return tuple(sorted(classes[first]))
+    problems = [
+        f"{where(split, name)}: holds no image, such as a .png or .jpg file"
+        for split, name in _each(classes)
+        if (split, name) not in filled and split != VALIDATION
+    ]
+    return tuple(sorted(classes[first])), problems
 
 
 def _each(classes: dict[str, set[str]]) -> Iterator[tuple[str, str]]:

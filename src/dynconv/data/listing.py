@@ -54,6 +54,7 @@ class Listing:
         classes: their names.
         files, labels: the images and their classes.
         splits: train, validation or test for each image; empty where it is not said, and content decides.
+        problems: why it cannot be trained on, one line each, such as a class without images.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Listing:
     files: Sequence[Parts]
     labels: Sequence[int]
     splits: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
 
 @dataclass
@@ -126,6 +128,8 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
     Raises:
         DataError: images cannot be read, or a class has none in a split; the error names them.
     """
+    if listing.problems:
+        raise DataError(listing.problems[0])
     _require_every_class(listing)
     reading = read_images(listing, wanted, prints=not listing.splits)
     if reading.damaged:
