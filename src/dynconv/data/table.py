@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
@@ -61,9 +62,14 @@ def list_images(path: Path) -> Listing:
     if with_split and len(with_split) < len(rows):
         line = next(line for line, _, _, split in rows if not split)
         raise DataError(f"{where}: line {line}: has no split, but other rows have; give every row one, or none")
-    most = Counter(file for _, file, _, _ in rows).most_common(1)[0]
-    if most[1] > 1:
-        raise DataError(f"{where}: lists {escaped(most[0])} {most[1]} times; remove all rows but one")
+    paths = [os.path.normpath(path.parent / file) for _, file, _, _ in rows]
+    most, times = Counter(paths).most_common(1)[0]
+    if times > 1:
+        again = [(line, file) for (line, file, _, _), own in zip(rows, paths, strict=True) if own == most]
+        raise DataError(
+            f"{where}: lists {escaped(again[0][1])} {times} times, in lines {again[0][0]}, {again[1][0]}"
+            f"{', ...' if times > 2 else ''}; remove all rows but one"
+        )
     rows.sort(key=lambda row: (SPLITS.index(row[3]) if row[3] else 0, numbers[row[2]]))
     name = "cifar10" if tuple(names) == CLASSES else path.stem
     return Listing(
