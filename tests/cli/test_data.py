@@ -96,6 +96,25 @@ def test_a_folder_without_splits_says_how_it_is_split(pets: Path, capsys: pytest
     assert found["classes"] == {"[red]cat": {"train": 8, "test": 2}, "dög": {"train": 20, "test": 5}}
 
 
+@pytest.mark.parametrize("place", ["train/owl", "owl"])
+def test_a_class_without_images_is_a_problem_beside_the_counts(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], place: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = pets if place.startswith("train/") else pets / "train"
+    (source / place).mkdir()
+    if place == "train/owl":
+        photo(pets / "test/owl/1.png")
+
+    assert main(["data", str(source)]) == 0
+
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].endswith(f": 3 classes, {40 if place == 'train/owl' else 35} images")
+    assert f"- {source / place}: holds no image, such as a .png or .jpg file" in lines
+    assert main(["train", "quick", "--data", str(source), "--run", str(tmp_path / "run")]) == 2
+    assert "owl: holds no image" in capsys.readouterr().err
+
+
 def test_small_drawings_on_white_are_no_copies_and_can_be_split(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

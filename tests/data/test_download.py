@@ -119,9 +119,14 @@ def test_a_bad_mirror_is_passed_over_and_leaves_nothing(
     monkeypatch.setattr(module, "_TIMEOUT", (5, 0.5))
 
     with pytest.raises(DataError) as caught:
-        get(tmp_path, f"{server}/{kind}")
+        get(tmp_path / "cache/set", f"{server}/{kind}")
     assert f"{server}/{kind}" in str(caught.value) and reason in str(caught.value) and "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+    (tmp_path / "cache").mkdir()
+    with pytest.raises(DataError):
+        get(tmp_path / "cache", f"{server}/{kind}")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "cache"], "a folder that was there stays"
 
     assert get(tmp_path, f"{server}/{kind}", f"{server}/good").read_bytes() == CONTENT
 

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from dynconv.data.dataset import DataError
-from dynconv.data.find import read
+from dynconv.data.find import found_at, read
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 32), colour: tuple[int, ...] = (200, 100, 50)) -> Path:
@@ -127,15 +127,64 @@ def test_half_a_form_says_what_is_missing_and_what_to_do(
     assert str(caught.value).startswith(f"{tmp_path / 'half'}: {said}")
 
 
-def test_images_without_folders_of_classes_say_which_folder_to_name(folder: Path, tmp_path: Path) -> None:
+def test_images_without_folders_of_classes_say_what_a_data_set_looks_like(folder: Path) -> None:
+    """Not that the folder above is one, whose other folders may be of anything."""
     with pytest.raises(DataError) as caught:
         read(folder / "train/cat")
-    start = f"{folder / 'train/cat'}: holds images but no folders of classes; "
-    assert str(caught.value) == f"{start}name the folder above, {folder / 'train'}, which has one folder for each class"
 
-    picture(tmp_path / "alone/1.png")
-    with pytest.raises(DataError, match=r"no folders of classes; put them into one folder for each class, and name"):
-        read(tmp_path / "alone")
+    assert str(caught.value) == (
+        f"{folder / 'train/cat'}: holds images but no folders of classes; put them into one folder for each class, "
+        "such as pets/cat/1.png and pets/dog/1.png, and give pets"
+    )
+
+
+def test_images_of_a_class_may_all_lie_in_folders_of_its_own(tmp_path: Path) -> None:
+    for name, years in (("cat", ("2023", "2024")), ("dog", ("2023/may", "")), ("owl", ("2024",))):
+        for year in years:
+            for number in range(2):
+                picture(
+                    tmp_path / "pets" / name / year / f"{number}.png",
+                    colour=(len(name + year) * 9, number * 99, ord(name[0])),
+                )
+    (tmp_path / "pets/README.md").write_text("x")
+
+    dataset = read(tmp_path / "pets")
+
+    assert dataset.classes == ("cat", "dog", "owl")
+    assert len(dataset.train.labels) + len(dataset.test.labels) == 10
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ("docs/images/1.png", "docs/1.md", "docs/2.md", "tests/data/1.png", "tests/1.py", "tests/2.py"),
+        ("docs/images/1.png", "pets/cat/1.png", "src/main.py"),
+        ("pets/train/cat/1.png", "pets/test/cat/1.png", "birds/owl/1.png"),
+    ],
+)
+def test_a_folder_of_other_things_is_not_taken_for_classes(tmp_path: Path, files: tuple[str, ...]) -> None:
+    for file in files:
+        path = tmp_path / "things" / file
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture(path) if path.suffix == ".png" else path.write_text("x")
+
+    with pytest.raises(DataError, match="holds none of the supported data formats"):
+        read(tmp_path / "things")
+
+
+def test_folders_of_data_sets_in_a_usual_place_are_no_classes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("pets/cat", "pets/dog", "birds/owl", "birds/jay"):
+        picture(tmp_path / "data" / name / "1.png")
+    monkeypatch.chdir(tmp_path)
+
+    assert not found_at(Path("data")) and found_at(Path("data/pets"))
+
+
+def test_a_folder_around_the_classes_says_which_to_give(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder / "train", tmp_path / "x/a/b")
+
+    with pytest.raises(DataError, match=rf"x: holds one folder around others; .*, give {tmp_path}/x/a/b$"):
+        read(tmp_path / "x")
 
 
 def test_a_class_missing_from_one_split_is_named(folder: Path) -> None:

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageEnhance
 
-from dynconv.data import Dataset, load
-from dynconv.data.copies import Fingerprint, fingerprint, groups_of_copies, set_aside
+from dynconv.data import Dataset, hold_out, load
+from dynconv.data.copies import Fingerprint, fingerprint, fingerprints, groups_of_copies, set_aside
 from dynconv.data.dataset import DataError
 from dynconv.data.frame import DataConfig, Frame, auto_size
 
@@ -30,6 +30,23 @@ def write(folder: Path, name: str, image: Image.Image) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     image.save(path)
+    return path
+
+
+def zipped(folder: Path, root: str = "") -> Path:
+    path = folder.with_suffix(".zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in sorted(file for file in folder.rglob("*") if file.is_file()):
+            archive.write(file, f"{root}{file.relative_to(folder).as_posix()}")
+        archive.writestr(f"__MACOSX/{root}cat/._00.png", b"no image")
+    return path
+
+
+def tarred(folder: Path, root: str = "") -> Path:
+    path = folder.with_name(f"{folder.name}.tar.gz")
+    with tarfile.open(path, "w:gz") as archive:
+        for file in sorted(folder.rglob("*.png")):
+            archive.add(file, f"{root}{file.relative_to(folder).as_posix()}")
     return path
 
 
@@ -84,6 +101,67 @@ def test_copies_stay_on_one_side(tmp_path: Path) -> None:
     ]
     for group in groups_of_copies(prints[0] + prints[1]):
         assert len({position < len(prints[0]) for position in group}) == 1
+
+
+def resaved(folder: Path, classes: int, pictures: int, splits: tuple[str, ...] = ("",)) -> Path:
+    """So many pictures of each class, each as JPEG of three qualities."""
+    for number in range(len(splits) * classes * pictures):
+        image = textured()
+        for quality in (95, 75, 50):
+            path = folder / splits[number % len(splits)] / f"class{number // len(splits) % classes}"
+            path.mkdir(parents=True, exist_ok=True)
+            image.save(path / f"{number}-{quality}.jpg", quality=quality)
+    return folder
+
+
+def held_out_with_copies(dataset: Dataset) -> list[list[int]]:
+    """Groups of copies of which some images are held out and others are not."""
+    assert dataset.validation
+    prints = fingerprints(np.concatenate([dataset.train.images.numpy(), dataset.validation.images.numpy()]))
+    count = len(dataset.train.labels)
+    return [group for group in groups_of_copies(prints) if len({position < count for position in group}) > 1]
+
+
+@pytest.mark.parametrize("splits", [("",), ("train/", "test/")])
+@pytest.mark.parametrize("pack", [Path, zipped])
+def test_copies_of_held_out_images_are_held_out_too(
+    tmp_path: Path, splits: tuple[str, ...], pack: Callable[[Path], Path]
+) -> None:
+    dataset = load(str(pack(resaved(tmp_path / "pets", 2, 15, splits))))
+
+    first, again, other = (hold_out(dataset, 12, seed) for seed in (0, 0, 1))
+
+    for held in (first, other):
+        assert held.validation and held.validation.labels.bincount().tolist() == [6, 6]
+        assert len(held.train.labels) + 12 == len(dataset.train.labels) and not held_out_with_copies(held)
+    assert again.validation and first.validation and other.validation
+    assert first.validation.images.equal(again.validation.images)
+    assert not first.validation.images.equal(other.validation.images)
+
+
+def test_a_hold_out_that_copies_do_not_fill_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = load(str(resaved(tmp_path / "pets", 2, 10)))
+
+    with caplog.at_level("INFO"):
+        sizes = {count: hold_out(dataset, count, 0).validation for count in (10, 2)}
+
+    assert [split.labels.bincount().tolist() for split in sizes.values() if split] == [[3, 3], [3, 3]]
+    assert [line for line in caplog.messages if "holdout" in line] == [
+        "holdout: 6 images, not 10, because copies stay on one side",
+        "holdout: 6 images, not 2, because copies stay on one side",
+    ]
+
+
+def test_nothing_can_be_held_out_of_a_class_of_one_picture(tmp_path: Path) -> None:
+    same = textured()
+    for number in range(8):
+        write(tmp_path / "pets", f"train/cat/{number}.png", same)
+        write(tmp_path / "pets", f"train/dog/{number}.png", textured())
+    for name in ("cat", "dog"):
+        write(tmp_path / "pets", f"test/{name}/1.png", textured())
+
+    with pytest.raises(DataError, match=r"^holdout: class 'cat': its 8 images are copies of one another, so none can"):
+        hold_out(load(str(tmp_path / "pets")), 2, 0)
 
 
 def test_pictures_that_differ_are_no_copies() -> None:
@@ -242,25 +320,8 @@ def test_three_splits_are_three_splits(tmp_path: Path, name: str) -> None:
     assert [len(split.labels) for split in (dataset.train, dataset.validation, dataset.test)] == [6, 4, 2]
 
 
-def zipped(folder: Path, root: str = "") -> Path:
-    path = folder.with_suffix(".zip")
-    with zipfile.ZipFile(path, "w") as archive:
-        for file in sorted(folder.rglob("*.png")):
-            archive.write(file, f"{root}{file.relative_to(folder).as_posix()}")
-        archive.writestr(f"__MACOSX/{root}cat/._00.png", b"no image")
-    return path
-
-
-def tarred(folder: Path, root: str = "") -> Path:
-    path = folder.with_name(f"{folder.name}.tar.gz")
-    with tarfile.open(path, "w:gz") as archive:
-        for file in sorted(folder.rglob("*.png")):
-            archive.add(file, f"{root}{file.relative_to(folder).as_posix()}")
-    return path
-
-
 @pytest.mark.parametrize("pack", [zipped, tarred])
-@pytest.mark.parametrize("root", ["", "pets-1.0/"])
+@pytest.mark.parametrize("root", ["", "pets-1.0/", "download/pets/images/"])
 def test_an_archive_is_read_where_it_is_as_the_folder_is(
     classes: Path, pack: Callable[[Path, str], Path], root: str
 ) -> None:
@@ -272,6 +333,80 @@ def test_an_archive_is_read_where_it_is_as_the_folder_is(
     assert dataset.name == "pets" and dataset.classes == from_folder.classes
     assert dataset.train.images.equal(from_folder.train.images) and dataset.test.labels.equal(from_folder.test.labels)
     assert set(classes.parent.iterdir()) == before | {path}
+
+
+@pytest.mark.parametrize(
+    ("folders", "sizes"),
+    [
+        (("Train", "Test"), [6, 2]),
+        (("training", "testing"), [6, 2]),
+        (("TRAIN", "Validation"), [6, 2]),
+        (("Training", "Valid", "TEST"), [6, 4, 2]),
+    ],
+)
+@pytest.mark.parametrize("kind", ["folder", "zip", "tar"])
+def test_splits_may_be_called_by_their_other_names_and_in_capitals(
+    tmp_path: Path, kind: str, folders: tuple[str, ...], sizes: list[int]
+) -> None:
+    for split, count in zip(folders, sizes, strict=True):
+        for number in range(count):
+            write(tmp_path / "pets", f"{split}/{('cat', 'dog')[number % 2]}/{number}.png", photo())
+    path = {"folder": lambda path: path, "zip": zipped, "tar": tarred}[kind](tmp_path / "pets")
+
+    dataset = load(str(path))
+
+    assert dataset.classes == ("cat", "dog")
+    splits = (dataset.train, dataset.validation, dataset.test)
+    assert [len(split.labels) for split in splits if split] == sizes
+
+
+@pytest.mark.parametrize("pack", [Path, zipped, tarred])
+@pytest.mark.parametrize("others", [("train", "Train", "test"), ("train", "val", "Valid")])
+def test_two_folders_of_the_same_split_are_one_line(
+    tmp_path: Path, pack: Callable[[Path], Path], others: tuple[str, ...]
+) -> None:
+    for split in others:
+        for name in ("cat", "dog"):
+            write(tmp_path / "pets", f"{split}/{name}/1.png", photo())
+    if len(list((tmp_path / "pets").iterdir())) < 3:
+        pytest.skip("the file system does not tell capitals from small letters")
+
+    with pytest.raises(DataError, match=r"holds (Train/ and train|Valid/ and val)/, which mean the same"):
+        load(str(pack(tmp_path / "pets")))
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+def test_classes_in_an_archive_may_have_folders_of_their_own(tmp_path: Path, pack: Callable[[Path, str], Path]) -> None:
+    for name in ("cat/2023", "cat/2024", "dog/2023"):
+        for number in range(2):
+            write(tmp_path / "pets", f"{name}/{number}.png", photo())
+
+    dataset = load(str(pack(tmp_path / "pets", "a/b/")))
+
+    assert dataset.classes == ("cat", "dog") and len(dataset.train.labels) + len(dataset.test.labels) == 6
+
+
+@pytest.mark.parametrize("pack", [zipped, tarred])
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [("cat/1.png", r"has one class folder \(cat\); needs a folder"), ("1.png", "has no class folders")],
+)
+def test_an_archive_of_one_class_says_what_it_needs(
+    tmp_path: Path, pack: Callable[[Path], Path], file: str, said: str
+) -> None:
+    write(tmp_path / "pets", file, photo())
+
+    with pytest.raises(DataError, match=said + ".*images of each class, two or more"):
+        load(str(pack(tmp_path / "pets")))
+
+
+@pytest.mark.parametrize("pack", [Path, zipped, tarred])
+def test_a_train_is_a_class_beside_others(tmp_path: Path, pack: Callable[[Path], Path]) -> None:
+    for name in ("bus", "Train"):
+        for number in range(2):
+            write(tmp_path / "vehicles", f"{name}/{number}.png", photo())
+
+    assert load(str(pack(tmp_path / "vehicles"))).classes == ("Train", "bus")
 
 
 def test_a_damaged_archive_is_one_line(classes: Path) -> None:
@@ -323,7 +458,7 @@ def test_every_damaged_image_is_counted_in_one_line(classes: Path) -> None:
 def test_a_table_lists_images_and_labels(classes: Path, ending: str, with_split: bool) -> None:
     rows = []
     for number, path in enumerate(sorted(classes.glob("*/*.png"))):
-        split = ("train", "train", "test", "val")[number % 4] if with_split else ""
+        split = ("train", "Training", "TESTING", "val")[number % 4] if with_split else ""
         rows.append((path.relative_to(classes).as_posix(), path.parent.name, split))
     table = classes / f"labels.{ending}"
     if ending == "jsonl":
@@ -395,7 +530,9 @@ def test_numbers_as_labels_are_in_the_order_of_numbers(classes: Path) -> None:
         ("path/label\ncat/00.png/cat", "its first line names no column for the path; .* commas, semicolons, tabs"),
         ("path,label,split\ncat/00.png,cat,train\ncat/01.png,cat,", "line 3: has no split, but other rows have"),
         ("path,label,split\ncat/00.png,cat,other", "line 2: split 'other'; must be train, test or validation"),
-        ("path,label\ncat/00.png,cat\ncat/00.png,dog", r"lists cat/00\.png 2 times"),
+        ("path,label\ncat/00.png,cat\ncat/00.png,dog", r"lists cat/00\.png 2 times, in lines 2, 3; remove"),
+        ("path,label\ncat/00.png,cat\n./cat/00.png,dog", r"lists cat/00\.png 2 times"),
+        ("path,label\ndog/../cat//00.png,cat\ncat/00.png,dog", r"lists dog/\.\./cat//00\.png 2 times"),
         ("path,label\ncat/00.png,cat\ncat/01.png,cat", "has 1 class, needs two or more"),
         ("path,label,split\ncat/00.png,cat,train\ndog/01.png,dog,test", "has no train images of dog"),
     ],

@@ -1,7 +1,6 @@
 """Official layouts of other data sets, read from small files of the same make; and hostile ones."""
 
 import gzip
-import pickle
 import struct
 import tarfile
 import zlib
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from official import MATLAB, element, matrix, write_cifar100, write_idx, write_stl10, write_svhn
 from PIL import Image
 
-from dynconv.data import NAMED, cifar100, idx, load, svhn
+from dynconv.data import NAMED, cifar100, expansion, idx, load, svhn
 from dynconv.data.dataset import DataError
 from dynconv.data.find import at_hand
 from dynconv.data.frame import DataConfig, Frame
@@ -34,27 +34,6 @@ def refused(path: Path) -> str:
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """CIFAR-100 with 20 and 10 images."""
     monkeypatch.setattr(cifar100, "_SPLITS", {"train": 20, "test": 10})
-
-
-def write_cifar100(folder: Path, kind: str) -> tuple[np.ndarray, np.ndarray]:
-    """Returns the training images, [N, 3072], and their fine labels."""
-    folder.mkdir(parents=True)
-    found = {}
-    for name, count in (("train", 20), ("test", 10)):
-        pixels = RNG.integers(0, 256, (count, 3072), dtype=np.uint8)
-        coarse, fine = RNG.integers(0, 20, count), RNG.integers(0, 100, count)
-        if kind == "python":
-            batch = {
-                "filenames": [f"x{number}.png" for number in range(count)], "batch_label": "batch 1 of 1",
-                "fine_labels": fine.tolist(), "coarse_labels": coarse.tolist(), "data": pixels,
-            }  # fmt: skip
-            (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-        else:
-            rows = np.concatenate([coarse[:, None], fine[:, None], pixels], 1).astype(np.uint8)
-            (folder / f"{name}.bin").write_bytes(rows.tobytes())
-        found[name] = (pixels, fine)
-    (folder / ("meta" if kind == "python" else "fine_label_names.txt")).write_bytes(b"")
-    return found["train"]
 
 
 @pytest.mark.usefixtures("small")
@@ -87,21 +66,6 @@ def test_a_damaged_cifar100_is_one_line(tmp_path: Path) -> None:
 
 
 # ------------------------------------------------------------------------------------------------------- MNIST
-
-
-def write_idx(folder: Path, first: tuple[int, ...], packed: bool) -> np.ndarray:
-    folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    for name, labels in (("train", [*first, 1, 9]), ("t10k", [3, 1])):
-        images[name] = RNG.integers(0, 256, (len(labels), 28, 28), dtype=np.uint8)
-        for kind, dimensions, content in (("images-idx3", images[name].shape, images[name]),
-                                          ("labels-idx1", (len(labels),), np.array(labels, np.uint8))):  # fmt: skip
-            data = (
-                bytes((0, 0, 8, len(dimensions))) + struct.pack(f">{len(dimensions)}I", *dimensions) + content.tobytes()
-            )
-            path = folder / f"{name}-{kind}-ubyte{'.gz' if packed else ''}"
-            path.write_bytes(gzip.compress(data) if packed else data)
-    return images["train"]
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -154,38 +118,6 @@ def test_a_damaged_idx_file_is_one_line(tmp_path: Path, file: str, damage: str) 
 # ------------------------------------------------------------------------------------------------------- SVHN
 
 
-def element(kind: int, content: bytes) -> bytes:
-    return struct.pack("<II", kind, len(content)) + content + bytes(-len(content) % 8)
-
-
-def matrix(name: str, array: np.ndarray) -> bytes:
-    """A MATLAB array; its name as a small element where it fits into four bytes."""
-    small = struct.pack("<HH", 1, len(name)) + name.encode().ljust(4, b"\0")
-    kind = 2 if array.dtype == np.uint8 else 9
-    parts = [
-        element(6, struct.pack("<II", 9 if kind == 2 else 6, 0)),
-        element(5, struct.pack(f"<{array.ndim}i", *array.shape)),
-        small,
-        element(kind, array.tobytes(order="F")),
-    ]
-    return element(14, b"".join(parts))
-
-
-def write_svhn(folder: Path, compressed: bool) -> np.ndarray:
-    folder.mkdir(parents=True, exist_ok=True)
-    images = {}
-    for name, count in (("train", 12), ("test", 10)):
-        images[name] = RNG.integers(0, 256, (32, 32, 3, count), dtype=np.uint8)
-        labels = (np.arange(count) % 10 + 1).astype(np.float64)[:, None]
-        arrays = [matrix("X", images[name]), matrix("y", labels)]
-        if compressed:
-            packed = [zlib.compress(each) for each in arrays]
-            arrays = [struct.pack("<II", 15, len(each)) + each for each in packed]
-        header = b"MATLAB 5.0 MAT-file".ljust(124) + b"\0\1IM"
-        (folder / f"{name}_32x32.mat").write_bytes(header + b"".join(arrays))
-    return images["train"]
-
-
 @pytest.mark.parametrize("compressed", [False, True])
 def test_svhn_as_matlab_writes_it(tmp_path: Path, compressed: bool) -> None:
     images_HWCN = write_svhn(tmp_path / "svhn", compressed)
@@ -216,17 +148,23 @@ def test_a_damaged_or_hostile_svhn_is_one_line(tmp_path: Path) -> None:
         assert path.name in refused(path.parent)
 
 
+def test_files_that_expand_without_limit_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A megabyte of deflated zeros is a gigabyte of images."""
+    monkeypatch.setattr(expansion, "FREE", 1000)
+    write_svhn(tmp_path / "svhn", compressed=True)
+    packed = zlib.compress(matrix("X", np.zeros((32, 32, 3, 1000), np.uint8)))
+    (tmp_path / "svhn" / svhn.FILES[0]).write_bytes(MATLAB + struct.pack("<II", 15, len(packed)) + packed)
+    write_idx(tmp_path / "mnist", (5, 0), packed=True)
+    header = bytes((0, 0, 8, 3)) + struct.pack(">3I", 4000, 28, 28)
+    (tmp_path / "mnist" / f"{idx.FILES[0]}.gz").write_bytes(gzip.compress(header + bytes(4000 * 28 * 28)))
+
+    with pytest.raises(DataError, match=rf"{svhn.FILES[0]}: .*arrays of more than"):
+        load(str(tmp_path / "svhn"))
+    with pytest.raises(DataError, match=rf"{idx.FILES[0]}.gz: would expand"):
+        load(str(tmp_path / "mnist"))
+
+
 # ------------------------------------------------------------------------------------------------------- STL-10
-
-
-def write_stl10(folder: Path) -> np.ndarray:
-    folder.mkdir(parents=True)
-    images = {}
-    for name, count in (("train", 11), ("test", 10)):
-        images[name] = RNG.integers(0, 256, (count, 3, 96, 96), dtype=np.uint8)
-        (folder / f"{name}_X.bin").write_bytes(images[name].transpose(0, 1, 3, 2).tobytes())
-        (folder / f"{name}_y.bin").write_bytes(bytes(1 + number % 10 for number in range(count)))
-    return images["train"]
 
 
 @pytest.mark.parametrize("packed", [False, True])

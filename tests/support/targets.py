@@ -5,8 +5,10 @@ import io
 import json
 import pickle
 import shutil
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +19,18 @@ import safetensors.torch
 import torch
 import yaml
 from arrow_files import png, save, table
-from official import PYTHON_FILES, batch, write_binary, write_python
+from official import (
+    MATLAB,
+    PYTHON_FILES,
+    batch,
+    matrix,
+    write_binary,
+    write_cifar100,
+    write_idx,
+    write_python,
+    write_stl10,
+    write_svhn,
+)
 from PIL import Image
 from tiny import CONFIG, MODEL
 
@@ -25,7 +38,7 @@ from dynconv.artifacts.rundir import RunDir
 from dynconv.artifacts.state import load_state
 from dynconv.artifacts.weights import load_weights
 from dynconv.cli.settings import load_config
-from dynconv.data import archive, arrow, batch_pickle, cifar10, folder, numpy_file
+from dynconv.data import archive, arrow, batch_pickle, cifar10, find, folder, idx, numpy_file, stl10, svhn
 from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.image import read_image
 from dynconv.errors import DynconvError
@@ -155,6 +168,107 @@ def data_targets(place: Path) -> dict[str, Target]:
         "image in a folder": Target(
             pictures, BINARY, at(place / "folders/test/b/x.png", lambda _: folder.read(place / "folders", DataConfig()))
         ),
+    }
+
+
+def class_folders(folders: Sequence[str]) -> dict[str, bytes]:
+    """Images of two classes in each of these folders, by path."""
+    rng = np.random.default_rng(0)
+    pictures = (Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(100))
+    names = [f"{folder}{label}/{number}.png" for folder in folders for label in "ab" for number in range(2)]
+    return {name: saved(partial(next(pictures).save, format="PNG")) for name in names}
+
+
+def write_zip(files: dict[str, bytes], kind: int, file: io.BytesIO) -> None:
+    with zipfile.ZipFile(file, "w", kind) as archive:
+        for name, content in files.items():
+            archive.writestr(zipfile.ZipInfo(name), content, kind)  # without the time, which would change the cases
+
+
+def write_class_tar(files: dict[str, bytes], form: int, file: io.BytesIO) -> None:
+    with tarfile.open(fileobj=file, mode="w", format=form) as archive:
+        for name, content in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+def tables(files: Sequence[str]) -> dict[str, list[bytes]]:
+    """Tables of these files of classes a and b, with splits and without, by their ending."""
+    rows = [(file, "ab"[number % 2], ("train", "Test")[number // 2 % 2]) for number, file in enumerate(files)]
+    found: dict[str, list[bytes]] = {"csv": [], "tsv": [], "jsonl": []}
+    for names in (("path", "label", "split"), ("file_name", "class")):
+        for ending, separator in (("csv", ","), ("csv", ";"), ("tsv", "\t")):
+            lines = [names, *(row[: len(names)] for row in rows)]
+            found[ending].append("\n".join(separator.join(each) for each in lines).encode())
+        lines = [json.dumps(dict(zip(names, row, strict=False))) for row in rows]
+        found["jsonl"].append("\n".join(lines).encode())
+    return found
+
+
+def collection_targets(place: Path) -> dict[str, Target]:
+    """Class folders in archives, and tables."""
+    trees = [class_folders(each) for each in ([""], ["x/y/"], ["Train/", "Test/"], ["train/", "val/", "test/"])]
+    zips = [
+        saved(partial(write_zip, tree, kind)) for tree in trees for kind in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+    ]
+    forms = (tarfile.GNU_FORMAT, tarfile.PAX_FORMAT, tarfile.USTAR_FORMAT)
+    tars = [saved(partial(write_class_tar, tree, form)) for tree in trees for form in forms]
+    for name, content in class_folders([""]).items():
+        (place / "table" / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / "table" / name).write_bytes(content)
+    listed = tables(list(class_folders([""])))
+    names = (b"Train/", b"../", b"/", b"__MACOSX/", b".png", b"\xff")
+    words = (
+        *WORDS, *names, b"path", b"label", b"split", b"test", b"validation", b";", b"\t", b"|", b"./", b"\r", b"\0",
+        b"\xef\xbb\xbf", b"x" * 200_000,
+    )  # fmt: skip
+    return {
+        "zip of class folders": Target(zips, (*BINARY, *names), at(place / "x.zip", find.read)),
+        "tar of class folders": Target(tars, (*BINARY, *names), at(place / "classes.tar", find.read)),
+        **{ending: Target(listed[ending], words, at(place / "table" / f"x.{ending}", find.read)) for ending in listed},
+    }
+
+
+def official_targets(place: Path) -> dict[str, Target]:
+    """The files of CIFAR-100, MNIST, SVHN and STL-10."""
+
+    def file(path: Path, *others: bytes, tokens: Sequence[bytes] = BINARY) -> Target:
+        own = Path(shutil.copytree(path.parent, place / f"with damaged {path.name}" / path.parent.name)) / path.name
+        return Target([path.read_bytes(), *others], tokens, at(own, lambda _: find.read(own.parent)))
+
+    write_idx(place / "mnist", (5, 0, 4, 1, 9, 2, 1, 3, 1, 4), packed=False)
+    write_idx(place / "mnist-gz", (0,) * 10, packed=False)
+    for plain in list((place / "mnist-gz").iterdir()):
+        plain.with_name(f"{plain.name}.gz").write_bytes(gzip.compress(plain.read_bytes(), mtime=0))
+        plain.unlink()
+    pixels = write_svhn(place / "svhn", compressed=True)
+    compressed = (place / "svhn" / svhn.FILES[0]).read_bytes()
+    write_svhn(place / "svhn", compressed=False)
+    write_svhn(place / "svhn-packed", compressed=True)
+
+    def pack(data: bytes) -> bytes:
+        labels = matrix("y", np.arange(1.0, 11)[np.arange(12) % 10][:, None])
+        parts = [zlib.compress(each) for each in (data, labels)]
+        return MATLAB + b"".join(struct.pack("<II", 15, len(each)) + each for each in parts)
+
+    write_stl10(place / stl10.FOLDER)
+    for kind in ("python", "binary"):
+        write_cifar100(place / f"cifar-100-{kind}", kind)
+    return {
+        "cifar-100 python": file(place / "cifar-100-python/train", tokens=PICKLE),
+        "cifar-100 binary": file(place / "cifar-100-binary/test.bin"),
+        "idx images": file(place / "mnist" / idx.FILES[0]),
+        "idx labels": file(place / "mnist" / idx.FILES[3]),
+        "idx gzipped": file(place / "mnist-gz" / f"{idx.FILES[1]}.gz"),
+        "svhn": file(place / "svhn" / svhn.FILES[0], compressed),
+        "array in svhn": Target(
+            [matrix("X", pixels)],
+            BINARY,
+            at(place / "svhn-packed" / svhn.FILES[0], lambda path: find.read(path.parent), pack),
+        ),
+        "stl10 images": file(place / stl10.FOLDER / stl10.FILES[0]),
+        "stl10 labels": file(place / stl10.FOLDER / stl10.FILES[3]),
     }
 
 

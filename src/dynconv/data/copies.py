@@ -63,6 +63,12 @@ def fingerprint(content: bytes | memoryview, image: Image.Image) -> Fingerprint:
     return Fingerprint(hashlib.sha256(content).digest()[:16], thumbnail)
 
 
+def fingerprints(images_N3HW: np.ndarray) -> list[Fingerprint]:
+    """Those of images of which nothing but the pixels is known."""
+    pixels = (np.ascontiguousarray(image.transpose(1, 2, 0)) for image in images_N3HW)
+    return [fingerprint(each.data, Image.fromarray(each)) for each in pixels]
+
+
 def groups_of_copies(prints: Sequence[Fingerprint], *, near: bool = True) -> list[list[int]]:
     """The positions of the images, those that are copies of one another together; each once, the smallest first.
 
@@ -164,25 +170,43 @@ def set_aside(prints: Sequence[Fingerprint], labels: Sequence[int]) -> np.ndarra
     Raises:
         CannotSplitError: a class has one image, or all its images are identical.
     """
+    wanted = np.maximum(np.bincount(labels) // TEST_SHARE, 1)
+    return apart(prints, labels, wanted, [each.content for each in prints])
+
+
+def apart(
+    prints: Sequence[Fingerprint], labels: Sequence[int], wanted: np.ndarray, ranks: Sequence[bytes] | Sequence[int]
+) -> np.ndarray:
+    """Which images to set aside, bool [N]: so many of each class as are wanted, with all copies on one side.
+
+    A class gives fewer where its groups of copies do not add up, and more where otherwise it would give none. Where all
+    images of a class are near copies of one another, only those that are identical stay on one side.
+
+    Args:
+        wanted: a number for each class, less than it has images.
+        ranks: the images with the lowest ones are taken first, and their copies with them.
+
+    Raises:
+        CannotSplitError: a class has one image, or all its images are identical.
+    """
     labels_N = np.asarray(labels)
-    counts = np.bincount(labels_N)
-    wanted = np.maximum(counts // TEST_SHARE, 1)
+    counts = np.bincount(labels_N, minlength=len(wanted))
     taken = np.zeros_like(counts)
     chosen = np.zeros(len(labels_N), bool)
     for near in (True, False):
-        lacking = taken == 0
+        lacking = (taken == 0) & (wanted > 0)
         groups = groups_of_copies(prints, near=near) if lacking[counts > 0].any() else []
-        by_content = sorted(groups, key=lambda group: min(prints[each].content for each in group))
+        in_order = sorted(groups, key=lambda group: min(ranks[each] for each in group))
         for at_least in (False, True):  # then, for classes of which every group was too large
-            for group in sorted(by_content, key=len) if at_least else by_content:
+            for group in sorted(in_order, key=len) if at_least else in_order:
                 own = np.bincount(labels_N[group], minlength=len(counts))
                 here = own > 0
                 fits = lacking[here].any() and (taken + own <= wanted)[here].all()
-                needed = at_least and (taken[here] == 0).any() and (taken + own < counts)[here].all()
+                needed = at_least and (lacking & (taken == 0))[here].any() and (taken + own < counts)[here].all()
                 if not chosen[group].any() and (fits or needed):
                     chosen[group] = True
                     taken += own
-    for label in np.nonzero(counts > 0)[0]:
+    for label in np.nonzero((counts > 0) & (wanted > 0))[0]:
         if counts[label] < 2:
             raise CannotSplitError(int(label), "has one image, needs two or more")
         if taken[label] == 0:

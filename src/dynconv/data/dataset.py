@@ -5,15 +5,19 @@ Shape suffixes: N images, H x W spatial.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
+from dynconv.data.copies import CannotSplitError, apart, fingerprints
 from dynconv.data.frame import Frame
 from dynconv.data.room import taken
 from dynconv.errors import DynconvError
 from dynconv.validation import check_class_names
+
+logger = logging.getLogger(__name__)
 
 
 class DataError(DynconvError):
@@ -55,6 +59,7 @@ class Dataset:
         origin: the absolute path that it was read from, or a short description if it was not read from disk.
         validation: images for validation, if any: of the data set itself, or held out of its training images.
         frame: how pictures became these images.
+        of_files: whether each image was a file of its own, as people collect them: then some may be copies of others.
     """
 
     name: str
@@ -64,6 +69,7 @@ class Dataset:
     origin: str
     validation: Split | None = None
     frame: Frame = field(default_factory=Frame)
+    of_files: bool = False
 
     def __post_init__(self) -> None:
         require_class_names(self.classes, self.origin)
@@ -96,23 +102,40 @@ def require_class_names(classes: object, where: str) -> None:
 def hold_out(dataset: Dataset, count: int, seed: int) -> Dataset:
     """Moves `count` random training images into `validation`: the same number of each class, to within one.
 
+    Of images that were files, copies stay on one side, see `copies.apart`; a message says if that changes the number.
+
     Raises:
-        DataError: a class has too few training images, or the data set has images for validation of its own.
+        DataError: a class has too few training images, or they are all copies of one another, or the data set has
+            images for validation of its own.
     """
     if dataset.validation:
         own = len(dataset.validation.labels)
         raise DataError(f"{dataset.origin}: has {own:,} images for validation of its own; leave out holdout")
     labels, generator = dataset.train.labels, torch.Generator().manual_seed(seed)
     share, extra = divmod(count, len(dataset.classes))
-    lucky = set(torch.randperm(len(dataset.classes), generator=generator)[:extra].tolist())
-    chosen = torch.zeros(len(labels), dtype=torch.bool)
+    wanted = torch.full((len(dataset.classes),), share)
+    wanted[torch.randperm(len(dataset.classes), generator=generator)[:extra]] += 1
+    ranks = torch.empty_like(labels)
     for label, name in enumerate(dataset.classes):
         members = (labels == label).nonzero()[:, 0]
-        wanted = share + (label in lucky)
-        if wanted >= len(members):
+        if wanted[label] >= len(members):
             raise DataError(
-                f"holdout: {count} takes {wanted} images of class {name!r}, which has {len(members)}; use fewer"
+                f"holdout: {count} takes {wanted[label]} images of class {name!r}, which has {len(members)}; use fewer"
             )
-        chosen[members[torch.randperm(len(members), generator=generator)[:wanted]]] = True
+        ranks[members[torch.randperm(len(members), generator=generator)]] = torch.arange(len(members))
+    chosen = _without_their_copies(dataset, wanted, ranks) if dataset.of_files else ranks < wanted[labels]
     train, validation = (Split(taken(dataset.train.images, which), labels[which]) for which in (~chosen, chosen))
     return replace(dataset, train=train, validation=validation)
+
+
+def _without_their_copies(dataset: Dataset, wanted: Tensor, ranks: Tensor) -> Tensor:
+    """Which training images to hold out, bool [N], so that the others are no copies of them."""
+    train = dataset.train
+    try:
+        chosen_N = apart(fingerprints(train.images.numpy()), train.labels.tolist(), wanted.numpy(), ranks.tolist())
+    except CannotSplitError as error:
+        name = dataset.classes[error.label]
+        raise DataError(f"holdout: class {name!r}: {error}; add others, or leave out holdout") from None
+    if chosen_N.sum() != wanted.sum():
+        logger.info("holdout: %d images, not %d, because copies stay on one side", chosen_N.sum(), wanted.sum())
+    return torch.from_numpy(chosen_N)

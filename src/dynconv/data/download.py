@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def download(folder: Path, file: str, urls: Sequence[str], checksum: str) -> Pat
             logger.info("downloading %s to %s", url, folder)
         try:
             # pooch downloads into a temporary file beside the target, checks it, and only then renames it.
-            with _progress_bar(file) as bar:
+            with _no_empty_folders(folder), _progress_bar(file) as bar:
                 downloader = pooch.HTTPDownloader(progressbar=bar or False, timeout=_TIMEOUT)
                 return Path(pooch.retrieve(url, checksum, file, folder, downloader=downloader))
         except requests.RequestException as error:
@@ -80,6 +81,18 @@ def download(folder: Path, file: str, urls: Sequence[str], checksum: str) -> Pat
         except OSError as error:
             raise DataError(f"{folder}: cannot be written ({error.strerror}); set XDG_CACHE_HOME") from error
     raise DataError("the download failed: " + "; ".join(reasons))
+
+
+@contextmanager
+def _no_empty_folders(folder: Path) -> Iterator[None]:
+    """Removes `folder` and those above it, if they were made and nothing has come into them."""
+    new = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # something is in it
+            for each in new:
+                each.rmdir()
 
 
 def _reason(error: requests.RequestException) -> str:

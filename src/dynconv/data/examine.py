@@ -8,13 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from dynconv.data import find
-from dynconv.data.copies import Fingerprint, fingerprint, groups_of_copies
+from dynconv.data.copies import Fingerprint, fingerprints, groups_of_copies
 from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.frame import DataConfig, Frame
 from dynconv.data.listing import SPLITS, Reading, read_images
@@ -39,7 +37,7 @@ class Contents:
         damaged: position and reason of those that could not be read.
         own_splits: whether the data set says which image belongs to which split.
         copies: positions of images that are copies of one another.
-        problems: why it cannot be split; then all images count as training images.
+        problems: why it cannot be trained on; if it cannot be split, all images count as training images.
     """
 
     name: str
@@ -94,7 +92,7 @@ def contents(source: str, wanted: DataConfig, seed: int = 0) -> Contents:
 def _of_files(reading: Reading) -> Contents:
     listing = reading.listing
     whole = [position for position in range(len(listing.files)) if position not in reading.damaged]
-    splits, problems = list(listing.splits), []
+    splits, problems = list(listing.splits), list(listing.problems)
     if not splits:
         try:
             splits = reading.splits()
@@ -114,12 +112,10 @@ def _of_dataset(dataset: Dataset) -> Contents:
     images = torch.cat([split.images for split in found.values()])
     splits = [name for name, split in found.items() for _ in split.labels]
     names = [f"{name} image {number}" for name, split in found.items() for number in range(len(split.labels))]
-    pixels = (np.ascontiguousarray(image.permute(1, 2, 0).numpy()) for image in images)
-    prints = [fingerprint(each.data, Image.fromarray(each)) for each in pixels]
     return Contents(
         dataset.name, dataset.origin, dataset.classes, dataset.frame, images,
         torch.cat([split.labels for split in found.values()]), splits, names, [], {}, True,
-        _copies(prints, range(len(prints))), [],
+        _copies(fingerprints(images.numpy()), range(len(images))), [],
     )  # fmt: skip
 
 

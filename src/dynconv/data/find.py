@@ -113,7 +113,7 @@ def read(path: Path, wanted: DataConfig | None = None) -> Dataset:
     """
     path = path.absolute()
     with _readable(path):
-        found = _form_of(path)
+        found = _form_of(path) or _form_named(path)
         dataset = found[0].read(found[1], wanted or DataConfig()) if found else None
         missing = None if found else next(filter(None, (form.missing(path) for form in FORMS)), None)
     if dataset is None:
@@ -132,7 +132,7 @@ def read(path: Path, wanted: DataConfig | None = None) -> Dataset:
 def image_files(path: Path) -> Listing | None:
     """The image files of the data set at `path`; None where its form has none. Raises DataError as `read` does."""
     with _readable(path):
-        found = _form_of(path)
+        found = _form_of(path) or _form_named(path)
         return found[0].list_images(found[1]) if found and found[0].list_images else None
 
 
@@ -151,6 +151,11 @@ def _form_of(path: Path) -> tuple[Form, Path] | None:
     if not os.path.exists(path):  # noqa: PTH110
         return None
     return next(((form, found) for form in FORMS if (found := form.find(path)) is not None), None)
+
+
+def _form_named(path: Path) -> tuple[Form, Path] | None:
+    """As `_form_of`, for a path that the user has named and where that found nothing."""
+    return next(((form, found) for form in FORMS if (found := form.find_named(path)) is not None), None)
 
 
 def _accepted(dataset: Dataset, wanted: Named, source: str, place: str) -> Dataset:

@@ -4,6 +4,7 @@
     train/CLASS/, val/CLASS/                    without test/, those of val/ are the test images
     CLASS/                                      a fifth of each class is set aside for testing, see `data.copies`
 
+The splits may have the other names that `listing.split_of` knows, in capitals or not.
 Classes are the sorted names of the folders. An image belongs to the class whose folder contains it, at any depth. Files
 with extensions other than `data.image.ENDINGS`, and names that begin with a dot, are skipped; a message counts them.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from pathlib import Path, PurePath
 
 from dynconv.data import archive
@@ -21,17 +22,14 @@ from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset, require_class_names
 from dynconv.data.frame import DataConfig
 from dynconv.data.image import ENDINGS
-from dynconv.data.listing import TEST, TRAIN, VALIDATION, Listing, listed
+from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, listed, split_of
 from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
-from dynconv.data.tree import Entry, Parts, Tree, is_archive, is_hidden, tree_at
+from dynconv.data.tree import Entry, FolderTree, Parts, Tree, is_archive, is_hidden, tree_at
 from dynconv.errors import escaped
 
 logger = logging.getLogger(__name__)
 
-_VALIDATION = ("val", "valid", "validation")
-"""Usual names of the folder of validation images."""
-_SPLITS = (TRAIN, TEST, *_VALIDATION)
 IMAGENETTE = {
     "n01440764": "tench", "n02102040": "English springer", "n02979186": "cassette player", "n03000684": "chain saw",
     "n03028079": "church", "n03394916": "French horn", "n03417042": "garbage truck", "n03425413": "gas pump",
@@ -48,46 +46,66 @@ def find(path: Path) -> Path | None:
         return path if _holds_images(path) else None
     if not path.is_dir():
         return None
-    if (path / TRAIN).is_dir():
-        return path if any((path / name).is_dir() for name in (TEST, *_VALIDATION)) else None
-    if any((path / name).is_dir() for name in _SPLITS):
+    folders = _folders(path)
+    if splits := _named_splits(folders, lambda name: _has_image(path / name)):
+        return path if TRAIN in splits.values() and len(splits) > 1 else None
+    return path if len([name for name in folders if _has_image(path / name)]) > 1 else None
+
+
+def find_named(path: Path) -> Path | None:
+    """`path` if it has class folders whose images may all lie deeper, in folders of their own; else None.
+
+    Only where a user names the path: a place where several data sets lie looks the same. So that not any folder is
+    taken for one, each folder in it must hold images for the most part, or nothing, and none may hold splits.
+    """
+    if not path.is_dir() or _named_splits(folders := _folders(path), lambda name: _has_image(path / name)):
         return None
-    return path if len([name for name in _folders(path) if _has_image(path / name)]) > 1 else None
+    held = [_images_and_others(path / name) for name in folders]
+    others_are_few = all(images >= others for images, others in held)
+    have_splits = any(TRAIN in map(split_of, _folders(path / name)) for name in folders)
+    return path if sum(images > 0 for images, _ in held) > 1 and others_are_few and not have_splits else None
 
 
 def missing(path: Path) -> str | None:
     """If `path` holds part of this format: what is missing, and what to do. Else None."""
     if not path.is_dir():
         return None
-    splits = [name for name in _SPLITS if (path / name).is_dir()]
-    if splits == [TRAIN]:
+    folders = _folders(path)
+    splits = _named_splits(folders, lambda name: _has_image(path / name))
+    if TRAIN in splits.values():
+        (train,) = splits
         return (
-            "has train/, but neither test/ nor val/; move some images of each class to test/CLASS/, or give train/ "
-            "itself, of which a fifth is set aside"
+            f"has {train}/, but neither test/ nor val/; move some images of each class to test/CLASS/, or give "
+            f"{train}/ itself, of which a fifth is set aside"
         )
     if splits:
         return f"has {'/ and '.join(splits)}/, but no train/; put the training images into train/CLASS/"
-    classes = [name for name in _folders(path) if _has_image(path / name)]
+    classes = [name for name in folders if _has_image(path / name)]
     if len(classes) == 1:
         return f"has images of one class only ({escaped(classes[0])}); add a folder with those of another"
     if not classes and _has_image(path):
-        return "holds images but no folders of classes; " + (
-            f"name the folder above, {escaped(str(path.parent))}, which has one folder for each class"
-            if find(path.parent)
-            else "put them into one folder for each class, and name the folder above those"
+        return (
+            "holds images but no folders of classes; put them into one folder for each class, such as pets/cat/1.png "
+            "and pets/dog/1.png, and give pets"
         )
+    inner = path
+    while len(inside := _folders(inner)) == 1:
+        inner /= inside[0]
+        if find(inner) or find_named(inner):
+            return f"holds one folder around others; if those are the classes, give {escaped(str(inner))}"
     return None
 
 
 def list_images(path: Path) -> Listing:
-    """The images below `path`. Raises DataError as `read` does, but for damaged images."""
+    """The images below `path`. Raises DataError as `read` does, but for classes without images and damaged images."""
     tree = tree_at(path)
     entries = list(tree.entries())
     root = _root(entries) if is_archive(path) else ()
     entries = [Entry(each.parts[len(root) :], each.kind) for each in entries if each.parts[: len(root)] == root]
     top = {each.parts[0] for each in entries if len(each.parts) == 1 and each.kind == "folder"}
     top |= {each.parts[0] for each in entries if len(each.parts) > 1}
-    folders = _split_folders(path, top)
+    with_images = {each.parts[0] for each in entries if len(each.parts) == 2 and _is_image(PurePath(each.parts[1]))}
+    folders = _split_folders(path, top, with_images)
     left_out = Counter[tuple[str, str]]()
     found: list[tuple[Parts, str, str]] = []  # file, split, class
     classes: dict[str, set[str]] = {split: set() for split in folders.values()}
@@ -103,7 +121,7 @@ def list_images(path: Path) -> Listing:
         elif each.kind == "file":
             classes[split].add(below[0])
             found.append(((*root, *each.parts), split, below[0]))
-    names = _same_classes(tree, folders, classes, {(split, name) for _, split, name in found})
+    names, problems = _same_classes(tree, root, folders, classes, {(split, name) for _, split, name in found})
     _say_what_is_left_out(path, {split: folder for folder, split in folders.items()}, left_out)
     numbers = {name: number for number, name in enumerate(names)}
     order = {TRAIN: 0, VALIDATION: 1, TEST: 2, "": 0}
@@ -115,10 +133,10 @@ def list_images(path: Path) -> Listing:
     elif names == tuple(IMAGENETTE):
         name, names = "imagenette", tuple(IMAGENETTE.values())
     files, labels = [file for file, _, _ in found], [numbers[name] for _, _, name in found]
-    return Listing(name, str(path), tree, names, files, labels, splits)
+    return Listing(name, str(path), tree, names, files, labels, splits, problems)
 
 
-@form("folders of images, one for each class, or an archive of them", find, missing, list_images)
+@form("folders of images, one for each class, or an archive of them", find, missing, list_images, find_named)
 def read(path: Path, wanted: DataConfig) -> Dataset:
     """Reads all splits.
 
@@ -138,6 +156,16 @@ def _has_image(folder: Path) -> bool:
     return any(_is_image(entry) for entry in itertools.islice(folder.iterdir(), _LOOKED_AT))
 
 
+def _images_and_others(folder: Path) -> tuple[int, int]:
+    """How many of the first 1,000 entries below a folder are images, and how many are other files that users see."""
+    seen = [
+        _is_image(PurePath(each.parts[-1]))
+        for each in itertools.islice(FolderTree(folder).entries(), _LOOKED_AT)
+        if each.kind == "file" and not is_hidden(each.parts[-1])
+    ]
+    return sum(seen), len(seen) - sum(seen)
+
+
 def _holds_images(path: Path) -> bool:
     """Whether one of the first 1,000 members of an archive is an image. If it is damaged, its name decides."""
     try:
@@ -151,26 +179,55 @@ def _is_image(path: PurePath) -> bool:
 
 
 def _root(entries: Iterable[Entry]) -> Parts:
-    """The single folder around everything in an archive, unless it is one of a split."""
-    tops = {each.parts[0] for each in entries if not is_hidden(each.parts[0])}
-    files = any(len(each.parts) == 1 and each.kind == "file" and not is_hidden(each.parts[0]) for each in entries)
-    return (tops.pop(),) if len(tops) == 1 and not files and not tops & set(_SPLITS) else ()
+    """The innermost folder around everything in an archive, unless it holds images itself or is one of a split."""
+    seen = [each for each in entries if not any(map(is_hidden, each.parts))]
+    above = [each.parts[:-1] for each in seen if each.kind == "file" and _is_image(PurePath(each.parts[-1]))]
+    if not above:
+        return ()
+    around = _shared(above)
+    root = around[: len(around) - (around in above)]
+    root = root[: next((depth for depth, name in enumerate(root) if split_of(name)), len(root))]
+    folders = [each.parts for each in seen if each.kind == "folder" and each.parts != root[: len(each.parts)]]
+    return _shared([root, *folders])
 
 
-def _split_folders(path: Path, top: set[str]) -> dict[str, str]:
-    """The split of each folder at the top; "" for the whole tree where there are none."""
-    validation = next((name for name in _VALIDATION if name in top), None)
-    if TRAIN not in top:
-        if any(name in top for name in _SPLITS):
-            raise DataError(f"{escaped(str(path))}: has test or validation images, but no train/; add train/CLASS/")
+def _shared(paths: Sequence[Parts]) -> Parts:
+    """The folders that all paths begin with."""
+    first, last = min(paths), max(paths)
+    return first[: next((depth for depth, name in enumerate(first) if last[depth : depth + 1] != (name,)), len(first))]
+
+
+def _named_splits(folders: Iterable[str], has_image: Callable[[str], bool]) -> dict[str, str]:
+    """The split of each folder that is named after one.
+
+    A train is also something to take pictures of: where no other folder is of a split, one that is called so and has
+    images of its own is a class.
+    """
+    folders = sorted(name for name in folders if not is_hidden(name))
+    splits = {name: split for name in folders if (split := split_of(name))}
+    is_class = list(splits.values()) == [TRAIN] and len(folders) > 1 and has_image(next(iter(splits)))
+    return {} if is_class else splits
+
+
+def _split_folders(path: Path, top: set[str], with_images: Container[str]) -> dict[str, str]:
+    """The split of each folder at the top; "" for the whole tree where there are none.
+
+    Args:
+        with_images: the folders that have images of their own.
+    """
+    where, found = escaped(str(path)), _named_splits(top, with_images.__contains__)
+    if not found:
         return {"": ""}
-    if TEST in top:
-        return {TRAIN: TRAIN, TEST: TEST} | ({validation: VALIDATION} if validation else {})
-    if validation:
-        return {TRAIN: TRAIN, validation: TEST}
-    raise DataError(
-        f"{escaped(str(path))}: {missing(path) or 'has train/, but neither test/ nor val/; add test/CLASS/'}"
-    )
+    for split in SPLITS:
+        if len(same := [name for name in found if found[name] == split]) > 1:
+            raise DataError(f"{where}: holds {'/ and '.join(same)}/, which mean the same; put their classes into one")
+    if TRAIN not in found.values():
+        raise DataError(f"{where}: has test or validation images, but no train/; add train/CLASS/")
+    if len(found) == 1:
+        raise DataError(f"{where}: has {next(iter(found))}/, but neither test/ nor val/; add test/CLASS/")
+    if TEST not in found.values():
+        return {name: TEST if split == VALIDATION else split for name, split in found.items()}
+    return found
 
 
 def _place(parts: Parts, folders: dict[str, str]) -> tuple[str, Parts] | None:
@@ -195,17 +252,22 @@ def _not_an_image(entry: Entry, below: Parts) -> str:
 
 
 def _same_classes(
-    tree: Tree, folders: dict[str, str], classes: dict[str, set[str]], filled: set[tuple[str, str]]
-) -> tuple[str, ...]:
-    """The class names, sorted. Raises DataError where a class is missing from a split, or has no images there."""
+    tree: Tree, root: Parts, folders: dict[str, str], classes: dict[str, set[str]], filled: set[tuple[str, str]]
+) -> tuple[tuple[str, ...], list[str]]:
+    """The class names, sorted, and a line for each folder without images.
+
+    Raises:
+        DataError: a class is missing from a split.
+    """
     by_split = {split: folder for folder, split in folders.items()}
 
     def where(split: str, *names: str) -> str:
-        return tree.name_of((by_split[split], *names) if by_split[split] else names)
+        return tree.name_of((*root, *filter(None, (by_split[split], *names))))
 
     first = TRAIN if TRAIN in classes else ""
     if len(classes[first]) < 2:
-        raise DataError(f"{where(first)}: has {len(classes[first])} class folders, needs two or more")
+        found = f"one class folder ({listed(sorted(classes[first]))})" if classes[first] else "no class folders"
+        raise DataError(f"{where(first)}: has {found}; needs a folder with the images of each class, two or more")
     require_class_names(sorted(classes[first]), where(first))
     for split in classes.keys() - {first}:
         for here, there in ((split, first), (first, split)):
@@ -214,10 +276,12 @@ def _same_classes(
                 raise DataError(
                     f"{where(here)}: class {listed(lacking)} missing, but {by_split[there]}/ has it; make them agree"
                 )
-    for split, name in _each(classes):
-        if (split, name) not in filled and split != VALIDATION:
-            raise DataError(f"{where(split, name)}: holds no image, such as a .png or .jpg file")
-    return tuple(sorted(classes[first]))
+    problems = [
+        f"{where(split, name)}: holds no image, such as a .png or .jpg file"
+        for split, name in _each(classes)
+        if (split, name) not in filled and split != VALIDATION
+    ]
+    return tuple(sorted(classes[first])), problems
 
 
 def _each(classes: dict[str, set[str]]) -> Iterator[tuple[str, str]]:

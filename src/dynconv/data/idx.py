@@ -17,6 +17,7 @@ import torch
 
 from dynconv.data.dataset import DataError, Dataset, Split
 from dynconv.data.download import Official
+from dynconv.data.expansion import check_expansion
 from dynconv.data.frame import DataConfig
 from dynconv.data.registry import data_set, form
 from dynconv.errors import escaped
@@ -120,6 +121,7 @@ def _array(folder: Path, name: str, dimensions: int) -> np.ndarray:
             size = math.prod(shape)
             if not 0 < size <= _LARGEST:
                 raise DataError(f"{where}: claims the shape {list(shape)}; use the official files")
+            check_expansion(where, size, path.stat().st_size, "use the official files")
             content = file.read(size + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{where}: truncated or damaged ({escaped(str(error))}); copy it again") from error

@@ -31,6 +31,10 @@ logger = logging.getLogger(__name__)
 
 TRAIN, VALIDATION, TEST = "train", "validation", "test"
 SPLITS = (TRAIN, VALIDATION, TEST)
+_SPLIT_NAMES = {
+    "train": TRAIN, "training": TRAIN, "test": TEST, "testing": TEST, "val": VALIDATION, "valid": VALIDATION,
+    "validation": VALIDATION,
+}  # fmt: skip
 
 _MEASURED = 500  # images whose headers tell the size to read all at
 _AT_ONCE = 4 * (os.cpu_count() or 1)  # images that wait in memory to be decoded or stored
@@ -50,6 +54,7 @@ class Listing:
         classes: their names.
         files, labels: the images and their classes.
         splits: train, validation or test for each image; empty where it is not said, and content decides.
+        problems: why it cannot be trained on, one line each, such as a class without images.
     """
 
     name: str
@@ -59,6 +64,7 @@ class Listing:
     files: Sequence[Parts]
     labels: Sequence[int]
     splits: Sequence[str] = ()
+    problems: Sequence[str] = ()
 
 
 @dataclass
@@ -101,6 +107,11 @@ class Reading:
         return [TEST if position in test else TRAIN for position in range(len(self.listing.files))]
 
 
+def split_of(name: str) -> str | None:
+    """The split that a folder or a table calls so, in capitals or not; None if it is no name of a split."""
+    return _SPLIT_NAMES.get(name.lower())
+
+
 def in_order(label: str) -> tuple[int, int, str]:
     """A key that sorts classes named by numbers by their value, and before those named by text."""
     return (0, int(label), label) if label.isdecimal() and len(label) < 10 else (1, 0, label)
@@ -117,6 +128,8 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
     Raises:
         DataError: images cannot be read, or a class has none in a split; the error names them.
     """
+    if listing.problems:
+        raise DataError(listing.problems[0])
     _require_every_class(listing)
     reading = read_images(listing, wanted, prints=not listing.splits)
     if reading.damaged:
@@ -135,8 +148,9 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
             escaped(listing.origin), f"{len(found[TRAIN].labels):,}", f"{len(found[TEST].labels):,}",
         )  # fmt: skip
     return Dataset(
-        listing.name, listing.classes, found[TRAIN], found[TEST], listing.origin, found.get(VALIDATION), reading.frame
-    )
+        listing.name, listing.classes, found[TRAIN], found[TEST], listing.origin, found.get(VALIDATION), reading.frame,
+        of_files=True,
+    )  # fmt: skip
 
 
 def read_images(listing: Listing, wanted: DataConfig, *, prints: bool) -> Reading:

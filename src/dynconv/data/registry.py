@@ -51,6 +51,8 @@ class Form:
         read: reads what `find` found. How images of other sizes are to be read is its second argument; a reader may as
             well return them as they are, all of one size. Raises DataError.
         missing: if `find` returns None but a path holds part of this format: what is missing, and what to do.
+        find_named: as `find`, for a path that the user has named and where no `find` found anything: may accept what is
+            less surely of this format.
         list_images: lists the image files of what `find` found, where a form has such. Raises DataError.
     """
 
@@ -59,6 +61,7 @@ class Form:
     read: Callable[[Path, DataConfig], Dataset]
     missing: Callable[[Path], str | None] = lambda _: None
     list_images: Callable[[Path], Listing] | None = None
+    find_named: Callable[[Path], Path | None] = lambda _: None
 
 
 NAMED: dict[str, Named] = {}
@@ -85,11 +88,12 @@ def form(
     find: Callable[[Path], Path | None],
     missing: Callable[[Path], str | None] = lambda _: None,
     list_images: Callable[[Path], Listing] | None = None,
+    find_named: Callable[[Path], Path | None] = lambda _: None,
 ) -> Callable[[Read], Read]:
     """Registers the decorated function as the reader of what `find` finds."""
 
     def register(read: Read) -> Read:
-        FORMS.append(Form(description, find, read, missing, list_images))
+        FORMS.append(Form(description, find, read, missing, list_images, find_named))
         return read
 
     return register

@@ -17,6 +17,7 @@ import torch
 
 from dynconv.data.dataset import DataError, Dataset, Split
 from dynconv.data.download import Official
+from dynconv.data.expansion import largest
 from dynconv.data.frame import DataConfig
 from dynconv.data.registry import data_set, form
 from dynconv.errors import escaped
@@ -31,7 +32,7 @@ OFFICIAL = Official(
 )
 
 _HEADER = 128
-_LARGEST = 1 << 31  # bytes of an array; that of all official images has 1.6 billion
+_LARGEST = 1 << 31  # bytes of all compressed arrays; that of all official images has 1.6 billion
 _INT8, _INT32, _UINT32, _MATRIX, _COMPRESSED = 1, 5, 6, 14, 15
 _NUMBERS = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 9: "<f8"}
 """The types of elements, as MATLAB numbers and NumPy names them."""
@@ -82,12 +83,13 @@ def _arrays(data: bytes) -> Iterator[tuple[str, np.ndarray]]:
     """The numeric arrays of a file, by name."""
     if data[126:128] != b"IM":  # written on a machine with little-endian numbers
         raise ValueError("no MATLAB file of level 5")
+    left = min(_LARGEST, largest(len(data)))
     for kind, content in _elements(memoryview(data)[_HEADER:]):
         if kind == _COMPRESSED:
-            unpacker = zlib.decompressobj()
-            whole = unpacker.decompress(content, _LARGEST)
-            if unpacker.unconsumed_tail:
-                raise ValueError(f"an array of more than {_LARGEST:,} bytes")
+            whole = zlib.decompressobj().decompress(content, left + 1)
+            left -= len(whole)
+            if left < 0:
+                raise ValueError(f"arrays of more than {min(_LARGEST, largest(len(data))):,} bytes")
             for inner_kind, inner in _elements(memoryview(whole)):
                 if inner_kind == _MATRIX:
                     yield _matrix(inner)

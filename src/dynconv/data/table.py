@@ -5,13 +5,14 @@ count. Columns, or keys, in any order:
 
     path, file, file_name, filename or image    the image
     label, class, category or target            its class: text, or a number
-    split (may be missing)                      train, test or validation (val, valid)
+    split (may be missing)                      train, test or validation, as `listing.split_of` has it
 """
 
 from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
@@ -20,7 +21,7 @@ from typing import TextIO
 from dynconv.data.cifar10 import CLASSES
 from dynconv.data.dataset import DataError, Dataset
 from dynconv.data.frame import DataConfig
-from dynconv.data.listing import SPLITS, TEST, TRAIN, VALIDATION, Listing, in_order, listed
+from dynconv.data.listing import SPLITS, Listing, in_order, listed, split_of
 from dynconv.data.listing import read as read_listing
 from dynconv.data.registry import form
 from dynconv.data.tree import FolderTree
@@ -30,14 +31,6 @@ ENDINGS = (".csv", ".tsv", ".jsonl")
 _COLUMNS = {
     "path": ("path", "file", "file_name", "filename", "image"),
     "label": ("label", "class", "category", "target"),
-}
-_SPLIT_NAMES = {
-    "train": TRAIN,
-    "training": TRAIN,
-    "test": TEST,
-    "val": VALIDATION,
-    "valid": VALIDATION,
-    VALIDATION: VALIDATION,
 }
 _LONGEST_LINE = 1 << 20  # characters
 
@@ -69,9 +62,14 @@ def list_images(path: Path) -> Listing:
     if with_split and len(with_split) < len(rows):
         line = next(line for line, _, _, split in rows if not split)
         raise DataError(f"{where}: line {line}: has no split, but other rows have; give every row one, or none")
-    most = Counter(file for _, file, _, _ in rows).most_common(1)[0]
-    if most[1] > 1:
-        raise DataError(f"{where}: lists {escaped(most[0])} {most[1]} times; remove all rows but one")
+    paths = [os.path.normpath(path.parent / file) for _, file, _, _ in rows]
+    most, times = Counter(paths).most_common(1)[0]
+    if times > 1:
+        again = [(line, file) for (line, file, _, _), own in zip(rows, paths, strict=True) if own == most]
+        raise DataError(
+            f"{where}: lists {escaped(again[0][1])} {times} times, in lines {again[0][0]}, {again[1][0]}"
+            f"{', ...' if times > 2 else ''}; remove all rows but one"
+        )
     rows.sort(key=lambda row: (SPLITS.index(row[3]) if row[3] else 0, numbers[row[2]]))
     name = "cifar10" if tuple(names) == CLASSES else path.stem
     return Listing(
@@ -101,10 +99,11 @@ def _rows(where: str, ending: str, file: TextIO) -> Iterator[tuple[int, str, str
             if not isinstance(value, str | int) or isinstance(value, bool):
                 raise DataError(f"{where}: line {line}: has no {what}; needs one of {', '.join(names)}")
             found[what] = str(value)
-        split = str(row.get("split") or "").strip()
-        if split and split.lower() not in _SPLIT_NAMES:
-            raise DataError(f"{where}: line {line}: split {escaped(split)[:50]!r}; must be train, test or validation")
-        yield line, found["path"], found["label"], _SPLIT_NAMES.get(split.lower(), "")
+        named = str(row.get("split") or "").strip()
+        split = split_of(named)
+        if named and not split:
+            raise DataError(f"{where}: line {line}: split {escaped(named)[:50]!r}; must be train, test or validation")
+        yield line, found["path"], found["label"], split or ""
 
 
 def _csv_rows(where: str, file: TextIO, ending: str) -> Iterator[tuple[int, Mapping[str, object]]]:
