@@ -7,6 +7,7 @@ the command line and one from a YAML file get the same error message.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import io
 import types
@@ -31,6 +32,21 @@ from dynconv.errors import DynconvError
 from dynconv.validation import did_you_mean, field_names, validate
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
+
+_SYNONYMS = {
+    "address": ("--host",),
+    "cpu": ("--device cpu",),
+    "cuda": ("--device cuda",),
+    "gpu": ("--device cuda",),
+    "k": ("--model.experts", "--experts"),
+    "learning-rate": ("--optim.lr",),
+    "num-epochs": ("--epochs",),
+    "out": ("--output", "--run"),
+    "pretrained": ("--init", "--model"),
+    "val-split": ("--holdout",),
+    "weights": ("--init", "--model"),
+}
+"""Everyday words, and the options that may be meant; the first that a command has is suggested."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,7 +78,20 @@ def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
     # Embedded models have no name of their own on the command line.
     names = [name.removeprefix("settings.").removeprefix("launch.") for name in field_names(model)]
     flags = [f"--{name.replace('_', '-')}" for name in names]
-    raise DynconvError(f"no option {word}{did_you_mean(word.partition('=')[0], flags)}")
+    raise DynconvError(f"no option {word}{_suggestion(word.partition('=')[0], flags)}")
+
+
+def _suggestion(word: str, flags: list[str]) -> str:
+    """`; did you mean X?`, where an option resembles the word or is known by another one that does; otherwise empty."""
+    bare = word.lstrip("-").lower().replace("_", "-")
+    known = {name: option for name, options in _SYNONYMS.items() if (option := _first(options, flags))}
+    resembling = did_you_mean(word, flags)
+    close = [bare] if bare in known else [] if resembling else difflib.get_close_matches(bare, known, n=1, cutoff=0.8)
+    return f"; did you mean {known[close[0]]}?" if close else resembling
+
+
+def _first(options: Sequence[str], flags: Collection[str]) -> str | None:
+    return next((option for option in options if option.split()[0] in flags), None)
 
 
 # ----------------------------------------------------------------------------------------- the words, by tyro
