@@ -265,7 +265,7 @@ def test_folders_are_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "IMAGES is missing"),
+        ([], "IMAGE|FOLDER|- is missing"),
         (["a.png", "--json", "--csv"], "choose one of --json and --csv"),
         (["a.png", "--model", "nowhere"], "nowhere"),
         (["a.png", "--top", "0"], "top: must be a whole number, at least 1"),
