@@ -27,6 +27,7 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from dynconv.cli.terminal import filled
 from dynconv.cli.verbs import HELP, HELP_ALL, VERBS
 from dynconv.errors import DynconvError
 from dynconv.validation import did_you_mean, field_names, validate
@@ -116,6 +117,8 @@ def read_words(
         short = None
     if short is not None:
         about = f"{about}\n\nThese are the options used most; --help-all shows all."
+    if asks_for_help(words):
+        print(f"{filled(VERBS[verb][1])}\n\n{filled(about or '')}\n")
     words = ["--help" if word == HELP_ALL else word for word in words]
     fields = model.model_fields.items()
     default = {name: field.get_default() for name, field in fields if not field.is_required()}
@@ -125,7 +128,7 @@ def read_words(
                 model,
                 args=list(words),
                 prog=f"dynconv {verb}",
-                description=f"{VERBS[verb][1]}\n\n{about}",
+                description="",  # it would print it unwrapped
                 default=default | defaults,
                 registry=_registry(short),
                 return_unknown_args=True,
