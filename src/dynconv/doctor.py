@@ -6,6 +6,7 @@ import os
 import platform
 import shutil
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -53,14 +54,21 @@ def examine() -> list[Finding]:
     return [*_machine(), *_software(), *_computing(), _data(), _disk()]
 
 
-def report(findings: list[Finding]) -> Text:
-    """The findings, one per line, then the advice. To be printed without wrapping."""
+def report(findings: list[Finding], filled: Callable[[str, str, str], str] | None = None) -> Text:
+    """The findings, one per line, then the advice. To be printed without wrapping.
+
+    Args:
+        filled: breaks a text into lines, the first of which begins with its second argument and the others with its
+            third; by default nothing is broken.
+    """
+    filled = filled or (lambda text, indent, _: indent + text)
     width = max(len(finding.name) for finding in findings)
     text = Text()
     for finding in findings:
-        text.append(f"{finding.state:<4}", {"ok": "green", "look": "yellow"}[finding.state])
-        text.append(f"  {finding.name:<{width}}  {finding.found}\n")
-    advice = [f"- {finding.name}: {finding.advice}" for finding in findings if finding.advice]
+        start = f"{finding.state:<4}  {finding.name:<{width}}  "
+        lines = filled(finding.found, start, " " * len(start))
+        text.append(lines[:4], {"ok": "green", "look": "yellow"}[finding.state]).append(f"{lines[4:]}\n")
+    advice = [filled(f"{finding.name}: {finding.advice}", "- ", "  ") for finding in findings if finding.advice]
     return text.append("\n" + "\n".join(["What to do:", *advice] if advice else ["Nothing to do: dynconv train quick"]))
 
 

@@ -55,7 +55,9 @@ def _explain(model: type[BaseModel], names: list[str], error: Any) -> str:
         wanted = len(typing.get_args(_field(model, names).annotation))
         return f"{field}: must be {wanted} values, not {len(error['input'])}"
     if error["type"] == "missing":
-        return f"{field.upper()} is missing: {_field(model, names).description}"
+        missing = _field(model, names)
+        usage = next((mark.metavar for mark in missing.metadata if getattr(mark, "metavar", None)), field.upper())
+        return f"{usage.removesuffix(' ...')} is missing: {missing.description}"
     if error["type"] == "extra_forbidden":
         return f"{_shown(field)}: there is no such field{did_you_mean(field, field_names(model))}"
     if error["type"] == "invalid_key":

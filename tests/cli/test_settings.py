@@ -4,6 +4,8 @@ import pytest
 
 from dynconv.cli.evaluate import EvaluateArguments
 from dynconv.cli.parse import parse
+from dynconv.cli.predict import PredictArguments
+from dynconv.cli.serve import ServeArguments
 from dynconv.cli.settings import TrainArguments, parse_training
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
@@ -104,6 +106,12 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
         (["--lr", "3"], "no option --lr; did you mean --optim.lr?"),
         (["--widths", "3"], "no option --widths; did you mean --model.widths?"),
         (["--workers", "3"], "no option --workers"),
+        (["--learning-rate", "3"], "no option --learning-rate; did you mean --optim.lr?"),
+        (["--learning_rate=3"], "no option --learning_rate=3; did you mean --optim.lr?"),
+        (["--K", "3"], "no option --K; did you mean --model.experts?"),
+        (["--gpu"], "no option --gpu; did you mean --device cuda?"),
+        (["--weights", "x"], "no option --weights; did you mean --init?"),
+        (["--pretraned", "x"], "no option --pretraned; did you mean --init?"),
         (["--patience", "-1"], "patience: must be a whole number, at least 0, at most 1000000, not -1"),
         (["--target", "94"], "target: must be a number, at least 0, at most 1, not 94"),
         (["--sampling", "even"], "sampling: must be one of shuffled, balanced, not even"),
@@ -115,7 +123,11 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
         (["--batch-size", "30", "--micro-batch", "20"], "micro_batch: 20 does not divide batch_size 30"),
         (
             ["--model.widths", "8", "8", "--model.strides", "1", "1", "1"],
-            "model.strides: has 3 entries, needs 1 or 2, one per block",
+            "model.strides: has 3 entries, and model.widths has 2, one per block; give it 2, or 1 for all blocks",
+        ),
+        (
+            ["quick", "--model.widths", "8"],
+            "model.pools: has 6 entries, and model.widths has 1, one per block; give it 1",
         ),
         (["--model.expert", "2"], "no option --model.expert; did you mean --model.experts?"),
         (["--modle.experts=2"], "no option --modle.experts=2; did you mean --model.experts?"),
@@ -123,10 +135,17 @@ def test_a_file_may_name_the_data_and_the_device_and_the_first_releases_names(tm
     ],
 )
 def test_a_wrong_value_is_one_line_that_names_field_and_range(words: list[str], answer: str) -> None:
-    pools = ["--model.pools", "1"] if "--model.widths" in words else []
+    pools = ["--model.pools", "1"] if "--model.strides" in words else []
     assert refusal(*words, *pools).startswith(answer)
     if answer.startswith("no option") and "did you mean" not in answer:
         assert refusal(*words) == answer, "nothing resembles it, so nothing is suggested"
+
+
+def test_a_word_for_an_option_of_another_command_is_not_suggested() -> None:
+    for words, answer in ((["--adress", "x"], "; did you mean --host?"), (["--learning-rate", "1"], "")):
+        with pytest.raises(DynconvError) as caught:
+            parse(ServeArguments, words, "serve")
+        assert str(caught.value) == f"no option {words[0]}{answer}"
 
 
 def test_an_option_without_its_value_is_named() -> None:
@@ -193,3 +212,5 @@ def test_the_short_help_shows_what_is_used_most(capsys: pytest.CaptureFixture[st
 def test_what_evaluate_cannot_do_without() -> None:
     with pytest.raises(DynconvError, match=r"^RUN is missing: Run directory or weights file\.$"):
         parse(EvaluateArguments, [], "evaluate")
+    with pytest.raises(DynconvError, match=r"^IMAGE\|FOLDER\|- is missing: "):
+        parse(PredictArguments, [], "predict")

@@ -161,7 +161,8 @@ def test_every_image_is_answered_whatever_its_name_and_the_encoding_of_the_outpu
 def test_which_classes_are_known_is_said(pictures: Path, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     image = str(pictures / "0000.png")
     known = (
-        "10 classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck; every image gets one of them"
+        "10 classes: airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck; "
+        "every image is assigned one of these"
     )
 
     assert main(["predict", image]) == 0
@@ -189,7 +190,7 @@ def test_images_of_which_it_is_not_sure_enough(
     words[-1:] = ["--min-probability", "1", "--copy-to", str(tmp_path / "sorted")]
     assert main(words) == 0
     said = capsys.readouterr()
-    assert "unsure: " in said.out and "images below 100% are unsure" in said.err
+    assert "unsure: " in said.out and "below 100% an image is reported as unsure" in said.err
     assert [path.parent.name for path in (tmp_path / "sorted").rglob("*.png")] == ["unsure"]
 
 
@@ -264,7 +265,7 @@ def test_folders_are_searched(tmp_path: Path, caplog: pytest.LogCaptureFixture) 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ([], "IMAGES is missing"),
+        ([], "IMAGE|FOLDER|- is missing"),
         (["a.png", "--json", "--csv"], "choose one of --json and --csv"),
         (["a.png", "--model", "nowhere"], "nowhere"),
         (["a.png", "--top", "0"], "top: must be a whole number, at least 1"),

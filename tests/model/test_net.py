@@ -211,7 +211,7 @@ def test_one_entry_stands_for_all_blocks_and_each_block_can_have_its_own() -> No
     net = Net(own, 10)
     assert [block.conv.experts for block in net.backbone] == [2, 3, 4, 2]
     assert [block.conv.groups for block in net.backbone] == [1, 2, 3, 24]
-    with pytest.raises(ValueError, match="experts: has 3 entries, needs 1 or 2"):
+    with pytest.raises(ValueError, match=r"experts: has 3 entries, and model\.widths has 2, one per block"):
         ModelConfig(widths=(8, 8), pools=(2,), experts=(1, 2, 3))
     with pytest.raises(ValueError, match="groups: 5 does not divide"):
         Net(ModelConfig(widths=(8, 8), pools=(2,), groups=(1, 5)), 10)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from rich.table import Table
 from summaries import SUMMARY
 from tiny import CONFIG, create
@@ -112,6 +113,39 @@ def test_wrong_fields_are_one_line(several: list[runs.Row], filters: list[str], 
     with pytest.raises(DynconvError) as caught:
         runs.chosen(several, filters, sort)
     assert str(caught.value) == said
+
+
+def test_a_filter_that_no_run_matches_says_which_values_there_are(
+    several: list[runs.Row], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert len(several) == 6 and main(["runs", str(tmp_path), "--filter", "state=done"]) == 0
+    out, err = capsys.readouterr()
+    assert out == "" and err == ("warning: no run matches state=done; state is one of: damaged, finished, unfinished\n")
+
+    (tmp_path / "none").mkdir()
+    assert main(["runs", str(tmp_path / "none")]) == 0
+    out, err = capsys.readouterr()
+    assert out == "" and err == f"warning: {tmp_path / 'none'}: holds no runs\n"
+
+
+def test_an_unfinished_run_names_its_data(several: list[runs.Row]) -> None:
+    assert {row.path.name: row.get("data") for row in several}["going-on"] == "shapes"
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_no_word_is_broken_on_any_terminal(tmp_path: Path, width: int) -> None:
+    name = "20250101-120000-accurate-cifar10-seed0"
+    ended = SUMMARY.model_copy(update={"stopped_by": "interrupt", "finished": False})
+    create(tmp_path / name, CONFIG.model_copy(update={"epochs": 7, "image_sizes": (16, 24)})).write_summary(ended)
+    create(tmp_path / "short")
+    console = Console(width=width, file=io.StringIO())
+
+    console.print(runs.fitting(runs.read_runs(tmp_path, PRESETS), console))
+
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    words = " ".join(lines).split()
+    assert max(map(len, lines)) <= width
+    assert {name, "short", "unfinished", "interrupt", "image_sizes", "accuracy", "90.00%"} <= set(words)
 
 
 def test_csv_and_json_hold_numbers_for_other_programs(

@@ -18,7 +18,7 @@ KEY = {"Authorization": "Bearer sesame"}
 @pytest.fixture(scope="module")
 def api(serving: Callable[..., contextlib.AbstractContextManager[str]], picture: Callable[..., bytes]) -> Iterator[Any]:
     files = st.sampled_from([picture(), picture(1, "JPEG"), picture()[:100], b"no image", b""])
-    for kind in ("image/png", "image/jpeg", "image/webp", "application/octet-stream"):
+    for kind in ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "application/octet-stream"):
         schemathesis.openapi.media_type(kind, files)
     schemathesis.openapi.format("binary", files)
     with serving(key="sesame") as url:

@@ -233,7 +233,7 @@ def test_what_does_not_fit_together_or_diverges_counts_as_a_trial(write: Write, 
 
     assert [each["state"] for each in trials(file)] == ["complete", "diverged", *["failed"] * 4]
     notes = [each["note"] for each in trials(file)]
-    assert notes[2].startswith("model.pools: has 3 entries, needs 1 or 2") and "no pixels left" in notes[4]
+    assert notes[2].startswith("model.pools: has 3 entries, and model.widths has 2") and "no pixels left" in notes[4]
 
 
 def test_a_network_that_does_not_fit_into_memory_counts_as_a_trial(

@@ -155,6 +155,19 @@ def test_evaluate_reproduces_the_figures(tmp_path: Path, capsys: pytest.CaptureF
     assert main(["train", "--resume", str(tmp_path / "run")]) == 2, "there is nothing to resume"
 
 
+@pytest.mark.parametrize("words", [[], ["--seeds", "0-1"]])
+def test_without_a_hold_out_nothing_is_downloaded(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, words: list[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr("dynconv.data.load", lambda *_, **__: pytest.fail("the data were loaded"))
+
+    assert main(["train", "quick", "--patience", "3", *words]) == 2
+
+    assert "patience: is judged on images held out of training; add --holdout 5000" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("option", ["patience", "target"])
 def test_without_a_hold_out_it_is_one_line_and_nothing_is_written(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str

@@ -8,6 +8,7 @@ from rich.console import Console
 
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
+from dynconv.cli.terminal import filled
 from dynconv.doctor import examine, report
 
 
@@ -19,5 +20,7 @@ def run(words: Sequence[str]) -> int:
     """Prints what was found on this machine and what to do about it."""
     parse(DoctorArguments, words, "doctor")
     show_messages()
-    Console().print(report(examine()), highlight=False, soft_wrap=True)  # one finding per line
+    console = Console()
+    found = report(examine(), filled if console.is_terminal else None)  # one finding per line for programs
+    console.print(found, highlight=False, soft_wrap=True)
     return 0

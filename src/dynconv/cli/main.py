@@ -13,28 +13,21 @@ import sys
 from collections.abc import Sequence
 
 import dynconv
+from dynconv.cli.terminal import filled
 from dynconv.cli.verbs import HELP, VERBS
 from dynconv.errors import DynconvError, escaped
 
-_LIST = "\n".join(f"  {usage:39s} {text}" for usage, text in VERBS.values())
-USAGE = f"""usage: dynconv COMMAND ...
-
-Train and use image classifiers with dynamic convolutions.
-
-{_LIST}
-
-  dynconv COMMAND --help                  the options of a command; --help-all: every hyper-parameter, too
-  dynconv --version
-
-examples:
-  dynconv train quick                               on CIFAR-10; downloads it if it is not found
-  dynconv train quick --data shapes                 on the generated set; no download
+_EXAMPLES = """examples:
+  dynconv train quick                  # on CIFAR-10, downloaded if not found
+  dynconv train quick --data shapes    # on the generated set; no download
   dynconv train standard --model.experts 2 --seed 3
   dynconv train --config run.yaml --data ~/cifar-10-batches-py
-  dynconv train --resume runs/20250101-120000-quick-cifar10-seed0
-
-exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input,
-  75 stopped by a scheduler, 130 interrupted"""
+  dynconv train --resume runs/20250101-120000-quick-cifar10-seed0"""
+_EXIT_CODES = (
+    "exit codes: 0 done, 1 training failed or some images could not be read, 2 wrong input, "
+    "75 stopped by a scheduler, 130 interrupted"
+)
+_USAGE_WIDTH = 28  # of most commands; what is said of a longer one begins on the next line
 
 _LISTS = ("completion", "describe", "doctor", "presets", "runs")
 """Commands that only print something. The others load PyTorch and work, so seconds pass before they say anything."""
@@ -50,10 +43,10 @@ def main(words: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except DynconvError as error:
-        print(f"dynconv: error: {error}", file=sys.stderr)
+        _say(f"error: {error}")
         return error.exit_code
     except KeyboardInterrupt:
-        print("dynconv: interrupted", file=sys.stderr)
+        _say("interrupted")
         return 130
     except BrokenPipeError:  # the reader of the output has stopped reading, as in `dynconv runs | head`
         _write_nothing_more()
@@ -62,8 +55,34 @@ def main(words: Sequence[str] | None = None) -> int:
         if not (message := _of_the_disk(error)):
             raise
         _write_nothing_more()  # of what standard output still holds, if it is what cannot be written
-        print(f"dynconv: error: {message}", file=sys.stderr)
+        _say(f"error: {message}")
         return 2
+
+
+def _say(message: str) -> None:
+    """Prints a message on standard error: one line, for programs that read it, unless that is a terminal."""
+    text = f"dynconv: {message}"
+    print(filled(text) if sys.stderr.isatty() else text, file=sys.stderr)
+
+
+def usage() -> str:
+    """What `dynconv --help` prints."""
+    options = "the options of a command; --help-all: every hyper-parameter, too"
+    return "\n\n".join([
+        "usage: dynconv COMMAND ...",
+        filled("Train and use image classifiers with dynamic convolutions."),
+        "\n".join(_described(*each) for each in VERBS.values()),
+        "\n".join([_described("dynconv COMMAND --help", options), "  dynconv --version"]),
+        _EXAMPLES,
+        filled(_EXIT_CODES, hanging="  "),
+    ])  # fmt: skip
+
+
+def _described(usage: str, text: str) -> str:
+    start, hanging = f"  {usage:<{_USAGE_WIDTH}}  ", " " * (_USAGE_WIDTH + 4)
+    if len(usage) <= _USAGE_WIDTH:
+        return filled(text, start, hanging)
+    return f"  {usage}\n{filled(text, hanging)}"
 
 
 def _of_the_disk(error: OSError) -> str:
@@ -84,7 +103,7 @@ def _write_nothing_more() -> None:
 
 def _run(words: Sequence[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
-        print(USAGE)
+        print(usage())
         return 0 if words else 2
     if words[0] == "--version":
         print(f"dynconv {dynconv.__version__}")

@@ -6,9 +6,14 @@ import logging
 
 from rich.console import Console
 
+from dynconv.cli.terminal import filled
+
 
 class _Handler(logging.Handler):
-    """Prints messages unchanged, marking warnings and errors; prints through rich to keep its live lines intact."""
+    """Prints messages, marking warnings and errors; prints through rich to keep its live lines intact.
+
+    On a terminal they are broken between words.
+    """
 
     def __init__(self, console: Console) -> None:
         super().__init__()
@@ -19,6 +24,8 @@ class _Handler(logging.Handler):
             text, style = self.format(record), None
             if record.levelno >= logging.WARNING:
                 text, style = f"{record.levelname.lower()}: {text}", "yellow"
+            if self._console.is_terminal:  # elsewhere one line, for programs that read it
+                text = "\n".join(filled(line, width=self._console.width) for line in text.split("\n"))
             self._console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
         except Exception:
             self.handleError(record)

@@ -7,6 +7,7 @@ the command line and one from a YAML file get the same error message.
 from __future__ import annotations
 
 import contextlib
+import difflib
 import inspect
 import io
 import types
@@ -26,11 +27,27 @@ from tyro.constructors import (
     StructTypeInfo,
 )
 
+from dynconv.cli.terminal import filled
 from dynconv.cli.verbs import HELP, HELP_ALL, VERBS
 from dynconv.errors import DynconvError
 from dynconv.validation import did_you_mean, field_names, validate
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH", bool: "{true,false}"}
+
+_SYNONYMS = {
+    "address": ("--host",),
+    "cpu": ("--device cpu",),
+    "cuda": ("--device cuda",),
+    "gpu": ("--device cuda",),
+    "k": ("--model.experts", "--experts"),
+    "learning-rate": ("--optim.lr",),
+    "num-epochs": ("--epochs",),
+    "out": ("--output", "--run"),
+    "pretrained": ("--init", "--model"),
+    "val-split": ("--holdout",),
+    "weights": ("--init", "--model"),
+}
+"""Everyday words, and the options that may be meant; the first that a command has is suggested."""
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -62,7 +79,20 @@ def refuse_unknown(unknown: list[str], model: type[BaseModel]) -> None:
     # Embedded models have no name of their own on the command line.
     names = [name.removeprefix("settings.").removeprefix("launch.") for name in field_names(model)]
     flags = [f"--{name.replace('_', '-')}" for name in names]
-    raise DynconvError(f"no option {word}{did_you_mean(word.partition('=')[0], flags)}")
+    raise DynconvError(f"no option {word}{_suggestion(word.partition('=')[0], flags)}")
+
+
+def _suggestion(word: str, flags: list[str]) -> str:
+    """`; did you mean X?`, where an option resembles the word or is known by another one that does; otherwise empty."""
+    bare = word.lstrip("-").lower().replace("_", "-")
+    known = {name: option for name, options in _SYNONYMS.items() if (option := _first(options, flags))}
+    resembling = did_you_mean(word, flags)
+    close = [bare] if bare in known else [] if resembling else difflib.get_close_matches(bare, known, n=1, cutoff=0.8)
+    return f"; did you mean {known[close[0]]}?" if close else resembling
+
+
+def _first(options: Sequence[str], flags: Collection[str]) -> str | None:
+    return next((option for option in options if option.split()[0] in flags), None)
 
 
 # ----------------------------------------------------------------------------------------- the words, by tyro
@@ -87,6 +117,8 @@ def read_words(
         short = None
     if short is not None:
         about = f"{about}\n\nThese are the options used most; --help-all shows all."
+    if asks_for_help(words):
+        print(f"{filled(VERBS[verb][1])}\n\n{filled(about or '')}\n")
     words = ["--help" if word == HELP_ALL else word for word in words]
     fields = model.model_fields.items()
     default = {name: field.get_default() for name, field in fields if not field.is_required()}
@@ -96,7 +128,7 @@ def read_words(
                 model,
                 args=list(words),
                 prog=f"dynconv {verb}",
-                description=f"{VERBS[verb][1]}\n\n{about}",
+                description="",  # it would print it unwrapped
                 default=default | defaults,
                 registry=_registry(short),
                 return_unknown_args=True,

@@ -85,7 +85,7 @@ def run(words: Sequence[str]) -> int:
 def _known(classes: Sequence[str], least: float) -> str:
     """Which answers there are."""
     names = ", ".join(classes[:_MOST_NAMED]) + (", ..." if len(classes) > _MOST_NAMED else "")
-    rest = f"images below {least:.0%} are {UNSURE}" if least else "every image gets one of them"
+    rest = f"below {least:.0%} an image is reported as {UNSURE}" if least else "every image is assigned one of these"
     return f"{len(classes)} classes: {names}; {rest}"
 
 

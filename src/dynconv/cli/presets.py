@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import textwrap
 from collections.abc import Sequence
 
 from dynconv.cli.parse import Arguments, parse
+from dynconv.cli.terminal import filled
 from dynconv.training.presets import PRESETS
 
 
@@ -18,5 +18,5 @@ def run(words: Sequence[str]) -> int:
     """Prints each preset with its docstring: machine, time and accuracy."""
     parse(PresetsArguments, words, "presets")
     for name, preset in PRESETS.items():
-        print(f"{name}\n{textwrap.indent(inspect.getdoc(preset) or '', '  ')}\n")
+        print(f"{name}\n{filled(inspect.getdoc(preset) or '', '  ')}\n")
     return 0

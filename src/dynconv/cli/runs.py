@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,8 +15,10 @@ from tyro.conf import Positional
 from dynconv.cli.messages import show_messages
 from dynconv.cli.parse import Arguments, parse
 from dynconv.errors import DynconvError
-from dynconv.report.runs import as_csv, as_json, as_table, chosen, read_runs
+from dynconv.report.runs import as_csv, as_json, as_table, chosen, fitting, read_runs
 from dynconv.training.presets import by_field
+
+logger = logging.getLogger(__name__)
 
 
 class RunsArguments(Arguments):
@@ -40,12 +43,17 @@ def run(words: Sequence[str]) -> int:
     show_messages()
     if arguments.csv and arguments.json_:
         raise DynconvError("--csv goes without --json; choose one")
-    rows = chosen(read_runs(arguments.folder, by_field()), arguments.filter, arguments.sort)
+    found = read_runs(arguments.folder, by_field())
+    rows = chosen(found, arguments.filter, arguments.sort)
+    if not found:
+        logger.warning("%s: holds no runs", arguments.folder)
     if arguments.csv:
         print(as_csv(rows), end="")
     elif arguments.json_:
         print(as_json(rows))
-    else:
-        # One line per run for whatever reads this through a pipe.
-        Console(width=None if sys.stdout.isatty() else 200).print(as_table(rows))
+    elif rows and sys.stdout.isatty():
+        console = Console()
+        console.print(fitting(rows, console), highlight=False)
+    elif rows:
+        Console(width=200).print(as_table(rows))  # one line per run for whatever reads this through a pipe
     return 0

@@ -54,7 +54,7 @@ class ServeArguments(Arguments):
     timeout: Annotated[int, Field(ge=1)] = 30
     """Seconds allowed for a request to arrive, and again for its answer."""
     rate: Annotated[float, Field(ge=0, le=1e6)] = 0.0
-    """Maximum requests per second of one client, on average; further ones get status 429. 0: any number."""
+    """Maximum requests per second of one client, on average; further ones get status 429. 0: unlimited."""
 
     @model_validator(mode="after")
     def _one_onnxruntime(self) -> Self:

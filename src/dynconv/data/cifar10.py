@@ -73,7 +73,7 @@ def read(path: Path, _: DataConfig) -> Dataset:
     return Dataset("cifar10", CLASSES, train, Split(images[-1].clone(), labels[-1]), str(path))
 
 
-@data_set("cifar10", "CIFAR-10", CLASSES, archive=ARCHIVES[0])
+@data_set("cifar10", "CIFAR-10", CLASSES, archive=ARCHIVES[0], train_images=50_000)
 def cifar10(_: int, wanted: DataConfig) -> Dataset:
     """CIFAR-10, downloaded to the cache; the seed is ignored. Raises DataError."""
     return read(OFFICIAL.download() / ARCHIVES[0], wanted)

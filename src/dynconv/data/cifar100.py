@@ -86,7 +86,7 @@ def read(path: Path, _: DataConfig) -> Dataset:
     return Dataset("cifar100", CLASSES, train, test, str(path))
 
 
-@data_set("cifar100", "CIFAR-100", CLASSES, archive=ARCHIVES[0])
+@data_set("cifar100", "CIFAR-100", CLASSES, archive=ARCHIVES[0], train_images=50_000)
 def cifar100(_: int, wanted: DataConfig) -> Dataset:
     """CIFAR-100, downloaded to the cache; the seed is ignored. Raises DataError."""
     return read(OFFICIAL.download() / ARCHIVES[0], wanted)

@@ -91,13 +91,13 @@ def read(path: Path, _: DataConfig) -> Dataset:
     return Dataset(name, classes, train, test, str(path))
 
 
-@data_set("mnist", "MNIST", DIGITS, archive=f"{FILES[0]}.gz and its companions", mirrored=False)
+@data_set("mnist", "MNIST", DIGITS, archive=f"{FILES[0]}.gz and its companions", mirrored=False, train_images=60_000)
 def mnist(_: int, wanted: DataConfig) -> Dataset:
     """MNIST, downloaded to the cache; the seed is ignored. Raises DataError."""
     return read(MNIST.download(), wanted)
 
 
-@data_set("fashion-mnist", "Fashion-MNIST", CLOTHES, archive=f"{FILES[0]}.gz and its companions")
+@data_set("fashion-mnist", "Fashion-MNIST", CLOTHES, archive=f"{FILES[0]}.gz and its companions", train_images=60_000)
 def fashion_mnist(_: int, wanted: DataConfig) -> Dataset:
     """Fashion-MNIST, downloaded to the cache; the seed is ignored. Raises DataError."""
     return read(FASHION.download(), wanted)

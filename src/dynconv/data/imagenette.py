@@ -21,7 +21,7 @@ OFFICIAL = Official(
 )
 
 
-@data_set("imagenette", "Imagenette", tuple(IMAGENETTE.values()), archive=ARCHIVE)
+@data_set("imagenette", "Imagenette", tuple(IMAGENETTE.values()), archive=ARCHIVE, train_images=9_469)
 def imagenette(_: int, wanted: DataConfig) -> Dataset:
     """The version with shorter sides of 160 pixels, downloaded to the cache; the seed is ignored. Raises DataError."""
     return folder.read(OFFICIAL.download() / ARCHIVE, wanted)

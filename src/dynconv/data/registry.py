@@ -29,6 +29,7 @@ class Named:
         classes: class names, in the order of the labels.
         archive: names of the files that `get` downloads; empty if `get` generates the images.
         mirrored: whether a mirrored image is still one of its class; false for digits.
+        train_images: number of training images of a download without images for validation; 0 where it may have some.
         get: downloads or generates the images; takes a seed, and how images of other sizes are to be read, which it may
             leave to its caller. Raises DataError.
     """
@@ -38,6 +39,7 @@ class Named:
     classes: tuple[str, ...]
     archive: str
     mirrored: bool
+    train_images: int
     get: Callable[[int, DataConfig], Dataset]
 
 
@@ -72,12 +74,18 @@ FORMS: list[Form] = []
 
 
 def data_set(
-    name: str, title: str, classes: tuple[str, ...], archive: str = "", *, mirrored: bool = True
+    name: str,
+    title: str,
+    classes: tuple[str, ...],
+    archive: str = "",
+    *,
+    mirrored: bool = True,
+    train_images: int = 0,
 ) -> Callable[[Get], Get]:
     """Registers the decorated function, `Named.get`, as the data set `name`."""
 
     def register(get: Get) -> Get:
-        NAMED[name] = Named(name, title, classes, archive, mirrored, get)
+        NAMED[name] = Named(name, title, classes, archive, mirrored, train_images, get)
         return get
 
     return register

@@ -56,7 +56,7 @@ def read(path: Path, _: DataConfig) -> Dataset:
     return Dataset("svhn", CLASSES, train, test, str(path))
 
 
-@data_set("svhn", "SVHN", CLASSES, archive=f"{FILES[0]} and {FILES[1]}", mirrored=False)
+@data_set("svhn", "SVHN", CLASSES, archive=f"{FILES[0]} and {FILES[1]}", mirrored=False, train_images=73_257)
 def svhn(_: int, wanted: DataConfig) -> Dataset:
     """SVHN without its extra images, downloaded to the cache; the seed is ignored. Raises DataError."""
     return read(OFFICIAL.download(), wanted)

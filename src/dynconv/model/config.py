@@ -100,8 +100,11 @@ class ModelConfig(Frozen):
         if n == 0:
             raise ValueError("widths: needs at least one block")
         for name in PER_BLOCK:
-            if len(getattr(self, name)) not in (1, n):
-                raise ValueError(f"{name}: has {len(getattr(self, name))} entries, needs 1 or {n}, one per block")
+            if (given := len(getattr(self, name))) not in (1, n):
+                ways = f"{n}, or 1 for all blocks" if n > 1 else "1"
+                raise ValueError(
+                    f"{name}: has {given} entries, and model.widths has {n}, one per block; give it {ways}"
+                )
         if any(k % 2 == 0 for k in self.kernel_sizes):
             raise ValueError(f"kernel_sizes: must be odd, not {self.kernel_sizes}")
         return self

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import logging
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,12 +14,17 @@ from types import MappingProxyType
 from typing import Any
 
 from rich import box
+from rich.cells import cell_len
+from rich.console import Console, Group
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from dynconv.artifacts.rundir import RunDir
 from dynconv.errors import DynconvError, escaped
 from dynconv.validation import did_you_mean, flat, shown
+
+logger = logging.getLogger(__name__)
 
 FIGURES = (
     "preset", "data", "seed", "epochs", "epochs_planned", "accuracy", "accuracy_tta", "validation_accuracy",
@@ -28,6 +34,8 @@ FIGURES = (
 
 _BEST_FIRST = {"accuracy", "accuracy_tta", "validation_accuracy"}
 _NOT_COMPARED = {"preset", "seed"}
+_MOST_VALUES = 10  # in a message
+_DIFFERS_WIDTH, _LONGEST_NAME = 24, 80
 
 Presets = Mapping[str, Mapping[str, Any]]
 """The hyper-parameters of each preset, by dotted names."""
@@ -90,8 +98,10 @@ def chosen(rows: list[Row], filters: Sequence[str] = (), sort: str | None = None
         name, equals, value = text.partition("=")
         if not equals:
             raise DynconvError(f"filter: must be FIELD=VALUE, as in data=cifar10, not {text}")
-        name = _field(name, rows, "filter")
+        name, before = _field(name, rows, "filter"), rows
         rows = [row for row in rows if row.get(name) is not None and shown(row.get(name)) == value]
+        if before and not rows:
+            logger.warning("no run matches %s; %s", text, _values(name, before))
     if sort is None:
         return rows
     name = _field(sort, rows, "sort")
@@ -104,6 +114,13 @@ def chosen(rows: list[Row], filters: Sequence[str] = (), sort: str | None = None
     ]
 
 
+def _values(name: str, rows: list[Row]) -> str:
+    """The values of a field, in words."""
+    values = sorted({shown(row.get(name)) for row in rows if row.get(name) is not None})
+    some = ", ".join(values[:_MOST_VALUES]) + (", ..." if len(values) > _MOST_VALUES else "")
+    return f"{name} is one of: {some}" if values else f"{name} is not known of any"
+
+
 def _field(name: str, rows: list[Row], option: str) -> str:
     names = dict.fromkeys(["run", "state", *FIGURES, *(each for row in rows for each in row.config)])
     found = name.replace("-", "_")
@@ -112,18 +129,57 @@ def _field(name: str, rows: list[Row], option: str) -> str:
     return found
 
 
+_LEGEND = (
+    "accuracy: on the test set; TTA: with test-time augmentation; time: of training; "
+    "differs: hyper-parameters that are not the preset's"
+)
+_COLUMNS = ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time")
+_LEFT = ("preset", "data")
+
+
+def fitting(rows: list[Row], console: Console) -> Table | Group:
+    """The runs for people: a table; where its words do not fit beside each other, a list."""
+    table = as_table(rows)
+    unbounded = console.options.update_width(10_000)  # rich takes what does not fit for as wide as the console
+    return table if console.measure(table, options=unbounded).minimum <= console.width else as_list(rows)
+
+
+def as_list(rows: list[Row]) -> Group:
+    """The runs for narrow terminals: below each name the figures, in columns, and what differs."""
+    cells = [list(map(escaped, _cells(row))) for row in rows]
+    figures = [list(_COLUMNS), *(row[1:-2] for row in cells)]
+    widths = [max(map(cell_len, column)) for column in zip(*figures, strict=True)]
+
+    def line(values: list[str], state: str) -> Text:
+        gaps = [" " * (width - cell_len(text)) for text, width in zip(values, widths, strict=True)]
+        aligned = zip(values, gaps, _COLUMNS, strict=True)
+        parts = [text + gap if name in _LEFT else gap + text for text, gap, name in aligned]
+        return Text("  ".join([*parts, state]))
+
+    lines: list[Text | Padding] = [Text("run", style="bold"), _indented(line(list(_COLUMNS), "state"))]
+    for name, *values, differs, state in cells:
+        lines += [Text(), Text(name, style="bold"), _indented(line(values, state))]
+        if differs:
+            lines.append(_indented(Text(f"differs: {differs}")))
+    return Group(*lines, Text(), Text(_LEGEND, style="dim"))
+
+
+def _indented(text: Text) -> Padding:
+    return Padding(text, (0, 0, 0, 2), expand=False)
+
+
 def as_table(rows: list[Row]) -> Table:
     """The runs for people, one row each."""
     table = Table(
-        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0),
-        caption="accuracy: on the test set; TTA: with test-time augmentation; time: of training; "
-        "differs: hyper-parameters that are not the preset's",
+        box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), caption=_LEGEND,
     )  # fmt: skip
-    table.add_column("run", overflow="fold")
-    for name in ("preset", "data", "seed", "epochs", "accuracy", "TTA", "time"):
-        table.add_column(name, justify="left" if name in ("preset", "data") else "right", no_wrap=True)
-    table.add_column("differs", overflow="fold")
-    table.add_column("state", overflow="fold", min_width=8)
+    longest = max((cell_len(escaped(row.path.name)) for row in rows), default=0)
+    table.add_column("run", overflow="fold", min_width=min(longest, _LONGEST_NAME))
+    for name in _COLUMNS:
+        table.add_column(name, justify="left" if name in _LEFT else "right", no_wrap=True)
+    differing = any(row.differs for row in rows)
+    table.add_column("differs", overflow="fold", min_width=_DIFFERS_WIDTH if differing else None)
+    table.add_column("state", overflow="fold", min_width=len("unfinished"))
     for row in rows:
         table.add_row(*(Text(escaped(text)) for text in _cells(row)))  # a name is not markup
     return table
@@ -208,7 +264,14 @@ def _figures(run: RunDir) -> tuple[str, str, dict[str, Any]]:
     known = {"preset": run.config.preset, "seed": run.config.seed, "epochs_planned": run.config.epochs}
     if summary is None:
         ended = run.metrics().epochs
-        return "unfinished", "", known | {"epochs": len(ended), "data": ended[-1].data if ended else None}
+        return "unfinished", "", known | {"epochs": len(ended), "data": ended[-1].data if ended else _data_of(run)}
     found = {name: getattr(summary, name) for name in FIGURES if hasattr(summary, name)}
     found |= {"accuracy": summary.test_accuracy, "accuracy_tta": summary.test_accuracy_tta}
     return "finished" if summary.finished else "stopped", summary.stopped_by or "", found
+
+
+def _data_of(run: RunDir) -> str | None:
+    try:
+        return run.environment.data
+    except DynconvError:
+        return None

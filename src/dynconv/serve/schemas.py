@@ -45,7 +45,7 @@ class Ranked(_Schema):
 
 
 class ImageAnswer(Ranked):
-    """One image: its most probable class, and its `top` classes."""
+    """One image: its most probable class, and in top the most probable ones."""
 
     top: list[Ranked]
     routing: list[list[float]] | None = None
@@ -147,7 +147,7 @@ PREDICT_BODY: dict[str, Any] = {
         },
         **{
             kind: {"schema": {"type": "string", "format": "binary"}}
-            for kind in ("image/png", "image/jpeg", "image/webp", "application/octet-stream")
+            for kind in ("image/png", "image/jpeg", "image/webp", "image/gif", "image/bmp", "application/octet-stream")
         },
     },
 }

@@ -37,7 +37,7 @@ from dynconv.training.memory import fitting_micro_batch, require_memory
 from dynconv.training.process import only_deterministic_algorithms
 from dynconv.training.progress import Progress
 from dynconv.training.signals import NoticeError, heard_signals
-from dynconv.training.stopping import require_held_out
+from dynconv.training.stopping import require_held_out, require_held_out_before_download
 from dynconv.training.suited import suited
 from dynconv.training.timing import epochs_within
 from dynconv.training.trainer import Hopeless, Trainer, statistics_sample
@@ -101,6 +101,8 @@ def start(
         group.share(lambda: require_logs(launch.log))
         config = config.model_copy(update={"init": _from_any_folder(config.init)})
         initial = group.each(lambda: initial_weights(config))
+        if dataset is None:
+            group.each(lambda: require_held_out_before_download(config, launch.data))
         dataset = dataset or group.first_on_each_machine(lambda: load(config, launch.data))
         config = group.each(partial(fitted, config, dataset, chosen))
         group.each(lambda: require_trainable(config, dataset, device, group))

@@ -18,6 +18,7 @@ from dynconv.training.distributed import ALONE, Group
 from dynconv.training.launch import Launch, config_of, fitted, load, resume, start
 from dynconv.training.memory import fitting_micro_batch
 from dynconv.training.progress import Progress
+from dynconv.training.stopping import require_held_out_before_download
 from dynconv.validation import flat, shown
 
 _MOST = 10_000  # seeds of one command
@@ -54,6 +55,7 @@ def train_seeds(
     Raises:
         DynconvError: a run in `folder` is of another configuration, or anything that training raises.
     """
+    group.each(lambda: require_held_out_before_download(config, launch.data))
     dataset = group.first_on_each_machine(lambda: load(config, launch.data))
     config = group.each(partial(fitted, config, dataset, chosen))
     if config.micro_batch == "auto":  # one number for all, which is what batch normalisation averages over

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from dynconv.data import Dataset
+from dynconv.data import NAMED, Dataset, at_hand
+from dynconv.data.find import AUTO
 from dynconv.errors import DynconvError
 from dynconv.training.config import TrainConfig
 
@@ -17,9 +18,23 @@ PATIENCE, TARGET = "patience", "target"
 
 def require_held_out(config: TrainConfig, dataset: Dataset) -> None:
     """Raises DynconvError where the hold-out is to decide something, and there is none."""
+    if dataset.validation is None:
+        _refuse_deciding(config, len(dataset.train.labels), len(dataset.classes))
+
+
+def require_held_out_before_download(config: TrainConfig, source: str) -> None:
+    """The same for data that are to be downloaded, where it is known that they have no images for validation."""
+    if config.holdout or at_hand(source):
+        return
+    named = NAMED[next(iter(NAMED)) if source == AUTO else source]
+    if named.train_images:
+        _refuse_deciding(config, named.train_images, len(named.classes))
+
+
+def _refuse_deciding(config: TrainConfig, images: int, classes: int) -> None:
     for name in ("patience", "target"):
-        if getattr(config, name) and dataset.validation is None:
-            count = max(len(dataset.train.labels) // 10, len(dataset.classes))
+        if getattr(config, name):
+            count = max(images // 10, classes)
             raise DynconvError(f"{name}: is judged on images held out of training; add --holdout {count}, for example")
 
 
