@@ -49,6 +49,17 @@ def test_many_images_lie_in_a_file_and_train_the_same_network(
     assert losses[0] == losses[1]
 
 
+def test_that_many_images_are_read_is_said(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("dynconv.data.listing._MANY", 350)
+
+    with caplog.at_level("INFO"):
+        data.load(str(folder))
+
+    assert f"reading 350 images from {folder}" in caplog.messages
+
+
 def test_a_disk_that_has_no_room_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     def full(*_: int) -> None:
         raise OSError(28, os.strerror(28))

@@ -36,6 +36,7 @@ _SPLIT_NAMES = {
     "validation": VALIDATION,
 }  # fmt: skip
 
+_MANY = 5_000  # images, which take so long to decode that it is said
 _MEASURED = 500  # images whose headers tell the size to read all at
 _AT_ONCE = 4 * (os.cpu_count() or 1)  # images that wait in memory to be decoded or stored
 _MOST_NAMED = 5  # files or classes that a message names
@@ -156,6 +157,8 @@ def read(listing: Listing, wanted: DataConfig) -> Dataset:
 def read_images(listing: Listing, wanted: DataConfig, *, prints: bool) -> Reading:
     """Decodes every image, several at once; those that cannot be read are named in the result."""
     frame = _frame(listing, wanted)
+    if len(listing.files) >= _MANY:
+        logger.info("reading %s images from %s", f"{len(listing.files):,}", escaped(listing.origin))
     reading = Reading(listing, frame, room_for(len(listing.files), frame.size), [None] * len(listing.files))
     found = set[int]()
     places = reading.images.permute(0, 2, 3, 1).numpy()
