@@ -104,6 +104,7 @@ def test_from_conv_has_shapes_without_values() -> None:
     assert layer.weight.shape == (3, 6, 4, 3, 3) and layer.weight.device.type == "meta"
 
 
+@pytest.mark.filterwarnings("ignore:Using padding='same' with even kernel:UserWarning")  # Conv2d's own, once a process
 def test_collapse_undoes_from_conv_and_refuses_what_depends_on_the_image() -> None:
     torch.manual_seed(0)
     conv, x = torch.nn.Conv2d(4, 6, (3, 2), padding="same", bias=False, dtype=torch.float64), torch.randn(2, 4, 8, 8)

@@ -313,7 +313,7 @@ def test_wrong_input_is_one_line(run: Path, tmp_path: Path, capsys: pytest.Captu
     for words, said in {
         (str(tmp_path),): "not a run directory",
         (str(run), str(run)): "named twice",
-        (): "RUNS",
+        (): "RUN [RUN ...] is missing: Run directories",
         (str(run), "--output", str(run / "config.yaml")): "cannot be written",
     }.items():
         assert main(["report", *words]) == 2
