@@ -54,6 +54,7 @@ def test_its_report_is_written_when_asked_for(run: dynconv.Run) -> None:
         ({"preset": "quik"}, f"no preset 'quik'; choose one of {', '.join(PRESETS)}"),
         ({"epohcs": 3}, "epohcs: there is no such field; did you mean epochs?"),
         ({"model": {"experts": 0}}, "model.experts: must be whole numbers, at least 1, at most 4096, not 0"),
+        ({"model": 3, "model.experts": 4}, "model: is 3, and model.experts is given too; leave out one"),
         ({"device": "tpu"}, "device: must be one of auto, cpu, cuda, mps, not tpu"),
     ],
 )

@@ -178,12 +178,18 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def nested(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"model.experts": 4, "epochs": 3} -> {"model": {"experts": 4}, "epochs": 3}. A value may be a tree itself."""
+    """{"model.experts": 4, "epochs": 3} -> {"model": {"experts": 4}, "epochs": 3}. A value may be a tree itself.
+
+    Raises:
+        DynconvError: a field of something that is given a value as well, as in {"model": 3, "model.experts": 4}.
+    """
     tree: dict[str, Any] = {}
     for name, value in values.items():
         *groups, leaf = name.split(".")
         inner = tree
         for group in groups:
+            if not isinstance(inner.get(group, {}), dict):
+                raise DynconvError(f"{group}: is {inner[group]!r}, and {name} is given too; leave out one")
             inner[group] = dict(inner.get(group, {}))
             inner = inner[group]
         both = isinstance(value, dict) and isinstance(inner.get(leaf), dict)

@@ -142,6 +142,16 @@ def test_a_mistake_is_told_once(tmp_path: Path, words: list[str], message: str) 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_time_is_for_one_process(tmp_path: Path) -> None:
+    words = ["train", "quick", "--data", "shapes", "--device", "cpu", "--time", "10m", "--run", str(tmp_path / "run")]
+    with torchrun(2, *words) as process:
+        output = output_of(process)
+
+    assert process.returncode != 0
+    assert output.count("dynconv: error:") == output.count("--time measures one process") == 1, output
+    assert not (tmp_path / "run").exists()
+
+
 def test_restarts_need_a_directory_to_go_on_with(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -119,8 +119,8 @@ def test_a_log_that_is_not_installed_is_one_line_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_a_resumed_run_goes_on_with_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without being told again; told so, with others; and under the identity that it had."""
+def opened_as(name: str, monkeypatch: pytest.MonkeyPatch) -> list[About]:
+    """What a stand-in for this log will be told when it is opened, once for each time."""
     opened: list[About] = []
 
     class Noting(Failing):
@@ -129,7 +129,13 @@ def test_a_resumed_run_goes_on_with_its_logs(tmp_path: Path, monkeypatch: pytest
         def __init__(self, about: About) -> None:
             opened.append(about)
 
-    monkeypatch.setitem(logs.LOGS, "mlflow", Noting)
+    monkeypatch.setitem(logs.LOGS, name, Noting)
+    return opened
+
+
+def test_a_resumed_run_goes_on_with_its_logs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without being told again; told so, with others; and under the identity that it had."""
+    opened = opened_as("mlflow", monkeypatch)
     monkeypatch.setattr(logs, "require_logs", lambda _: None)
     monkeypatch.setattr("dynconv.training.launch.require_logs", lambda _: None)
     run = tmp_path / "run"
@@ -146,15 +152,7 @@ def test_a_resumed_run_goes_on_with_its_logs(tmp_path: Path, monkeypatch: pytest
 def test_the_path_of_the_weights_that_a_run_started_from_stays_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    opened: list[About] = []
-
-    class Noting(Failing):
-        fails = ""
-
-        def __init__(self, about: About) -> None:
-            opened.append(about)
-
-    monkeypatch.setitem(logs.LOGS, "wandb", Noting)
+    opened = opened_as("wandb", monkeypatch)
     config = CONFIG.model_copy(update={"init": str(tmp_path / "secret" / "start.safetensors")})
 
     logs.Logs(create(tmp_path / "run", config), ["wandb"])

@@ -39,10 +39,9 @@ def write_atomically(path: Path, write: Callable[[Path], object], *, before: Pat
 
 
 def sync(path: Path) -> None:
-    """Has what was written to a file, if it is there, outlast a power cut. Raises OSError where it cannot."""
-    if path.exists():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+    """Has what was written to a file outlast a power cut. Raises OSError where it cannot."""
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

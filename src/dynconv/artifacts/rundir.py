@@ -154,14 +154,15 @@ class RunDir:
             raise _cannot_go_on(file, error) from error
 
     def sync_metrics(self) -> None:
-        """Has metrics.jsonl outlast a power cut, so that a state which is saved next never counts on lost lines.
+        """Has metrics.jsonl, if there is one yet, outlast a power cut: the state saved next counts on its lines.
 
         Raises:
             DynconvError: as `append`.
         """
         file = self.path / "metrics.jsonl"
         try:
-            sync(file)
+            if file.exists():
+                sync(file)
         except OSError as error:
             raise _cannot_go_on(file, error) from error
 

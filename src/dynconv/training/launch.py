@@ -108,10 +108,8 @@ def start(
         group.each(lambda: require_trainable(config, dataset, device, group))
         group.each(lambda: require_taken(config, dataset, initial))
         config = group.share(partial(fitting_micro_batch, config, dataset, device, group.size))
-        if seconds and group.size > 1:
-            raise DynconvError("--time measures one process, and several share this training; give --epochs instead")
         if seconds:
-            config = group.share(partial(_within, config, launch, dataset, seconds))
+            config = group.share(partial(_within, config, launch, dataset, seconds, group))
         if initial:
             logger.info("starting from %s, trained on %s", config.init, initial.data_name)
         about = environment(
@@ -236,8 +234,10 @@ def require_taken(config: TrainConfig, dataset: Dataset, initial: Weights | None
         freeze(net, config.freeze)
 
 
-def _within(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: float) -> TrainConfig:
+def _within(config: TrainConfig, launch: Launch, dataset: Dataset, seconds: float, group: Group) -> TrainConfig:
     """The configuration with as many epochs as fit into the time."""
+    if group.size > 1:
+        raise DynconvError("--time measures one process, and several share this training; give --epochs instead")
     epochs, whole = epochs_within(config, dataset, seconds, device=launch.device, compile=launch.compile)
     logger.info("time: %d epochs, about %d s of %d", epochs, whole, seconds)
     return config.model_copy(update={"epochs": epochs})
